@@ -1,0 +1,152 @@
+# Prepares a process that only Linux system calls can prepare, then becomes the program it was asked to start.
+# Node has no ioctl and can't place a descriptor at a given number, so launch.ts starts this. It needs perl-base
+# alone (core functions, no module) and promises: the pid never changes (everything happens by exec in place),
+# and the started program holds standard input, output and error, the descriptors that were asked for, and nothing else.
+#
+#   perl launch.pl --report FD [--cgroup FILE]... [--oom N] [--cwd DIR]
+#                  [--tap FD NAME 0|1]... [--file FD ro|rw PATH]... -- WRAPPER... -- PROGRAM...
+#
+# The report descriptor gets one line each: "step NAME INDEX" before a step, "error ERRNO" when it failed, and
+# "exec" as the last one before the program itself is executed. It closes on exec: the end of the stream after
+# "exec" without an "error" means that the program runs.
+use strict;
+use warnings;
+
+# From include/uapi/asm-generic/fcntl.h, linux/fcntl.h, linux/if_tun.h. MIPS, PowerPC and SPARC number some of
+# them otherwise; Lodge runs on none of these.
+my ($F_DUPFD, $F_SETFD, $F_DUPFD_CLOEXEC, $FD_CLOEXEC) = (0, 2, 1030, 1);
+my ($O_RDONLY, $O_RDWR, $O_CLOEXEC) = (0, 2, 02000000);
+my ($TUNSETIFF, $TUNGETIFF) = (0x400454ca, 0x800454d2);
+my ($IFF_TAP, $IFF_MULTI_QUEUE, $IFF_PERSIST, $IFF_NO_PI, $IFF_VNET_HDR) = (0x2, 0x100, 0x800, 0x1000, 0x4000);
+my ($ENODEV, $EINVAL, $EBADF) = (19, 22, 9);
+
+my $report;
+
+sub fail {
+    syswrite $report, "error $_[0]\n";
+    exit 125;
+}
+
+sub step {
+    syswrite $report, "step $_[0] $_[1]\n";
+}
+
+# Each of these is [what, its index in the caller's list, descriptor, ...], in the order of the command line.
+my (@cgroups, @opens, $oom, $cwd);
+my $report_fd;
+my %count = (cgroup => 0, tap => 0, file => 0);
+while (@ARGV) {
+    my $option = shift;
+    if ($option eq '--report') { $report_fd = shift }
+    elsif ($option eq '--cgroup') { push @cgroups, shift }
+    elsif ($option eq '--oom') { $oom = shift }
+    elsif ($option eq '--cwd') { $cwd = shift }
+    elsif ($option eq '--tap') { push @opens, ['tap', $count{tap}++, splice @ARGV, 0, 3] }
+    elsif ($option eq '--file') { push @opens, ['file', $count{file}++, splice @ARGV, 0, 3] }
+    elsif ($option eq '--') { last }
+    else { die "launch.pl: unknown option $option\n" }
+}
+die "launch.pl: nothing to execute\n" if !defined $report_fd || !@ARGV;
+
+# The report moves above every descriptor that is asked for, so that it stands in nobody's place.
+my $top = 2;
+for my $open (@opens) {
+    $open->[2] += 0;    # fcntl takes a number as a value, a string as a buffer.
+    $top = $open->[2] if $open->[2] > $top;
+}
+$^F = 1_000_000;    # Perl must not set close-on-exec behind our back; it is set here where it belongs.
+{
+    open my $given, '>&=', $report_fd or die "launch.pl: report descriptor $report_fd: $!\n";
+    my $high = fcntl $given, $F_DUPFD_CLOEXEC, $top + 1 or die "launch.pl: report descriptor: $!\n";
+    close $given;
+    open $report, '>&=', $high or die "launch.pl: report descriptor: $!\n";
+}
+
+# Whatever else was inherited is closed.
+step('descriptors', 0);
+opendir my $listing, '/proc/self/fd' or fail($! + 0);
+my @inherited = grep { /^\d+$/ && $_ > 2 && $_ != fileno $report } readdir $listing;
+closedir $listing;
+for my $fd (@inherited) {
+    # The listing's own descriptor is among them and already gone: that one does not open.
+    open my $handle, '<&=', $fd or next;
+    close $handle;
+}
+
+for my $index (0 .. $#cgroups) {
+    step('cgroup', $index);
+    sysopen my $procs, $cgroups[$index], 1 | $O_CLOEXEC or fail($! + 0);
+    defined syswrite $procs, $$ or fail($! + 0);
+    close $procs;
+}
+
+if (defined $oom) {
+    step('oom', 0);
+    sysopen my $adjust, '/proc/self/oom_score_adj', 1 | $O_CLOEXEC or fail($! + 0);
+    defined syswrite $adjust, $oom or fail($! + 0);
+    close $adjust;
+}
+
+sub open_tap {
+    my ($name, $is_multi_queue) = @_;
+    sysopen my $tun, '/dev/net/tun', $O_RDWR | $O_CLOEXEC or fail($! + 0);
+    my $flags = $IFF_TAP | $IFF_NO_PI | $IFF_VNET_HDR | ($is_multi_queue ? $IFF_MULTI_QUEUE : 0);
+    my $request = pack 'a16 S x22', $name, $flags;
+    ioctl $tun, $TUNSETIFF, $request or fail($! + 0);
+    # A name that does not exist is created on the spot. Only a persistent link was made by somebody on purpose;
+    # the other vanishes with this descriptor.
+    my $state = pack 'x40';
+    ioctl $tun, $TUNGETIFF, $state or fail($! + 0);
+    fail($ENODEV) if !((unpack 'x16 S', $state) & $IFF_PERSIST);
+    return $tun;
+}
+
+# Every descriptor is opened above the wanted range first, then put in its place: no order of numbers can collide.
+my @placed;
+for my $open (@opens) {
+    my ($kind, $index, $target, $first, $second) = @$open;
+    step($kind, $index);
+    my $handle;
+    if ($kind eq 'tap') { $handle = open_tap($first, $second) }
+    else {
+        my $mode = $first eq 'rw' ? $O_RDWR : $O_RDONLY;
+        sysopen $handle, $second, $mode | $O_CLOEXEC or fail($! + 0);
+    }
+    my $high = fcntl $handle, $F_DUPFD_CLOEXEC, $top + 1 or fail($! + 0);
+    close $handle;
+    open $handle, '<&=', $high or fail($! + 0);
+    push @placed, [$kind, $index, $target, $handle];
+}
+for my $placed (@placed) {
+    my ($kind, $index, $target, $handle) = @$placed;
+    step($kind, $index);
+    my $got = fcntl $handle, $F_DUPFD, $target or fail($! + 0);
+    fail($EBADF) if $got != $target;
+    close $handle;
+}
+
+if (defined $cwd) {
+    step('cwd', 0);
+    chdir $cwd or fail($! + 0);
+}
+umask 077;
+
+# Standing between the wrapper (setpriv, which drops what this process may do) and the program: without it nobody
+# could tell a program that does not exist from one that runs. It is a string because the unprivileged user need
+# not be able to read this file. It runs as that user.
+my $last = 'my $n = shift; $^F = 1000000; open my $r, ">&=", $n or exit 125; fcntl $r, 2, 1; '
+  . 'syswrite $r, "step program 0\nexec\n"; { no warnings; exec { $ARGV[0] } @ARGV } '
+  . 'my $e = $! + 0; syswrite $r, "error $e\n"; exit 125;';
+my $separator = 0;
+$separator++ while $separator < @ARGV && $ARGV[$separator] ne '--';
+fail($EINVAL) if $separator >= $#ARGV;
+my @wrapper = @ARGV[0 .. $separator - 1];
+my @program = @ARGV[$separator + 1 .. $#ARGV];
+
+step('confine', 0);
+fcntl $report, $F_SETFD, 0 or fail($! + 0);
+{
+    no warnings;
+    exec { $wrapper[0] } @wrapper, $^X, '-e', $last, fileno $report, @program;
+}
+fail($! + 0);
