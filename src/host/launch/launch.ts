@@ -332,8 +332,9 @@ function checkArguments(options: LaunchOptions): void {
   }
   for (const tap of options.taps ?? []) {
     // 15: IFNAMSIZ in linux/if.h, less the final zero.
-    if (!/^[^\s/]{1,15}$/.test(tap.name))
+    if (!/^[^\s/]{1,15}$/.test(tap.name)) {
       refuse(`the link name ${JSON.stringify(tap.name)}`, 'it must be 1 to 15 bytes');
+    }
     const queues = tap.queues ?? 1;
     if (!(Number.isInteger(queues) && queues >= 1 && queues <= 256)) {
       refuse(`${queues} queues of ${tap.name}`, 'it must be 1 to 256');
