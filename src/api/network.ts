@@ -1,0 +1,157 @@
+// Networks: what guests are connected to. A network's mode decides how its guests reach the world and each other.
+import * as z from 'zod';
+import { creation, inProject, listQuery, metadata, page, timestamp, update } from './object.ts';
+import { route, type RouteTable } from './route.ts';
+
+export const ipv4Address = z.ipv4().describe('IPv4 address');
+export const ipv4Cidr = z.cidrv4().describe('IPv4 prefix, such as 10.77.0.0/24');
+export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64');
+
+/** nat: a bridge on the host with DHCP, DNS and address translation. user: inside QEMU, no privileges, guests are alone. */
+export const networkMode = z.enum(['nat', 'user']).meta({ id: 'NetworkMode' });
+export type NetworkMode = z.output<typeof networkMode>;
+
+/** Linux interface names: at most 15 characters. */
+export const interfaceName = z
+  .string()
+  .regex(
+    /^[a-zA-Z][a-zA-Z0-9_.-]{0,14}$/,
+    'is an interface name: a letter, then letters, digits, "_", ".", "-", at most 15 characters',
+  );
+
+export const macAddress = z
+  .string()
+  .regex(/^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/, 'is a unicast MAC address in lower case: 52:54:00:12:34:56')
+  .describe('Unicast MAC address, lower case');
+
+export const dnsDomain = z
+  .string()
+  .max(200)
+  .regex(
+    /^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/,
+    'is a DNS domain in lower case',
+  );
+
+export const networkSpec = z
+  .strictObject({
+    description: z.string().max(1000).default(''),
+    mode: networkMode.default('nat'),
+    ipv4Cidr: ipv4Cidr
+      .optional()
+      .describe(
+        'Prefix of the network; its first address is the host’s. Without it, Lodge picks a free one and keeps it',
+      ),
+    dhcp: z
+      .strictObject({
+        isEnabled: z.boolean().default(true),
+        firstAddress: ipv4Address.optional(),
+        lastAddress: ipv4Address.optional(),
+        leaseTimeS: z.int().min(120).max(31_536_000).default(43_200).describe('Seconds'),
+      })
+      .prefault({}),
+    dnsDomain: dnsDomain.default('lodge.internal').describe('Guests find each other as name.domain'),
+    bridge: interfaceName
+      .optional()
+      .describe('Name of the bridge; without it, Lodge makes one from the network’s name'),
+    mtu: z.int().min(576).max(65_535).default(1500),
+  })
+  .meta({ id: 'NetworkSpec' });
+export type NetworkSpec = z.output<typeof networkSpec>;
+
+export const networkStatus = z
+  .object({
+    state: z.enum(['pending', 'ready', 'degraded', 'failed', 'deleting']),
+    reason: z.string(),
+    problems: z.array(z.string()).describe('What differs from what should be, one sentence each'),
+    bridge: z.string().nullable(),
+    ipv4Cidr: z.string().nullable(),
+    gateway: z.string().nullable().describe('The host’s address on the network'),
+    dhcpRange: z.object({ first: z.string(), last: z.string() }).nullable(),
+    leaseCount: z.int(),
+    usedBy: z.array(z.string()).describe('Names of VMs with a NIC on it'),
+  })
+  .meta({ id: 'NetworkStatus' });
+export type NetworkStatus = z.output<typeof networkStatus>;
+
+export const network = z.object({ ...metadata, spec: networkSpec, status: networkStatus }).meta({ id: 'Network' });
+export type Network = z.output<typeof network>;
+
+export const lease = z
+  .object({
+    address: z.string(),
+    mac: z.string(),
+    hostname: z.string().nullable().describe('As the guest calls itself'),
+    vm: z.string().nullable().describe('Name of the VM the MAC address belongs to'),
+    expiresAt: timestamp.nullable().describe('null: never'),
+  })
+  .meta({ id: 'Lease' });
+export type Lease = z.output<typeof lease>;
+
+export const networkRoutes = {
+  list: route({
+    method: 'GET',
+    path: '/v1/networks',
+    tag: 'networks',
+    summary: 'List networks',
+    permission: 'network.read',
+    query: listQuery,
+    response: page('NetworkPage', network),
+    errors: [],
+  }),
+  create: route({
+    method: 'POST',
+    path: '/v1/networks',
+    tag: 'networks',
+    summary: 'Create a network',
+    description: 'Answers when the network is up.',
+    permission: 'network.create',
+    body: creation('NetworkCreate', networkSpec),
+    status: 201,
+    response: network,
+    errors: ['name_taken', 'host_conflict', 'host_failed', 'unsupported', 'idempotency_conflict'],
+    isIdempotentByKey: true,
+  }),
+  get: route({
+    method: 'GET',
+    path: '/v1/networks/{network}',
+    tag: 'networks',
+    summary: 'Read a network',
+    permission: 'network.read',
+    query: inProject,
+    response: network,
+    errors: ['not_found'],
+  }),
+  update: route({
+    method: 'PUT',
+    path: '/v1/networks/{network}',
+    tag: 'networks',
+    summary: 'Change a network',
+    description: 'Mode, prefix and bridge can not be changed while VMs use it.',
+    permission: 'network.update',
+    query: inProject,
+    body: update('NetworkUpdate', networkSpec),
+    response: network,
+    errors: ['not_found', 'revision_conflict', 'in_use', 'host_conflict', 'host_failed'],
+  }),
+  delete: route({
+    method: 'DELETE',
+    path: '/v1/networks/{network}',
+    tag: 'networks',
+    summary: 'Delete a network that no VM uses',
+    permission: 'network.delete',
+    query: inProject,
+    status: 200,
+    response: network,
+    errors: ['not_found', 'in_use', 'host_failed'],
+  }),
+  leases: route({
+    method: 'GET',
+    path: '/v1/networks/{network}/leases',
+    tag: 'networks',
+    summary: 'List DHCP leases',
+    permission: 'network.read',
+    query: inProject,
+    response: z.object({ items: z.array(lease) }).meta({ id: 'LeaseList' }),
+    errors: ['not_found'],
+  }),
+} as const satisfies RouteTable;

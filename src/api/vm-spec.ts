@@ -1,0 +1,177 @@
+// What a user may ask of a VM: its hardware, disks, NICs, first boot and behaviour.
+import * as z from 'zod';
+import { objectName, objectReference } from './object.ts';
+import { ipv4Address, macAddress } from './network.ts';
+import { maxVolumeMib } from './volume.ts';
+
+/** Limits of what QEMU's machines take; a node may have less. */
+export const maxVcpus = 1024;
+/** 16 TiB, in MiB. */
+export const maxMemoryMib = 16_777_216;
+/** Smallest memory a machine's firmware and a small kernel start in, MiB. */
+export const minMemoryMib = 16;
+
+const cpuFeature = z
+  .string()
+  .max(40)
+  .regex(/^[a-z0-9][a-z0-9_.-]*$/, 'is the name of a CPU feature as QEMU spells it: aes, avx2, pcid');
+
+export const vmCpu = z
+  .strictObject({
+    count: z.int().min(1).max(maxVcpus).default(1).describe('vCPUs'),
+    model: z
+      .string()
+      .max(60)
+      .regex(
+        /^[A-Za-z0-9][A-Za-z0-9_.-]*$/,
+        'is the name of a CPU model: auto, host, max, x86-64-v2, x86-64-v3, x86-64-v4, or one of QEMU’s',
+      )
+      .default('auto')
+      .describe(
+        'auto (host under KVM, max under TCG), host, max, x86-64-v2, x86-64-v3, x86-64-v4, or a model of QEMU (see the node’s status)',
+      ),
+    enable: z.array(cpuFeature).max(100).default([]).describe('CPU features to switch on'),
+    disable: z.array(cpuFeature).max(100).default([]).describe('CPU features to switch off'),
+    sockets: z.int().min(1).max(maxVcpus).optional().describe('Without topology, one socket with all cores'),
+    coresPerSocket: z.int().min(1).max(maxVcpus).optional(),
+    threadsPerCore: z.int().min(1).max(16).optional(),
+  })
+  .meta({ id: 'VmCpu' });
+
+export const diskBus = z.enum(['virtio', 'scsi', 'sata', 'ide', 'nvme']).meta({ id: 'DiskBus' });
+
+export const vmDisk = z
+  .strictObject({
+    name: objectName.describe('Unique in the VM: root, data'),
+    volume: objectReference
+      .optional()
+      .describe('An existing volume. Without it, one is made with the VM and deleted with it'),
+    image: objectReference
+      .optional()
+      .describe('Image a new disk is a copy-on-write copy of; for a CD-ROM, the ISO in it'),
+    sizeMib: z.int().min(1).max(maxVolumeMib).optional().describe('Size of a new disk, MiB'),
+    device: z.enum(['disk', 'cdrom']).default('disk'),
+    bus: diskBus.default('virtio'),
+    isReadOnly: z.boolean().default(false),
+    cache: z
+      .enum(['none', 'writeback', 'writethrough', 'unsafe'])
+      .default('writeback')
+      .describe('As QEMU’s cache modes'),
+  })
+  .meta({ id: 'VmDisk' });
+export type VmDisk = z.output<typeof vmDisk>;
+
+export const nicModel = z.enum(['virtio', 'e1000e', 'e1000', 'rtl8139']).meta({ id: 'NicModel' });
+
+export const vmNic = z
+  .strictObject({
+    network: objectReference.default('default'),
+    model: nicModel.default('virtio'),
+    mac: macAddress.optional().describe('Without it, Lodge makes one and keeps it'),
+    ipv4Address: ipv4Address.optional().describe('Reserved for this NIC in the network’s DHCP'),
+    isConnected: z.boolean().default(true).describe('Whether the link is up'),
+  })
+  .meta({ id: 'VmNic' });
+export type VmNic = z.output<typeof vmNic>;
+
+export const firmwareType = z.enum(['auto', 'direct', 'bios', 'uefi']).meta({ id: 'FirmwareType' });
+
+const sshKey = z
+  .string()
+  .max(16_384)
+  .regex(
+    /^(ssh-(ed25519|rsa|dss)|ecdsa-sha2-nistp(256|384|521)|sk-[a-z0-9@.-]+) [A-Za-z0-9+/]+={0,3}( [^\n\r\0]*)?$/,
+    'is one public key as in an authorized_keys file: ssh-ed25519 AAAA… comment',
+  );
+
+export const vmCloudInit = z
+  .strictObject({
+    user: z
+      .string()
+      .regex(/^[a-z_][a-z0-9_-]{0,31}$/, 'is a Linux user name')
+      .optional()
+      .describe('User that is made; without it, the image’s own default user'),
+    sshKeys: z.array(sshKey).max(100).default([]).describe('Public keys that may sign in'),
+    password: z
+      .string()
+      .min(1)
+      .max(256)
+      .optional()
+      .describe('Password of the user. It is kept hashed and never shown again'),
+    userData: z
+      .string()
+      .max(262_144)
+      .optional()
+      .describe('Own user-data (#cloud-config or a script); merged with the fields above where it is #cloud-config'),
+    networkConfig: z
+      .string()
+      .max(65_536)
+      .optional()
+      .describe('Own network-config, version 2; without it, DHCP on every NIC'),
+    hostname: objectName.optional().describe('Without it, the VM’s name'),
+  })
+  .meta({ id: 'VmCloudInit' });
+
+export const vmSpec = z
+  .strictObject({
+    description: z.string().max(1000).default(''),
+    image: objectReference
+      .optional()
+      .describe('Image the VM is made from: its first disk, or for an image with kernel and initramfs what is booted'),
+    cpu: vmCpu.prefault({}),
+    memoryMib: z.int().min(minMemoryMib).max(maxMemoryMib).default(512).describe('MiB'),
+    machine: z
+      .enum(['q35', 'pc', 'microvm'])
+      .default('q35')
+      .describe('QEMU machine type; its version is pinned at the first start'),
+    accelerator: z
+      .enum(['auto', 'kvm', 'tcg'])
+      .default('auto')
+      .describe('auto takes the best rung of the node’s accelerator ladder'),
+    firmware: z
+      .strictObject({
+        type: firmwareType
+          .default('auto')
+          .describe('auto: direct for kernel images, else UEFI where the image boots by it, else BIOS'),
+        commandLineExtra: z
+          .string()
+          .max(2000)
+          .regex(/^[\x20-\x7e]*$/, 'takes printable ASCII')
+          .default('')
+          .describe('Added to the kernel command line of direct boot'),
+      })
+      .prefault({}),
+    disks: z.array(vmDisk).max(64).default([]).describe('The first bootable one is booted'),
+    nics: z
+      .array(vmNic)
+      .max(32)
+      .default([{ network: 'default', model: 'virtio', isConnected: true }]),
+    display: z.enum(['none', 'vnc']).default('vnc'),
+    hasAgentChannel: z.boolean().default(true).describe('virtio-serial port for the guest agent'),
+    cloudInit: vmCloudInit.optional(),
+    autostart: z.boolean().default(false).describe('Started when the node comes up'),
+    restartPolicy: z
+      .strictObject({
+        mode: z
+          .enum(['never', 'on-failure', 'always'])
+          .default('never')
+          .describe('on-failure: when QEMU dies or the guest panics; always: also when the guest powers itself off'),
+        maxRetries: z.int().min(0).max(1000).default(10).describe('Starts in a row before it gives up; 0: no limit'),
+        backOffS: z
+          .int()
+          .min(1)
+          .max(3600)
+          .default(2)
+          .describe('Wait before the first new start, doubled each time up to five minutes, seconds'),
+      })
+      .prefault({}),
+    stopTimeoutS: z
+      .int()
+      .min(0)
+      .max(86_400)
+      .default(90)
+      .describe('How long a guest may take to shut down before it is switched off, seconds'),
+  })
+  .meta({ id: 'VmSpec' });
+export type VmSpec = z.output<typeof vmSpec>;
+export type VmSpecInput = z.input<typeof vmSpec>;

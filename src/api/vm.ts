@@ -1,0 +1,309 @@
+// Virtual machines: the object with what was observed of it, and its routes. Spec: vm-spec.ts; states: vm-state.ts;
+// what the guest agent offers: vm-guest.ts.
+import * as z from 'zod';
+import { creation, inProject, listQuery, metadata, page, timestamp, update } from './object.ts';
+import { bytes, route, type RouteTable } from './route.ts';
+import { task } from './task.ts';
+import { vmGuestRoutes } from './vm-guest.ts';
+import { vmConsoleRoutes } from './vm-console.ts';
+import { vmSpec } from './vm-spec.ts';
+import { vmState } from './vm-state.ts';
+
+/** Every option a VM was started with that a new QEMU or node could change. It stays until the VM is started afresh by `restart --fresh` of its hardware. */
+export const vmPinned = z
+  .object({
+    qemuVersion: z.string().describe('QEMU that runs it'),
+    machine: z.string().describe('Versioned machine type: pc-q35-10.0'),
+    accelerator: z.enum(['kvm', 'tcg']),
+    rung: z.enum(['kvm', 'kvm-pvm', 'tcg']),
+    acceleratorReason: z.string(),
+    cpuModel: z.string().describe('As given to QEMU, with features'),
+    firmware: z.enum(['direct', 'bios', 'uefi']),
+    arguments: z.array(z.string()).describe('QEMU’s whole command line'),
+  })
+  .meta({ id: 'VmPinned' });
+export type VmPinned = z.output<typeof vmPinned>;
+
+export const vmExit = z
+  .object({
+    at: timestamp,
+    cause: z
+      .enum([
+        'guest-shutdown',
+        'stopped',
+        'forced-off',
+        'suspended',
+        'hypervisor-died',
+        'out-of-memory',
+        'host-restarted',
+        'guest-panicked',
+        'start-failed',
+      ])
+      .describe(
+        'guest-shutdown: the guest powered itself off; stopped, forced-off, suspended: somebody asked for it; out-of-memory: the kernel’s OOM killer ended QEMU',
+      ),
+    message: z.string(),
+  })
+  .meta({ id: 'VmExit' });
+export type VmExit = z.output<typeof vmExit>;
+
+export const vmStatus = z
+  .object({
+    state: vmState,
+    reason: z.string().describe('Why it is in this state'),
+    since: timestamp.describe('When it came into this state'),
+    node: z.string().nullable().describe('Node it is on'),
+    isUp: z.boolean().describe('The guest itself has reported that it is up, through its agent or its console'),
+    upAt: timestamp.nullable(),
+    startedAt: timestamp.nullable().describe('Last start'),
+    pid: z.int().nullable().describe('Hypervisor process'),
+    taskId: z.string().nullable().describe('Task that works on it now'),
+    pinned: vmPinned
+      .nullable()
+      .describe('Options it was started with; kept while stopped so that its hardware stays the same'),
+    disks: z.array(
+      z.object({
+        name: z.string(),
+        volume: z.string().nullable(),
+        image: z.string().nullable(),
+        sizeMib: z.int().nullable(),
+      }),
+    ),
+    nics: z.array(
+      z.object({
+        network: z.string(),
+        model: z.string(),
+        mac: z.string(),
+        hostInterface: z.string().nullable().describe('tap on the host; null for user mode'),
+        addresses: z.array(z.string()).describe('From leases and the guest agent'),
+      }),
+    ),
+    guest: z
+      .object({
+        hasAgent: z.boolean().describe('The agent answered'),
+        agentVersion: z.string().nullable(),
+        hostname: z.string().nullable(),
+        osName: z.string().nullable(),
+        kernel: z.string().nullable(),
+      })
+      .nullable(),
+    lastExit: vmExit.nullable(),
+    restarts: z.object({ count: z.int().describe('Automatic starts in a row'), nextAt: timestamp.nullable() }),
+    pendingChanges: z.array(z.string()).describe('Fields of spec that take effect at the next start'),
+  })
+  .meta({ id: 'VmStatus' });
+export type VmStatus = z.output<typeof vmStatus>;
+
+export const vm = z.object({ ...metadata, spec: vmSpec, status: vmStatus }).meta({ id: 'Vm' });
+export type Vm = z.output<typeof vm>;
+
+/** A moment's use of resources by a VM. */
+export const vmUsage = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    project: z.string(),
+    state: vmState,
+    cpuPercent: z
+      .number()
+      .nullable()
+      .describe('Of one host CPU, over the last sampling interval; null until there are two samples'),
+    memoryMib: z.number().nullable().describe('Resident memory of the hypervisor process, MiB'),
+    diskReadBytes: z.number().nullable().describe('Since the start'),
+    diskWrittenBytes: z.number().nullable(),
+    networkReceivedBytes: z.number().nullable().describe('By the guest, since the start'),
+    networkSentBytes: z.number().nullable(),
+  })
+  .meta({ id: 'VmUsage' });
+export type VmUsage = z.output<typeof vmUsage>;
+
+const stopBody = z
+  .strictObject({
+    timeoutS: z
+      .int()
+      .min(0)
+      .max(86_400)
+      .optional()
+      .describe('Seconds before it is switched off; without it, the spec’s stopTimeoutS'),
+  })
+  .meta({ id: 'VmStop' });
+
+/** Permission, tag, query and errors that every action on a VM has. */
+const action = { method: 'POST', tag: 'vms', query: inProject } as const;
+const powerErrors = ['not_found', 'wrong_state', 'busy', 'hypervisor_failed', 'host_failed', 'unsupported'] as const;
+
+export const vmRoutes = {
+  list: route({
+    method: 'GET',
+    path: '/v1/vms',
+    tag: 'vms',
+    summary: 'List VMs',
+    permission: 'vm.read',
+    query: listQuery,
+    response: page('VmPage', vm),
+    errors: [],
+  }),
+  create: route({
+    method: 'POST',
+    path: '/v1/vms',
+    tag: 'vms',
+    summary: 'Create a VM',
+    permission: 'vm.create',
+    query: z.strictObject({
+      start: z.stringbool().or(z.boolean()).default(false).describe('Start it when it is made'),
+    }),
+    body: creation('VmCreate', vmSpec),
+    status: 202,
+    response: task,
+    errors: [
+      'name_taken',
+      'not_found',
+      'wrong_state',
+      'in_use',
+      'insufficient_resources',
+      'storage_full',
+      'unsupported',
+      'host_conflict',
+      'idempotency_conflict',
+    ],
+    isIdempotentByKey: true,
+  }),
+  get: route({
+    method: 'GET',
+    path: '/v1/vms/{vm}',
+    tag: 'vms',
+    summary: 'Read a VM',
+    permission: 'vm.read',
+    query: inProject,
+    response: vm,
+    errors: ['not_found'],
+  }),
+  update: route({
+    method: 'PUT',
+    path: '/v1/vms/{vm}',
+    tag: 'vms',
+    summary: 'Change a VM',
+    description:
+      'What can not change while it runs is listed in status.pendingChanges and takes effect at the next start.',
+    permission: 'vm.update',
+    query: inProject,
+    body: update('VmUpdate', vmSpec),
+    response: vm,
+    errors: [
+      'not_found',
+      'revision_conflict',
+      'wrong_state',
+      'insufficient_resources',
+      'in_use',
+      'unsupported',
+      'host_conflict',
+      'storage_full',
+      'host_failed',
+    ],
+  }),
+  delete: route({
+    method: 'DELETE',
+    path: '/v1/vms/{vm}',
+    tag: 'vms',
+    summary: 'Delete a VM and the disks made with it',
+    permission: 'vm.delete',
+    query: inProject.extend({
+      force: z.stringbool().or(z.boolean()).default(false).describe('Switch it off first if it runs'),
+    }),
+    status: 202,
+    response: task,
+    errors: ['not_found', 'wrong_state', 'busy'],
+  }),
+  start: route({
+    ...action,
+    path: '/v1/vms/{vm}/start',
+    summary: 'Start a VM, or resume it from disk',
+    permission: 'vm.power',
+    status: 202,
+    response: task,
+    errors: [...powerErrors, 'insufficient_resources', 'image_invalid'],
+  }),
+  stop: route({
+    ...action,
+    path: '/v1/vms/{vm}/stop',
+    summary: 'Shut a VM down by ACPI, and switch it off after a deadline',
+    permission: 'vm.power',
+    body: stopBody,
+    status: 202,
+    response: task,
+    errors: powerErrors,
+  }),
+  forceOff: route({
+    ...action,
+    path: '/v1/vms/{vm}/force-off',
+    summary: 'Switch a VM off at once; for a suspended VM, discard its saved state',
+    permission: 'vm.power',
+    status: 202,
+    response: task,
+    errors: powerErrors,
+  }),
+  restart: route({
+    ...action,
+    path: '/v1/vms/{vm}/restart',
+    summary: 'Shut a VM down and start it again with its current spec',
+    permission: 'vm.power',
+    body: stopBody,
+    status: 202,
+    response: task,
+    errors: powerErrors,
+  }),
+  reset: route({
+    ...action,
+    path: '/v1/vms/{vm}/reset',
+    summary: 'Reset a VM as its reset button would',
+    permission: 'vm.power',
+    response: vm,
+    errors: powerErrors,
+  }),
+  pause: route({
+    ...action,
+    path: '/v1/vms/{vm}/pause',
+    summary: 'Stop a VM’s vCPUs; memory stays',
+    permission: 'vm.power',
+    response: vm,
+    errors: powerErrors,
+  }),
+  resume: route({
+    ...action,
+    path: '/v1/vms/{vm}/resume',
+    summary: 'Let a paused VM run on',
+    permission: 'vm.power',
+    response: vm,
+    errors: powerErrors,
+  }),
+  suspend: route({
+    ...action,
+    path: '/v1/vms/{vm}/suspend',
+    summary: 'Save a VM’s memory to disk and switch it off; start resumes it',
+    permission: 'vm.power',
+    status: 202,
+    response: task,
+    errors: [...powerErrors, 'storage_full'],
+  }),
+  usage: route({
+    method: 'GET',
+    path: '/v1/vm-usage',
+    tag: 'vms',
+    summary: 'Read what every running VM uses now',
+    permission: 'vm.read',
+    response: z.object({ at: timestamp, items: z.array(vmUsage) }).meta({ id: 'VmUsageList' }),
+    errors: [],
+  }),
+  log: route({
+    method: 'GET',
+    path: '/v1/vms/{vm}/log',
+    tag: 'vms',
+    summary: 'Read what the hypervisor process of a VM printed',
+    permission: 'vm.read',
+    query: inProject,
+    response: bytes('text/plain; charset=utf-8', 'At most the last 256 KiB'),
+    errors: ['not_found'],
+  }),
+  ...vmConsoleRoutes,
+  ...vmGuestRoutes,
+} as const satisfies RouteTable;
