@@ -57,6 +57,7 @@ export const vmStatus = z
     upAt: timestamp.nullable(),
     startedAt: timestamp.nullable().describe('Last start'),
     pid: z.int().nullable().describe('Hypervisor process'),
+    uid: z.int().nullable().describe('Unprivileged user its process runs as'),
     taskId: z.string().nullable().describe('Task that works on it now'),
     pinned: vmPinned
       .nullable()

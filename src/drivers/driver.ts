@@ -1,0 +1,221 @@
+// What a hypervisor must do for Lodge: start guests, find them again, act on them, and tell what happens to them.
+// The daemon knows only this file; driver.conformance.ts says what every driver must keep.
+//
+// Promises of every driver:
+// - A guest outlives the daemon. Whatever the daemon was doing when it died, `discover` finds every guest that exists.
+// - `start` either answers with a guest that runs, or throws and leaves nothing behind.
+// - What a guest tells through `watch` comes in order, and its last message is `ended`, once.
+// - Every call ends: by its answer, by an error, or by its deadline.
+import { type Duplex } from 'node:stream';
+import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
+import { type ExecOutput, type GuestInfo } from '../api/vm-guest.ts';
+import { type VmSpec } from '../api/vm-spec.ts';
+import { type VmExit, type VmPinned } from '../api/vm.ts';
+
+/** A file or device that holds a disk's blocks. */
+export interface DiskLayer {
+  /** Absolute path on the node. */
+  path: string;
+  format: 'qcow2' | 'raw';
+}
+
+/** A disk or CD-ROM as the hypervisor attaches it. */
+export interface GuestDisk {
+  name: string;
+  device: 'disk' | 'cdrom';
+  bus: VmSpec['disks'][number]['bus'];
+  cache: VmSpec['disks'][number]['cache'];
+  isReadOnly: boolean;
+  /** The layer that is written to first, then what it is based on. Empty: a drive without a medium. */
+  layers: DiskLayer[];
+}
+
+/** How a NIC reaches its network. */
+export type NicAttachment =
+  | { kind: 'tap'; hostInterface: string }
+  | {
+      kind: 'user';
+      /** Prefix inside the user-mode network: 10.0.2.0/24. */
+      ipv4Cidr: string;
+      dnsDomain: string;
+      hostname: string;
+    };
+
+/** A NIC as the hypervisor attaches it. */
+export interface GuestNic {
+  mac: string;
+  model: VmSpec['nics'][number]['model'];
+  mtu: number;
+  isConnected: boolean;
+  attachment: NicAttachment;
+}
+
+/** Everything a driver needs to start a guest; nothing in it is a name that has to be looked up. */
+export interface GuestDefinition {
+  id: string;
+  name: string;
+  spec: VmSpec;
+  /** Options of the last start that stay the same now; null at the first start. */
+  pinned: VmPinned | null;
+  /** What the image allows and the spec asks for, resolved. */
+  firmware: VmPinned['firmware'];
+  /** For direct boot: files and kernel command line. */
+  kernel: { kernelPath: string; initramfsPath: string | null; commandLine: string } | null;
+  disks: GuestDisk[];
+  nics: GuestNic[];
+  /** Folder of this VM on the node; the driver makes it and keeps what belongs to the guest in it. */
+  directory: string;
+  /** Unprivileged user and group the hypervisor's process runs as. */
+  uid: number;
+}
+
+/** How a guest is doing, as the hypervisor answers. `shutdown`: the guest has powered itself off and waits to be ended. */
+export type GuestState = 'running' | 'paused' | 'crashed' | 'shutdown';
+
+/** What a guest tells by itself. */
+export type GuestMessage =
+  | { type: 'state'; state: GuestState }
+  /** The guest was reset, by itself or by somebody. */
+  | { type: 'reset' }
+  /** A program in the guest opened or closed the agent's channel. */
+  | { type: 'agent'; isConnected: boolean }
+  /** A disk reported an error to the guest. */
+  | { type: 'disk-error'; disk: string; message: string }
+  /** Control of the guest was lost and is being regained, or is back. */
+  | { type: 'control'; isConnected: boolean }
+  /** The guest exists no more. */
+  | {
+      type: 'ended';
+      cause: Extract<VmExit['cause'], 'stopped' | 'hypervisor-died' | 'out-of-memory'>;
+      message: string;
+    };
+
+/** Use of resources since the guest's start. `null` where it can't be read. */
+export interface GuestUsage {
+  cpuSeconds: number | null;
+  memoryMib: number | null;
+  diskReadBytes: number | null;
+  diskWrittenBytes: number | null;
+  networkReceivedBytes: number | null;
+  networkSentBytes: number | null;
+}
+
+/** Options of calls that may take long. */
+export interface CallOptions {
+  signal?: AbortSignal;
+  /** Milliseconds. */
+  timeoutMs?: number;
+}
+
+/** What a program run in the guest is given. */
+export interface GuestExecRequest {
+  command: readonly string[];
+  environment: readonly string[];
+  input: Uint8Array | null;
+  timeoutMs: number;
+}
+
+/** The agent in the guest. Every call throws `agent_unavailable` where none answers, `unsupported` where it lacks the command. */
+export interface GuestAgent {
+  /** Whether an agent answers within the deadline. */
+  isAnswering(options?: CallOptions): Promise<boolean>;
+  info(options?: CallOptions): Promise<GuestInfo>;
+  exec(request: GuestExecRequest, options?: CallOptions): AsyncIterable<ExecOutput>;
+  readFile(path: string, options?: CallOptions): AsyncIterable<Uint8Array>;
+  writeFile(path: string, content: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<void>;
+  /** Number of file systems frozen. */
+  freeze(options?: CallOptions): Promise<number>;
+  /** Number of file systems thawed. */
+  thaw(options?: CallOptions): Promise<number>;
+}
+
+/** A guest that exists: running, paused, or waiting to be ended. */
+export interface Guest {
+  readonly id: string;
+  readonly pid: number | null;
+  /** Options it was started with. */
+  readonly pinned: VmPinned;
+  readonly agent: GuestAgent;
+
+  /** Asks the hypervisor. */
+  state(): Promise<GuestState>;
+  /** Calls `listener` with what happens from now on. The answer ends it. */
+  watch(listener: (message: GuestMessage) => void): () => void;
+
+  /** Presses the power button (ACPI); the guest decides what to do. */
+  powerDown(): Promise<void>;
+  /** Ends the guest at once and returns when it exists no more. Does nothing if it doesn't. */
+  end(): Promise<void>;
+  reset(): Promise<void>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** Saves memory and devices so that `start` with `isRestoring` continues from there, and ends the guest. On failure it runs on. */
+  suspend(options: CallOptions & { onProgress?: (bytesDone: number, bytesTotal: number) => void }): Promise<void>;
+
+  /** A PNG of the display. Throws `unsupported` where it has none. */
+  screenshot(): Promise<Uint8Array>;
+  sendKeys(combinations: readonly (readonly string[])[], holdMs: number): Promise<void>;
+  injectNmi(): Promise<void>;
+  /** The serial console: first what was kept of its output (at most 64 KiB), then live in both directions. */
+  openSerial(): Promise<Duplex>;
+  /** The RFB byte stream of the display. Throws `unsupported` where it has none. */
+  openVnc(): Promise<Duplex>;
+
+  usage(): Promise<GuestUsage>;
+  /** Lets go of the guest without touching it: it runs on, and `discover` finds it later. */
+  release(): Promise<void>;
+}
+
+/** How the driver stands on this node. */
+export interface DriverInspection {
+  driver: DriverStatus;
+  accelerators: AcceleratorRung[];
+  accelerator: NodeStatus['accelerator'];
+}
+
+/** A hypervisor. */
+export interface Driver {
+  readonly name: string;
+
+  /** Looks at hypervisor and machine, and runs probe guests. `isFresh`: again, even if it was done since the machine started. */
+  inspect(options?: CallOptions & { isFresh?: boolean }): Promise<DriverInspection>;
+
+  /**
+   * Refuses what this hypervisor can't do, naming the field: machine, CPU model, features, firmware, devices.
+   * Called before anything is made. Throws `unsupported` or `invalid_request`.
+   */
+  check(spec: VmSpec): Promise<void>;
+
+  /** Starts a guest, or restores it from what `suspend` saved; answers when its vCPUs run. */
+  start(definition: GuestDefinition, options?: CallOptions & { isRestoring?: boolean }): Promise<Guest>;
+
+  /** Every guest of this installation that exists on the node, by id, whether the daemon remembers it or not. */
+  discover(): Promise<ReadonlySet<string>>;
+
+  /**
+   * Takes control of a guest that an earlier daemon started. Null if it exists no more; then `lastWords` tells why.
+   */
+  adopt(
+    definition: Pick<GuestDefinition, 'id' | 'name' | 'directory'> & { pinned: VmPinned },
+    options?: CallOptions,
+  ): Promise<Guest | null>;
+
+  /** What is known of the end of a guest that exists no more, from what it left in its folder and the machine keeps. */
+  lastWords(
+    definition: Pick<GuestDefinition, 'id' | 'directory'>,
+  ): Promise<{ cause: 'hypervisor-died' | 'out-of-memory'; message: string }>;
+
+  /** Ends a guest that nobody knows, by its id. */
+  endUnknown(id: string): Promise<void>;
+
+  /** Removes what the driver keeps of a guest that doesn't exist any more: its saved memory (`state`), or everything. */
+  forget(definition: Pick<GuestDefinition, 'id' | 'directory'>, what: 'state' | 'everything'): Promise<void>;
+
+  /** The last bytes of the serial console's kept output; works while the guest doesn't exist too. */
+  serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array>;
+  /** The last bytes of what the hypervisor's process printed. */
+  processLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<string>;
+
+  /** Lets go of everything; guests run on. */
+  close(): Promise<void>;
+}
