@@ -1,0 +1,138 @@
+// Runs test files with node:test, each in a process of its own, and prints a line for each file and every failure in
+// full. A skipped or unfinished test counts as failed: what `npm test` calls green was run.
+import { run } from 'node:test';
+import { relative } from 'node:path';
+import { inspect, styleText } from 'node:util';
+
+export interface FileRunOptions {
+  root: string;
+  concurrency: number;
+  fileTimeoutMs: number;
+  signal: AbortSignal;
+  /** Only tests whose name matches. */
+  namePatterns?: readonly string[];
+}
+
+export interface FileRunResult {
+  passed: number;
+  failed: number;
+  /** The files with the time they took in milliseconds. */
+  durations: Map<string, number>;
+}
+
+interface Failure {
+  name: string;
+  place: string;
+  text: string;
+}
+
+interface FileRecord {
+  passed: number;
+  failures: Failure[];
+  output: string[];
+  outputBytes: number;
+}
+
+/** How much of a file's output is kept to be shown when it fails, in characters. */
+const KEPT_OUTPUT = 16 * 1024;
+
+/** Only a test of its own counts: a suite, or a test that failed merely because a test inside it did, was counted inside. */
+function isOwnResult(details: { type?: string; error?: unknown }): boolean {
+  if (details.type === 'suite') {
+    // A suite fails on its own account when one of its hooks does.
+    return failureType(details.error) === 'hookFailed';
+  }
+  return failureType(details.error) !== 'subtestsFailed';
+}
+
+function failureType(error: unknown): string | undefined {
+  return (error as { failureType?: string } | undefined)?.failureType;
+}
+
+function describeError(error: unknown): string {
+  const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  return typeof cause === 'string' ? cause : inspect(cause, { depth: 6, colors: false, maxStringLength: 4000 });
+}
+
+/** Runs the files. Resolves with the counts, also when tests failed or the run was aborted. */
+export async function runTestFiles(files: readonly string[], options: FileRunOptions): Promise<FileRunResult> {
+  const records = new Map<string, FileRecord>();
+  const result: FileRunResult = { passed: 0, failed: 0, durations: new Map() };
+  const recordOf = (file: string | undefined): FileRecord => {
+    const name = file === undefined ? '' : relative(options.root, file);
+    let record = records.get(name);
+    if (!record) records.set(name, (record = { passed: 0, failures: [], output: [], outputBytes: 0 }));
+    return record;
+  };
+  const keep = (file: string | undefined, text: string): void => {
+    const record = recordOf(file);
+    record.output.push(text);
+    record.outputBytes += text.length;
+    while (record.outputBytes > KEPT_OUTPUT && record.output.length > 1)
+      record.outputBytes -= record.output.shift()!.length;
+  };
+  const fail = (file: string | undefined, failure: Failure): void => {
+    recordOf(file).failures.push(failure);
+    result.failed++;
+  };
+
+  const stream = run({
+    files: files.map((file) => `${options.root}/${file}`),
+    cwd: options.root,
+    concurrency: options.concurrency,
+    timeout: options.fileTimeoutMs,
+    signal: options.signal,
+    testNamePatterns: options.namePatterns?.map((pattern) => new RegExp(pattern)),
+  });
+  stream.on('test:pass', ({ name, file, line, details, skip, todo }) => {
+    // A file without a single test is reported as a passed test that bears the file's name.
+    const isEmptyFile = file !== undefined && name === file;
+    if (isEmptyFile) fail(file, { name: relative(options.root, name), place: '', text: 'The file has no tests.' });
+    else if (skip !== undefined || todo !== undefined)
+      fail(file, { name, place: `:${line}`, text: 'It was skipped; a required test may not be.' });
+    else if (details.type !== 'suite') {
+      recordOf(file).passed++;
+      result.passed++;
+    }
+  });
+  stream.on('test:fail', ({ name, file, line, details }) => {
+    if (options.signal.aborted || !isOwnResult(details)) return;
+    const place = line === undefined ? '' : `:${line}`;
+    fail(file, { name, place, text: describeError(details.error) });
+  });
+  stream.on('test:stdout', ({ file, message }) => keep(file, message));
+  stream.on('test:stderr', ({ file, message }) => keep(file, message));
+  stream.on('test:summary', ({ file, duration_ms: durationMs }) => {
+    if (file === undefined || options.signal.aborted) return;
+    const name = relative(options.root, file);
+    result.durations.set(name, durationMs);
+    printFile(name, recordOf(file), durationMs);
+    records.delete(name);
+  });
+  stream.resume();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  stream.once('close', resolve);
+  stream.once('error', reject);
+  await promise;
+  if (!options.signal.aborted)
+    for (const [name, record] of records) if (record.failures.length > 0) printFile(name, record, null);
+  return result;
+}
+
+function printFile(name: string, record: FileRecord, durationMs: number | null): void {
+  const hasFailed = record.failures.length > 0;
+  const mark = hasFailed ? styleText('red', '✖') : styleText('green', '✔');
+  const time = durationMs === null ? '' : `, ${(durationMs / 1000).toFixed(1)} s`;
+  const count = hasFailed ? `${record.passed} passed, ${record.failures.length} failed` : `${record.passed} passed`;
+  console.log(`  ${mark} ${name || 'a file that could not be run'} (${count}${time})`);
+  for (const failure of record.failures) {
+    console.log(`      ${styleText('red', failure.name)}  ${name}${failure.place}`);
+    console.log(indent(failure.text, '        '));
+  }
+  const output = record.output.join('').trim();
+  if (hasFailed && output !== '') console.log(indent(`output of the file:\n${output}`, '      | '));
+}
+
+function indent(text: string, by: string): string {
+  return text.replaceAll(/^/gm, by);
+}
