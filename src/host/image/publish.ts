@@ -1,0 +1,35 @@
+// Puts a finished image folder in its place at once: readers see the old image, or the new one, never half of one.
+import { randomUUID } from 'node:crypto';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+
+/**
+ * Calls `build` with an empty folder beside `outDir` and, when it succeeded, makes that folder `outDir`, in place of
+ * what was there. After a failure nothing is left. Several builds of one image at once are harmless: the last one stays.
+ */
+export async function publishFolder<T>(outDir: string, build: (folder: string) => Promise<T>): Promise<T> {
+  await mkdir(dirname(outDir), { recursive: true });
+  const work = join(dirname(outDir), `.${basename(outDir)}.${randomUUID()}`);
+  const old = `${work}.old`;
+  await mkdir(work);
+  try {
+    const result = await build(work);
+    for (let attempt = 1; ; attempt++) {
+      await rename(outDir, old).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== 'ENOENT') throw error;
+      });
+      try {
+        await rename(work, outDir);
+        return result;
+      } catch (error) {
+        // Another build put its folder there in between.
+        const isTaken = ['ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '');
+        if (!isTaken || attempt === 5) throw error;
+        await rm(old, { recursive: true, force: true });
+      }
+    }
+  } finally {
+    await rm(work, { recursive: true, force: true });
+    await rm(old, { recursive: true, force: true });
+  }
+}
