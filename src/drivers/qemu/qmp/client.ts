@@ -44,7 +44,7 @@ export interface QmpClientOptions {
   /** Longer lines from QEMU end the connection. Default 16 MiB. */
   maxLineBytes?: number;
   /** Hears every event from the first one on, also those that come together with the end of the negotiation. */
-  onEvent?: EventListener<QmpEvent>;
+  onRawEvent?: EventListener<RawEvent>;
   /** Told when a listener throws; without it, the process gets a warning. Delivery goes on in any case. */
   onListenerError?: (error: unknown, event: RawEvent) => void;
   /** Gives up connecting. */
@@ -59,7 +59,7 @@ export interface ExecuteOptions {
 }
 
 /** `{}` is assignable to arguments that are all optional; then they may be left out. */
-type Parameters<C extends QmpCommandName> =
+export type ExecuteParameters<C extends QmpCommandName> =
   {} extends QmpArguments<C>
     ? [args?: QmpArguments<C>, options?: ExecuteOptions]
     : [args: QmpArguments<C>, options?: ExecuteOptions];
@@ -67,7 +67,7 @@ type Parameters<C extends QmpCommandName> =
 /** What both the single connection and the one that re-dials offer for commands. */
 export interface QmpExecutor {
   /** Sends a command of the table and resolves to its answer. Commands are answered in the order of the calls. */
-  execute<C extends QmpCommandName>(command: C, ...rest: Parameters<C>): Promise<QmpReturn<C>>;
+  execute<C extends QmpCommandName>(command: C, ...rest: ExecuteParameters<C>): Promise<QmpReturn<C>>;
 }
 
 interface Pending {
@@ -142,7 +142,7 @@ export class QmpClient implements QmpExecutor {
     this.#reader = reader;
     this.#commandTimeoutMs = options.commandTimeoutMs ?? 10_000;
     this.#hub = new EventHub(options.onListenerError);
-    if (options.onEvent) this.#hub.onEvent(options.onEvent);
+    if (options.onRawEvent) this.#hub.onRawEvent(options.onRawEvent);
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -157,7 +157,7 @@ export class QmpClient implements QmpExecutor {
     return this.#end === null;
   }
 
-  execute<C extends QmpCommandName>(command: C, ...rest: Parameters<C>): Promise<QmpReturn<C>> {
+  execute<C extends QmpCommandName>(command: C, ...rest: ExecuteParameters<C>): Promise<QmpReturn<C>> {
     const [args, options] = rest;
     return this.#submit(command, args, options, false) as Promise<QmpReturn<C>>;
   }
@@ -166,7 +166,7 @@ export class QmpClient implements QmpExecutor {
    * Sends a command that overtakes those under way in QEMU (`exec-oob`). Only commands whose description allows it; QEMU
    * refuses others. Rejects without sending where the monitor does not offer the capability.
    */
-  executeOutOfBand<C extends QmpCommandName>(command: C, ...rest: Parameters<C>): Promise<QmpReturn<C>> {
+  executeOutOfBand<C extends QmpCommandName>(command: C, ...rest: ExecuteParameters<C>): Promise<QmpReturn<C>> {
     const [args, options] = rest;
     if (!this.canExecuteOutOfBand) {
       const detail = 'this QEMU monitor does not offer out-of-band execution';

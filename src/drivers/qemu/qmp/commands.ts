@@ -256,6 +256,15 @@ const machineCommands = {
               node: integer,
             }),
           },
+          'sgx-epc': { data: object({ ...memoryDevice, node: integer }) },
+          'hv-balloon': {
+            data: object({
+              id: optional(string),
+              memaddr: optional(integer),
+              'max-size': integer,
+              memdev: optional(string),
+            }),
+          },
         },
       ),
     ),

@@ -123,6 +123,7 @@ export class EventHub {
     const onAbort = (): void => {
       isDone = true;
       queue.length = 0;
+      unsubscribe();
       notify();
     };
     const unsubscribe = (): void => {
