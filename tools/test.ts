@@ -4,6 +4,7 @@
 //   npm test -- --only unit,integration       some stages
 //   npm test -- test/qemu/boot.test.ts        some files (or folders), without the checks
 //   npm test -- --name 'adopt'                tests whose name matches
+//   npm test -- --root FOLDER                 the tests of another folder (this command's own tests use it)
 //
 // Promises: nothing is skipped silently; what the tests left on the machine counts as a failure and is removed, also
 // after Ctrl-C; the last line is `N passed, N failed`, where each check of the code counts as one, and so does the
@@ -14,6 +15,7 @@ import { parseArgs, styleText } from 'node:util';
 import { run } from '../src/host/command.ts';
 import {
   findLeaks,
+  findMarkedProcesses,
   listBelow,
   readSystemState,
   removeLeaks,
@@ -27,13 +29,24 @@ import { checkStages, filesOf, testStages, type CheckStage, type TestStage } fro
 /** Well above the 25 minutes that a run on two cores may take: this only ends a run that hangs. */
 const DEADLINE_MS = 45 * 60_000;
 
+/** How long the tests have to end by themselves when the run is stopped. */
+const KILL_AFTER_MS = 5000;
+
 /** Set on a machine that runs another Lodge meanwhile, whose new links and folders are then not held against the tests. */
 const IS_SHARED_MACHINE = process.env['LODGE_TEST_SHARED'] === '1';
 
 /** The checks tell what they found on standard output and end with a code other than 0. */
 const ANY_EXIT_CODE = Array.from({ length: 256 }, (_, code) => code);
 
-const root = dirname(import.meta.dirname);
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    only: { type: 'string' },
+    name: { type: 'string', multiple: true },
+    root: { type: 'string', default: dirname(import.meta.dirname) },
+  },
+});
+const { root } = options;
 
 interface StageResult {
   name: string;
@@ -142,14 +155,6 @@ function printSummary(totalMs: number): number {
   return failed;
 }
 
-const { values: options, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    only: { type: 'string' },
-    name: { type: 'string', multiple: true },
-  },
-});
-
 async function main(): Promise<number> {
   if (process.getuid?.() !== 0) {
     console.error(
@@ -180,7 +185,10 @@ async function main(): Promise<number> {
   const { signal } = controller;
   const stop = (reason: string): void => {
     if (!signal.aborted) console.log(`\n${reason}: ending the tests and cleaning up …`);
-    controller.abort(reason);
+    // node:test writes into the reason, which therefore is an object.
+    controller.abort(new Error(reason));
+    // A test file that is busy does not hear the polite signal it gets now.
+    setTimeout(() => void findMarkedProcesses(mark).then(removeLeaks), KILL_AFTER_MS).unref();
   };
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => stop(name));
   const deadline = setTimeout(() => stop(`more than ${DEADLINE_MS / 60_000} minutes`), DEADLINE_MS);
@@ -201,7 +209,7 @@ async function main(): Promise<number> {
     if (!signal.aborted) record('left behind', 1 - leaks, leaks, performance.now() - leaksBegan);
   }
   if (signal.aborted) {
-    console.log(`Stopped by ${String(signal.reason)}; everything the tests made was removed.`);
+    console.log(`Stopped by ${(signal.reason as Error).message}; everything the tests made was removed.`);
     record('complete run', 0, 1, 0);
   } else if (positionals.length > 0 && results.length === 1) {
     console.error(`No test file begins with ${positionals.join(' or ')}.`);

@@ -143,7 +143,8 @@ export async function readSystemState(): Promise<SystemState> {
   return new Set(found.filter((thing) => LODGE_NAME.test(thing.name)).map((thing) => `${thing.kind} ${thing.name}`));
 }
 
-async function findMarkedProcesses(mark: string): Promise<Leak[]> {
+/** The processes of the run with this mark, without this one and those that started it. */
+export async function findMarkedProcesses(mark: string): Promise<Leak[]> {
   const folder = `${markedFolder(mark)}/`;
   const byEnvironment = await findProcesses({ environmentVariable: MARK_VARIABLE });
   // QEMU and its like are started with an environment of their own, but name files of the run.
