@@ -6,7 +6,7 @@
 import { readdir, readFile, readlink, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../../src/host/command.ts';
-import { findProcesses, terminateProcess } from '../../src/host/process.ts';
+import { findProcesses, terminateProcess, type FoundProcess } from '../../src/host/process.ts';
 import { MARK_VARIABLE, markedFolder } from './mark.ts';
 
 type LeakKind = 'process' | 'link' | 'namespace' | 'mount' | 'nft table' | 'cgroup' | 'file';
@@ -145,16 +145,19 @@ export async function readSystemState(): Promise<SystemState> {
 
 /** The processes of the run with this mark, without this one and those that started it. */
 export async function findMarkedProcesses(mark: string): Promise<Leak[]> {
-  const folder = `${markedFolder(mark)}/`;
   const byEnvironment = await findProcesses({ environmentVariable: MARK_VARIABLE });
   // QEMU and its like are started with an environment of their own, but name files of the run.
-  const byArguments = await findProcesses({ matchesArguments: (argv) => argv.some((word) => word.includes(folder)) });
-  const found = new Map(
-    [...byEnvironment.filter((process) => process.mark === mark), ...byArguments].map((process) => [
-      process.identity.pid,
-      process,
-    ]),
-  );
+  const byArguments = await findProcessesNaming(`${markedFolder(mark)}/`);
+  return asLeaks([...byEnvironment.filter((process) => process.mark === mark), ...byArguments]);
+}
+
+/** The processes with an argument that holds this text. */
+function findProcessesNaming(text: string): Promise<FoundProcess[]> {
+  return findProcesses({ matchesArguments: (argv) => argv.some((word) => word.includes(text)) });
+}
+
+async function asLeaks(processes: readonly FoundProcess[]): Promise<Leak[]> {
+  const found = new Map(processes.map((process) => [process.identity.pid, process]));
   for (const pid of await ownAncestors()) found.delete(pid);
   return [...found.values()].map(({ identity, argv }) => ({
     kind: 'process',
@@ -199,6 +202,19 @@ export async function removeLeaks(leaks: readonly Leak[]): Promise<string[]> {
     }
   }
   return problems;
+}
+
+/**
+ * Removes what one daemon of a test has on the machine: the processes that name a file of its folder, and everything
+ * that bears its instance's name. For the end of a test; whether the daemon itself cleans up is tested elsewhere.
+ */
+export async function removeTraces(instance: string, folder: string): Promise<void> {
+  const processes = await asLeaks(await findProcessesNaming(`${folder}/`));
+  const problems = await removeLeaks([
+    ...processes,
+    ...(await findLeaks(instance, new Set())).filter(({ isMarked, kind }) => isMarked && kind !== 'file'),
+  ]);
+  if (problems.length > 0) throw new Error(`traces of ${instance} could not be removed: ${problems.join('; ')}`);
 }
 
 /** Removing one thing takes others with it (a namespace its links, a folder its files): that is no failure. */

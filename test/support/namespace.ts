@@ -1,8 +1,8 @@
 // Network namespaces for tests, so that links, addresses and rules are made apart from the machine's own. A namespace
 // goes with its links when the test ends; the run's leak check removes it when the test process was killed.
 import { run, type CommandOptions, type CommandResult } from '../../src/host/command.ts';
+import { atEnd, type Cleanup } from './cleanup.ts';
 import { markedName } from './mark.ts';
-import { type Cleanup } from './temporary.ts';
 
 export interface NetworkNamespace {
   /** Its name, for `ip netns`. */
@@ -17,9 +17,7 @@ export interface NetworkNamespace {
 export async function networkNamespace(test: Cleanup): Promise<NetworkNamespace> {
   const name = `lodge-${markedName()}`;
   await run(['ip', 'netns', 'add', name]);
-  test.after(async () => {
-    await run(['ip', 'netns', 'delete', name]);
-  });
+  atEnd(test, () => run(['ip', 'netns', 'delete', name]));
   const command = (argv: readonly string[]): [string, ...string[]] => ['ip', 'netns', 'exec', name, ...argv];
   const runInside: NetworkNamespace['run'] = (argv, options) => run(command(argv), options);
   await runInside(['ip', 'link', 'set', 'lo', 'up']);

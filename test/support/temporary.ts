@@ -2,11 +2,10 @@
 import { rmSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type TestContext } from 'node:test';
+import { atEnd, type Cleanup } from './cleanup.ts';
 import { markedFolder, runMark } from './mark.ts';
 
-/** What of a test's context is used: something that calls back when the test is over. */
-export type Cleanup = Pick<TestContext, 'after'>;
+export type { Cleanup };
 
 /**
  * Makes an empty folder that is gone after the test. Its path is short (some 25 characters), because unix socket
@@ -19,6 +18,6 @@ export async function temporaryFolder(test: Cleanup, mode = 0o711): Promise<stri
   if (isOwn) process.once('exit', () => rmSync(base, { recursive: true, force: true }));
   const folder = await mkdtemp(join(base, '/'));
   await chmod(folder, mode);
-  test.after(() => rm(folder, { recursive: true, force: true, maxRetries: 3 }));
+  atEnd(test, () => rm(folder, { recursive: true, force: true, maxRetries: 3 }));
   return folder;
 }
