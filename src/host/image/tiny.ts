@@ -166,7 +166,9 @@ export async function buildTiny(options: BuildTinyOptions): Promise<ImageManifes
       hasAgent: true,
       hasCloudInit: false,
       files,
-      packages: Object.fromEntries(packages.map((item) => [item.name, item.version] as const).toSorted(([a], [b]) => (a < b ? -1 : 1))),
+      packages: Object.fromEntries(
+        packages.map((item) => [item.name, item.version] as const).toSorted(([a], [b]) => (a < b ? -1 : 1)),
+      ),
     };
     await writeManifest(folder, manifest);
     report('done', 100);
