@@ -1,0 +1,188 @@
+// A hypervisor without guests, for tests of everything above it. A guest is a file: whoever writes or removes the file
+// (the driver, a later daemon, or a test) plays the hypervisor process. It keeps the promises of driver.ts and passes
+// the same conformance suite as the real ones; it claims no capability that it doesn't play.
+import { watch, type FSWatcher } from 'node:fs';
+import { appendFile, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LodgeError, invalidField } from '../../api/errors.ts';
+import { type VmSpec } from '../../api/vm-spec.ts';
+import { type VmPinned } from '../../api/vm.ts';
+import { type CallOptions, type Driver, type DriverInspection, type Guest, type GuestDefinition } from '../driver.ts';
+import { FakeGuest, type FakeProcess } from './fake-guest.ts';
+
+export interface FakeDriverOptions {
+  /** Where the guests' files are. */
+  directory: string;
+}
+
+const machines = { q35: 'fake-q35-1.0', pc: 'fake-pc-1.0', microvm: 'microvm' };
+const models = ['auto', 'host', 'max', 'x86-64-v2', 'x86-64-v3', 'x86-64-v4', 'qemu64'];
+
+export class FakeDriver implements Driver {
+  readonly name = 'fake';
+  readonly #directory: string;
+  readonly #guests = new Map<string, FakeGuest>();
+  #watcher: FSWatcher | null = null;
+
+  constructor(options: FakeDriverOptions) {
+    this.#directory = options.directory;
+  }
+
+  async inspect(): Promise<DriverInspection> {
+    const yes = { isSupported: true, reason: 'Played by the fake driver' };
+    const reason = 'The fake driver runs no code; it stands for emulation.';
+    return {
+      driver: {
+        name: this.name,
+        version: '1.0',
+        isReady: true,
+        reason: 'The fake driver is always ready.',
+        capabilities: {
+          pause: yes,
+          suspend: yes,
+          reset: yes,
+          vnc: yes,
+          screenshot: yes,
+          serial: yes,
+          agent: yes,
+          uefi: yes,
+          nmi: yes,
+        },
+        machines: Object.keys(machines),
+        cpuModels: models,
+      },
+      accelerators: [
+        { rung: 'tcg', isUsable: true, isForOrdinaryGuests: true, reason, cpuModel: 'max', startMs: 0, costs: {} },
+      ],
+      accelerator: { chosen: 'tcg', rung: 'tcg', reason },
+    };
+  }
+
+  async check(spec: VmSpec): Promise<void> {
+    if (!models.includes(spec.cpu.model))
+      throw invalidField('spec.cpu.model', `is one of ${models.join(', ')}`, spec.cpu.model);
+    if (spec.accelerator === 'kvm')
+      throw new LodgeError('unsupported', 'KVM can not be used on this node: the fake driver has none.');
+  }
+
+  async start(definition: GuestDefinition, options: CallOptions & { isRestoring?: boolean } = {}): Promise<Guest> {
+    if (options.signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${definition.name} was cancelled.`);
+    if (options.isRestoring && !(await this.#hasSavedState(definition))) {
+      throw new LodgeError('wrong_state', `The saved memory of VM ${definition.name} is gone.`);
+    }
+    if (definition.spec.firmware.commandLineExtra.includes('fake.fail-start')) {
+      throw new LodgeError('hypervisor_failed', `VM ${definition.name} could not be started: it was told to fail.`);
+    }
+    const pinned: VmPinned = definition.pinned ?? {
+      qemuVersion: '1.0',
+      machine: machines[definition.spec.machine],
+      accelerator: 'tcg',
+      rung: 'tcg',
+      acceleratorReason: 'The fake driver stands for emulation.',
+      cpuModel: definition.spec.cpu.model === 'auto' ? 'max' : definition.spec.cpu.model,
+      firmware: definition.firmware,
+      arguments: ['fake', definition.id],
+    };
+    await mkdir(definition.directory, { recursive: true });
+    await this.#write(definition.id, {
+      name: definition.name,
+      state: 'running',
+      pinned,
+      macs: definition.nics.map((nic) => nic.mac),
+      wasRestored: options.isRestoring ?? false,
+    });
+    await rm(join(definition.directory, 'memory.state'), { force: true });
+    await appendFile(join(definition.directory, 'serial.log'), 'fake guest: booting\r\nlodge: ready\r\n');
+    return this.#track(definition, pinned);
+  }
+
+  async discover(): Promise<ReadonlySet<string>> {
+    const files = await readdir(this.#directory).catch(() => []);
+    return new Set(files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -5)));
+  }
+
+  async adopt(
+    definition: Pick<GuestDefinition, 'id' | 'name' | 'directory'> & { pinned: VmPinned },
+  ): Promise<Guest | null> {
+    if (!(await this.read(definition.id))) return null;
+    return this.#track(definition, definition.pinned);
+  }
+
+  async lastWords(): Promise<{ cause: 'hypervisor-died'; message: string }> {
+    return { cause: 'hypervisor-died', message: 'Its file was removed.' };
+  }
+
+  async endUnknown(id: string): Promise<void> {
+    await rm(this.#path(id), { force: true });
+  }
+
+  async forget(definition: Pick<GuestDefinition, 'directory'>, what: 'state' | 'everything'): Promise<void> {
+    await rm(what === 'state' ? join(definition.directory, 'memory.state') : definition.directory, {
+      recursive: true,
+      force: true,
+    });
+  }
+
+  async serialLog(definition: Pick<GuestDefinition, 'directory'>, maxBytes: number): Promise<Uint8Array> {
+    const content = await readFile(join(definition.directory, 'serial.log')).catch(() => Buffer.alloc(0));
+    return content.subarray(Math.max(0, content.length - maxBytes));
+  }
+
+  async processLog(): Promise<string> {
+    return '';
+  }
+
+  async close(): Promise<void> {
+    this.#watcher?.close();
+    for (const guest of this.#guests.values()) await guest.release();
+    this.#guests.clear();
+  }
+
+  /** What a guest's file says; null: no guest. */
+  async read(id: string): Promise<FakeProcess | null> {
+    try {
+      return JSON.parse(await readFile(this.#path(id), 'utf8')) as FakeProcess;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+      throw error;
+    }
+  }
+
+  async #hasSavedState(definition: Pick<GuestDefinition, 'directory'>): Promise<boolean> {
+    return open(join(definition.directory, 'memory.state')).then(
+      (file) => file.close().then(() => true),
+      () => false,
+    );
+  }
+
+  #path(id: string): string {
+    return join(this.#directory, `${id}.json`);
+  }
+
+  /** Replaces the file as a whole, so that nobody reads half of it. */
+  async #write(id: string, process: FakeProcess): Promise<void> {
+    await mkdir(this.#directory, { recursive: true });
+    await writeFile(`${this.#path(id)}.new`, JSON.stringify(process));
+    await rename(`${this.#path(id)}.new`, this.#path(id));
+  }
+
+  async #track(definition: Pick<GuestDefinition, 'id' | 'name' | 'directory'>, pinned: VmPinned): Promise<FakeGuest> {
+    this.#watcher ??= watch(this.#directory, (_, file) => {
+      const id = file?.endsWith('.json') ? file.slice(0, -5) : null;
+      if (id) void this.#guests.get(id)?.look();
+    });
+    const guest = new FakeGuest({
+      id: definition.id,
+      name: definition.name,
+      directory: definition.directory,
+      pinned,
+      read: () => this.read(definition.id),
+      write: (process) => this.#write(definition.id, process),
+      remove: () => this.endUnknown(definition.id),
+      onEnded: () => this.#guests.delete(definition.id),
+    });
+    this.#guests.set(definition.id, guest);
+    await guest.look();
+    return guest;
+  }
+}

@@ -1,0 +1,258 @@
+// A guest of the fake driver: what its file says, and a console and an agent that are played.
+import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Duplex } from 'node:stream';
+import { LodgeError } from '../../api/errors.ts';
+import { type VmPinned } from '../../api/vm.ts';
+import {
+  type CallOptions,
+  type Guest,
+  type GuestAgent,
+  type GuestExecRequest,
+  type GuestMessage,
+  type GuestState,
+  type GuestUsage,
+} from '../driver.ts';
+
+/** The content of a guest's file. */
+export interface FakeProcess {
+  name: string;
+  state: GuestState;
+  pinned: VmPinned;
+  macs: string[];
+  wasRestored: boolean;
+  /** Ignores the power button, as a guest that hangs does. */
+  isDeaf?: boolean;
+}
+
+export interface FakeGuestParts {
+  id: string;
+  name: string;
+  directory: string;
+  pinned: VmPinned;
+  read: () => Promise<FakeProcess | null>;
+  write: (process: FakeProcess) => Promise<void>;
+  remove: () => Promise<void>;
+  onEnded: () => void;
+}
+
+/** A 1×1 picture. */
+const png = Buffer.from(
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==',
+  'base64',
+);
+
+export class FakeGuest implements Guest {
+  readonly id: string;
+  readonly pid = null;
+  readonly pinned: VmPinned;
+  readonly agent: GuestAgent;
+  readonly #parts: FakeGuestParts;
+  readonly #listeners = new Set<(message: GuestMessage) => void>();
+  readonly #files = new Map<string, Buffer>();
+  #last: GuestState | null = null;
+  #isEnding = false;
+  #hasEnded = false;
+
+  constructor(parts: FakeGuestParts) {
+    this.id = parts.id;
+    this.pinned = parts.pinned;
+    this.#parts = parts;
+    this.agent = this.#playAgent();
+  }
+
+  /** Looks at the file and tells what has changed since the last look. */
+  async look(): Promise<void> {
+    const process = await this.#parts.read();
+    if (this.#hasEnded) return;
+    if (!process) {
+      this.#hasEnded = true;
+      this.#parts.onEnded();
+      this.#tell(
+        this.#isEnding
+          ? { type: 'ended', cause: 'stopped', message: 'It was ended.' }
+          : { type: 'ended', cause: 'hypervisor-died', message: 'Its file was removed.' },
+      );
+      return;
+    }
+    const before = this.#last;
+    this.#last = process.state;
+    if (before !== null && before !== process.state) this.#tell({ type: 'state', state: process.state });
+  }
+
+  async state(): Promise<GuestState> {
+    return (await this.#require()).state;
+  }
+
+  watch(listener: (message: GuestMessage) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  async powerDown(): Promise<void> {
+    if (!(await this.#require()).isDeaf) await this.#set('shutdown');
+  }
+
+  async end(): Promise<void> {
+    if (this.#hasEnded) return;
+    this.#isEnding = true;
+    await this.#parts.remove();
+    await this.look();
+  }
+
+  async reset(): Promise<void> {
+    await this.#set('running');
+    this.#tell({ type: 'reset' });
+  }
+
+  pause(): Promise<void> {
+    return this.#set('paused');
+  }
+
+  resume(): Promise<void> {
+    return this.#set('running');
+  }
+
+  async suspend(
+    options: CallOptions & { onProgress?: (bytesDone: number, bytesTotal: number) => void },
+  ): Promise<void> {
+    if (options.signal?.aborted)
+      throw new LodgeError('cancelled', `Saving VM ${this.#parts.name} was cancelled; it runs on.`);
+    await writeFile(join(this.#parts.directory, 'memory.state'), 'memory');
+    options.onProgress?.(6, 6);
+    await this.end();
+  }
+
+  async screenshot(): Promise<Uint8Array> {
+    await this.#require();
+    return png;
+  }
+
+  async sendKeys(combinations: readonly (readonly string[])[]): Promise<void> {
+    await appendFile(
+      join(this.#parts.directory, 'serial.log'),
+      `keys: ${combinations.map((keys) => keys.join('-')).join(' ')}\r\n`,
+    );
+  }
+
+  async injectNmi(): Promise<void> {
+    await appendFile(join(this.#parts.directory, 'serial.log'), 'nmi\r\n');
+  }
+
+  async openSerial(): Promise<Duplex> {
+    await this.#require();
+    const log = join(this.#parts.directory, 'serial.log');
+    const kept = await readFile(log).catch(() => Buffer.alloc(0));
+    const console = new Duplex({
+      read() {},
+      write(chunk: Buffer, _encoding, done) {
+        // The guest's terminal echoes what is typed.
+        this.push(chunk);
+        void appendFile(log, chunk).then(() => done(), done);
+      },
+    });
+    console.push(kept.subarray(Math.max(0, kept.length - 65_536)));
+    return console;
+  }
+
+  async openVnc(): Promise<Duplex> {
+    await this.#require();
+    const display = new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() });
+    display.push('RFB 003.008\n');
+    return display;
+  }
+
+  async usage(): Promise<GuestUsage> {
+    return {
+      cpuSeconds: 0,
+      memoryMib: 1,
+      diskReadBytes: 0,
+      diskWrittenBytes: 0,
+      networkReceivedBytes: 0,
+      networkSentBytes: 0,
+    };
+  }
+
+  async release(): Promise<void> {
+    this.#listeners.clear();
+  }
+
+  async #require(): Promise<FakeProcess> {
+    const process = await this.#parts.read();
+    if (!process) throw new LodgeError('hypervisor_failed', `VM ${this.#parts.name} exists no more.`);
+    return process;
+  }
+
+  async #set(state: GuestState): Promise<void> {
+    const process = await this.#require();
+    await this.#parts.write({ ...process, state });
+    await this.look();
+  }
+
+  #tell(message: GuestMessage): void {
+    for (const listener of this.#listeners) listener(message);
+    if (message.type === 'ended') this.#listeners.clear();
+  }
+
+  #playAgent(): GuestAgent {
+    const { name } = this.#parts;
+    const requireRunning = async (): Promise<FakeProcess> => {
+      const process = await this.#require();
+      if (process.state !== 'running')
+        throw new LodgeError(
+          'agent_unavailable',
+          `The agent in VM ${name} does not answer: the VM is ${process.state}.`,
+        );
+      return process;
+    };
+    const files = this.#files;
+    return {
+      isAnswering: async () => (await this.#parts.read())?.state === 'running',
+      info: async () => {
+        const { macs } = await requireRunning();
+        return {
+          agentVersion: '1.0',
+          hostname: name,
+          os: { id: 'fake', name: 'Fake OS', version: '1', kernel: '1.0', machine: 'x86_64' },
+          interfaces: macs.map((mac, index) => ({
+            name: `eth${index}`,
+            mac,
+            addresses: [{ address: `192.0.2.${10 + index}`, prefix: 24, family: 'ipv4' as const }],
+          })),
+          fileSystems: [{ mountPoint: '/', name: 'root', type: 'fake', totalBytes: 1024, usedBytes: 512 }],
+          users: [],
+          missing: [],
+        };
+      },
+      async *exec(request: GuestExecRequest) {
+        await requireRunning();
+        yield { type: 'started', pid: 1 };
+        const [program, ...rest] = request.command;
+        if (program === 'echo') yield { type: 'stdout', data: Buffer.from(`${rest.join(' ')}\n`).toString('base64') };
+        if (program === 'cat' && request.input)
+          yield { type: 'stdout', data: Buffer.from(request.input).toString('base64') };
+        yield { type: 'exit', code: program === 'false' ? 1 : 0, signal: null };
+      },
+      async *readFile(path: string) {
+        await requireRunning();
+        const content = files.get(path);
+        if (!content) throw new LodgeError('not_found', `There is no file ${path} in VM ${name}.`);
+        yield content;
+      },
+      writeFile: async (path, content) => {
+        await requireRunning();
+        const chunks: Uint8Array[] = [];
+        for await (const chunk of content) chunks.push(chunk);
+        files.set(path, Buffer.concat(chunks));
+      },
+      freeze: async () => {
+        await requireRunning();
+        return 1;
+      },
+      thaw: async () => {
+        await requireRunning();
+        return 1;
+      },
+    };
+  }
+}
