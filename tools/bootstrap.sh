@@ -3,6 +3,7 @@
 # Node and shell the machine has. It is the one shell script of the project, because it runs before anything else is there.
 #
 #   sh tools/bootstrap.sh start|test [arguments for tools/start.ts or tools/test.ts]
+#   sh tools/bootstrap.sh stop                   ends the daemon; prepares nothing
 #   sh tools/bootstrap.sh system start|test      the part that needs root; called by the first form
 #
 # Promises: says what it installs and why before it does; installs nothing that is there already (a second run only
@@ -39,7 +40,7 @@ on_signal() {
   if [ -n "$patient" ]; then
     printf '\nFinishing the packages at hand first: stopping here would leave them half configured.\n'
   else
-    kill -TERM "$child" 2>/dev/null || :
+    kill -TERM -"$child" 2>/dev/null || :
   fi
 }
 trap on_signal INT TERM HUP
@@ -66,7 +67,8 @@ run_logged() { # label log command…
   began=$(date +%s)
   next_notice=15
   [ -n "$terminal" ] || say "  $label …"
-  "$@" >>"$log" 2>&1 </dev/null &
+  # In a session of its own it is ended with all that it has started, and Ctrl-C reaches it only through on_signal.
+  setsid "$@" >>"$log" 2>&1 </dev/null &
   child=$!
   while kill -0 "$child" 2>/dev/null; do
     show_progress "$label" "$(($(date +%s) - began))" "$log"
@@ -426,12 +428,12 @@ case ${1:-} in
     install_system "$mode"
     exit 0
     ;;
-  start | test)
+  start | test | stop)
     mode=$1
     shift
     ;;
   *)
-    say "usage: sh tools/bootstrap.sh start|test [arguments]" >&2
+    say "usage: sh tools/bootstrap.sh start|test|stop [arguments]" >&2
     exit 2
     ;;
 esac
@@ -444,28 +446,34 @@ if [ "$family" = debian ] && [ -n "$os_version" ] && [ "${os_version%%.*}" -lt 1
 fi
 find_root
 
-if [ -z "$dry_run" ]; then
-  mkdir -p "$root/.lodge"
-  lock_file=$root/.lodge/bootstrap.lock
-  wait_for_lock
-fi
-
-find_missing "$mode"
-if [ -n "$missing" ]; then
-  if [ "$family" = debian ]; then
-    install_as_root "$mode"
-  else
-    explain_missing
+prepare() {
+  if [ -z "$dry_run" ]; then
+    mkdir -p "$root/.lodge"
+    lock_file=$root/.lodge/bootstrap.lock
+    wait_for_lock
   fi
-fi
-install_packages
-if [ -n "$dry_run" ]; then
-  say "Would now run tools/$mode.ts with Node 24."
-  exit 0
-fi
+  find_missing "$mode"
+  if [ -n "$missing" ]; then
+    if [ "$family" = debian ]; then
+      install_as_root "$mode"
+    else
+      explain_missing
+    fi
+  fi
+  install_packages
+  if [ -n "$dry_run" ]; then
+    say "Would now run tools/$mode.ts with Node 24."
+    exit 0
+  fi
+  # The lock ends here: what follows runs long, and has its own.
+  exec 9>&-
+}
 
-# The lock ends here: what follows runs long, and has its own.
-exec 9>&-
+if [ "$mode" = stop ]; then
+  [ -x "$node" ] || fail "there is no Node 24 in this clone, so it never started a daemon." "Run npm stop in the clone that did."
+else
+  prepare
+fi
 PATH=$root/node_modules/.bin:$PATH
 # shellcheck disable=SC2086
 exec $as_root env "PATH=$PATH" ${CI:+"CI=$CI"} "$node" "$root/tools/$mode.ts" "$@"
