@@ -1,0 +1,189 @@
+// Every command of the guest agent that Lodge uses: its arguments, and a schema that its answer must pass, since a
+// guest can answer anything. Reference: https://www.qemu.org/docs/master/interop/qemu-ga-ref.html
+import * as z from 'zod';
+
+const shortText = z.string().max(4096);
+const count = z.int().min(0);
+/** Base64 is decoded leniently by Buffer; what is no base64 then gives other bytes, which is the guest's own harm. */
+const base64 = z.string();
+const handle = z.int();
+const nothing = z.unknown();
+
+interface AgentCommand<Arguments, Answer> {
+  readonly answer: z.ZodType<Answer>;
+  /** Never there at run time: carries the type of the arguments. */
+  readonly arguments?: Arguments;
+}
+
+function command<Arguments, Answer>(answer: z.ZodType<Answer>): AgentCommand<Arguments, Answer> {
+  return { answer };
+}
+
+type None = undefined;
+
+export const agentCommands = {
+  'guest-ping': command<None, unknown>(nothing),
+  'guest-info': command<None, AgentInfo>(
+    z.object({
+      version: shortText,
+      // An agent may leave the list out; then nothing is known of its commands.
+      supported_commands: z
+        .array(z.object({ name: shortText, enabled: z.boolean() }))
+        .max(1000)
+        .default([]),
+    }),
+  ),
+  'guest-get-osinfo': command<None, AgentOsInfo>(
+    z.object({
+      id: shortText.optional(),
+      name: shortText.optional(),
+      'pretty-name': shortText.optional(),
+      version: shortText.optional(),
+      'version-id': shortText.optional(),
+      'kernel-release': shortText.optional(),
+      'kernel-version': shortText.optional(),
+      machine: shortText.optional(),
+    }),
+  ),
+  'guest-get-host-name': command<None, { 'host-name': string }>(z.object({ 'host-name': shortText })),
+  'guest-network-get-interfaces': command<None, AgentInterface[]>(
+    z
+      .array(
+        z.object({
+          name: shortText,
+          'hardware-address': shortText.optional(),
+          'ip-addresses': z
+            .array(
+              z.object({
+                'ip-address': shortText,
+                'ip-address-type': z.enum(['ipv4', 'ipv6']),
+                prefix: z.int().min(0).max(128),
+              }),
+            )
+            .max(1000)
+            .optional(),
+        }),
+      )
+      .max(1000),
+  ),
+  'guest-get-fsinfo': command<None, AgentFileSystem[]>(
+    z
+      .array(
+        z.object({
+          name: shortText,
+          mountpoint: shortText,
+          type: shortText,
+          'used-bytes': count.optional(),
+          'total-bytes': count.optional(),
+        }),
+      )
+      .max(10_000),
+  ),
+  'guest-get-users': command<None, AgentUser[]>(
+    z.array(z.object({ user: shortText, 'login-time': z.number(), domain: shortText.optional() })).max(10_000),
+  ),
+
+  'guest-exec': command<
+    {
+      path: string;
+      arg?: readonly string[];
+      env?: readonly string[];
+      'input-data'?: string;
+      'capture-output'?: boolean;
+    },
+    { pid: number }
+  >(z.object({ pid: z.int() })),
+  'guest-exec-status': command<{ pid: number }, AgentExecStatus>(
+    z.object({
+      exited: z.boolean(),
+      exitcode: z.int().optional(),
+      signal: z.int().optional(),
+      'out-data': base64.optional(),
+      'err-data': base64.optional(),
+      'out-truncated': z.boolean().optional(),
+      'err-truncated': z.boolean().optional(),
+    }),
+  ),
+
+  'guest-file-open': command<{ path: string; mode: 'r' | 'w' | 'a' }, number>(handle),
+  'guest-file-close': command<{ handle: number }, unknown>(nothing),
+  'guest-file-flush': command<{ handle: number }, unknown>(nothing),
+  'guest-file-read': command<{ handle: number; count: number }, AgentFileRead>(
+    z.object({ count, 'buf-b64': base64.optional(), eof: z.boolean() }),
+  ),
+  'guest-file-write': command<{ handle: number; 'buf-b64': string }, { count: number }>(z.object({ count })),
+  'guest-file-seek': command<{ handle: number; offset: number; whence: 'set' | 'cur' | 'end' }, { position: number }>(
+    z.object({ position: count }),
+  ),
+
+  'guest-fsfreeze-status': command<None, 'thawed' | 'frozen'>(z.enum(['thawed', 'frozen'])),
+  'guest-fsfreeze-freeze': command<None, number>(count),
+  'guest-fsfreeze-thaw': command<None, number>(count),
+
+  'guest-get-time': command<None, number>(z.number()),
+  'guest-set-time': command<{ time: number }, unknown>(nothing),
+  'guest-shutdown': command<{ mode: 'powerdown' | 'reboot' | 'halt' }, unknown>(nothing),
+  'guest-set-user-password': command<{ username: string; password: string; crypted: boolean }, unknown>(nothing),
+  'guest-ssh-add-authorized-keys': command<{ username: string; keys: readonly string[]; reset?: boolean }, unknown>(
+    nothing,
+  ),
+} as const;
+
+export interface AgentInfo {
+  version: string;
+  supported_commands: { name: string; enabled: boolean }[];
+}
+
+export interface AgentOsInfo {
+  id?: string;
+  name?: string;
+  'pretty-name'?: string;
+  version?: string;
+  'version-id'?: string;
+  'kernel-release'?: string;
+  'kernel-version'?: string;
+  machine?: string;
+}
+
+export interface AgentInterface {
+  name: string;
+  'hardware-address'?: string;
+  'ip-addresses'?: { 'ip-address': string; 'ip-address-type': 'ipv4' | 'ipv6'; prefix: number }[];
+}
+
+export interface AgentFileSystem {
+  name: string;
+  mountpoint: string;
+  type: string;
+  'used-bytes'?: number;
+  'total-bytes'?: number;
+}
+
+export interface AgentUser {
+  user: string;
+  /** Seconds since 1970, with fractions. */
+  'login-time': number;
+  domain?: string;
+}
+
+export interface AgentExecStatus {
+  exited: boolean;
+  exitcode?: number;
+  signal?: number;
+  'out-data'?: string;
+  'err-data'?: string;
+  'out-truncated'?: boolean;
+  'err-truncated'?: boolean;
+}
+
+export interface AgentFileRead {
+  count: number;
+  'buf-b64'?: string;
+  eof: boolean;
+}
+
+export type AgentCommandName = keyof typeof agentCommands;
+export type AgentArguments<C extends AgentCommandName> =
+  (typeof agentCommands)[C] extends AgentCommand<infer Arguments, infer _> ? Arguments : never;
+export type AgentAnswer<C extends AgentCommandName> =
+  (typeof agentCommands)[C] extends AgentCommand<infer _, infer Answer> ? Answer : never;

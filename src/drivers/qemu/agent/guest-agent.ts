@@ -1,0 +1,229 @@
+// The agent of a QEMU guest as the daemon sees it: what src/drivers/driver.ts asks for, and a little more that the
+// driver itself uses. Its errors are the contract's.
+import { LodgeError } from '../../../api/errors.ts';
+import type { ExecOutput, GuestInfo } from '../../../api/vm-guest.ts';
+import type { CallOptions, GuestAgent, GuestExecRequest } from '../../driver.ts';
+import type { AgentChannelOptions } from './channel.ts';
+import { AgentClient } from './client.ts';
+import type { AgentAnswer, AgentCommandName, AgentInterface } from './commands.ts';
+import { AgentError } from './errors.ts';
+import { execInGuest } from './exec.ts';
+import { readGuestFile, writeGuestFile } from './files.ts';
+
+const PING_TIMEOUT_MS = 3000;
+const INFO_TIMEOUT_MS = 10_000;
+/** Freezing writes out everything the guest holds in memory. */
+const FREEZE_TIMEOUT_MS = 60_000;
+/** How long an agent has to refuse a shutdown; it answers nothing when it obeys. */
+const SHUTDOWN_SILENCE_MS = 1000;
+
+export class QemuGuestAgent implements GuestAgent {
+  readonly #client: AgentClient;
+
+  /** `path` is the unix socket of the virtio-serial port `org.qemu.guest_agent.0`. Connects at the first call. */
+  constructor(path: string, options: AgentChannelOptions = {}) {
+    this.#client = new AgentClient(path, options);
+  }
+
+  /**
+   * What QEMU says of the guest's end of the port: `open` of VSERPORT_CHANGE, `frontend-open` of query-chardev. False
+   * makes calls fail at once instead of after a deadline. Null: not known.
+   */
+  notePort(isOpen: boolean | null): void {
+    this.#client.notePort(isOpen);
+  }
+
+  async isAnswering(options: CallOptions = {}): Promise<boolean> {
+    const { signal, timeoutMs = PING_TIMEOUT_MS } = options;
+    try {
+      await this.#client.call('guest-ping', undefined, { signal, timeoutMs });
+      return true;
+    } catch (error) {
+      if (!(error instanceof AgentError)) throw error;
+      if (error.reason === 'cancelled') throw toLodgeError(error);
+      // An agent that refuses a ping is odd, but it answers.
+      return error.reason === 'refused' || error.reason === 'disabled' || error.reason === 'missing';
+    }
+  }
+
+  async info(options: CallOptions = {}): Promise<GuestInfo> {
+    const { signal, timeoutMs = INFO_TIMEOUT_MS } = options;
+    const deadline = performance.now() + timeoutMs;
+    const missing: string[] = [];
+    const ask = async <C extends AgentCommandName>(command: C, what: string): Promise<AgentAnswer<C> | null> => {
+      try {
+        // Every question of this method is one without arguments.
+        const leftMs = Math.max(1, deadline - performance.now());
+        return await this.#client.call(command, undefined as never, { signal, timeoutMs: leftMs });
+      } catch (error) {
+        const isAboutThis =
+          error instanceof AgentError && ['missing', 'disabled', 'refused', 'protocol'].includes(error.reason);
+        if (!isAboutThis) throw error;
+        missing.push(what);
+        return null;
+      }
+    };
+    return translated(async () => {
+      const { version } = await this.#client.info({ signal, timeoutMs });
+      const system = await ask('guest-get-osinfo', 'os');
+      const host = await ask('guest-get-host-name', 'hostname');
+      const interfaces = await ask('guest-network-get-interfaces', 'interfaces');
+      const fileSystems = await ask('guest-get-fsinfo', 'fileSystems');
+      const users = await ask('guest-get-users', 'users');
+      return {
+        agentVersion: version,
+        hostname: host?.['host-name'] ?? null,
+        os: system && {
+          id: system.id ?? null,
+          name: system['pretty-name'] ?? system.name ?? null,
+          version: system['version-id'] ?? system.version ?? null,
+          kernel: system['kernel-release'] ?? null,
+          machine: system.machine ?? null,
+        },
+        interfaces: (interfaces ?? []).map(toInterface),
+        fileSystems: (fileSystems ?? []).map((entry) => ({
+          mountPoint: entry.mountpoint,
+          name: entry.name,
+          type: entry.type,
+          totalBytes: entry['total-bytes'] ?? null,
+          usedBytes: entry['used-bytes'] ?? null,
+        })),
+        users: (users ?? []).map((entry) => ({ name: entry.user, loginAt: toTimestamp(entry['login-time']) })),
+        missing,
+      };
+    });
+  }
+
+  async *exec(request: GuestExecRequest, options: CallOptions = {}): AsyncGenerator<ExecOutput, void, void> {
+    const { command, environment, input } = request;
+    const timeoutMs = Math.min(request.timeoutMs, options.timeoutMs ?? Infinity);
+    const program = execInGuest(this.#client, { command, environment, input, timeoutMs, signal: options.signal });
+    try {
+      for await (const event of program) {
+        if (event.type === 'started') yield event;
+        else if (event.type === 'exit') yield { type: 'exit', code: event.code, signal: event.signal };
+        else yield { type: event.type, data: event.data.toString('base64') };
+      }
+    } catch (error) {
+      throw toLodgeError(error);
+    }
+  }
+
+  async *readFile(path: string, options: CallOptions = {}): AsyncGenerator<Buffer, void, void> {
+    try {
+      yield* readGuestFile(this.#client, path, options);
+    } catch (error) {
+      throw toLodgeError(error);
+    }
+  }
+
+  async writeFile(path: string, content: AsyncIterable<Uint8Array>, options: CallOptions = {}): Promise<void> {
+    await translated(() => writeGuestFile(this.#client, path, content, options));
+  }
+
+  freeze(options: CallOptions = {}): Promise<number> {
+    const { signal, timeoutMs = FREEZE_TIMEOUT_MS } = options;
+    return translated(async () => {
+      try {
+        return await this.#client.call('guest-fsfreeze-freeze', undefined, { signal, timeoutMs });
+      } catch (error) {
+        // Given up is not undone: the guest may be frozen, or become so, and nobody would know.
+        const isUncertain = error instanceof AgentError && ['timeout', 'cancelled', 'protocol'].includes(error.reason);
+        if (isUncertain) await this.#client.call('guest-fsfreeze-thaw', undefined).catch(() => {});
+        throw error;
+      }
+    });
+  }
+
+  thaw(options: CallOptions = {}): Promise<number> {
+    const { signal, timeoutMs = FREEZE_TIMEOUT_MS } = options;
+    return translated(() => this.#client.call('guest-fsfreeze-thaw', undefined, { signal, timeoutMs }));
+  }
+
+  /** Whether file systems are frozen. */
+  isFrozen(options: CallOptions = {}): Promise<boolean> {
+    return translated(async () => (await this.#client.call('guest-fsfreeze-status', undefined, options)) === 'frozen');
+  }
+
+  /** Sets the guest's clock, in milliseconds since 1970; after a guest was restored, it shows the time of its saving. */
+  async setTime(timeMs: number, options: CallOptions = {}): Promise<void> {
+    // Nanoseconds exceed 2^53; the number rounds to 256 ns, far below what the way to the guest takes.
+    await translated(() => this.#client.call('guest-set-time', { time: Math.round(timeMs * 1e6) }, options));
+  }
+
+  /** Asks the guest to power off or reboot. Resolves when the agent has not refused. */
+  async shutdown(mode: 'powerdown' | 'reboot', options: CallOptions = {}): Promise<void> {
+    await translated(() =>
+      this.#client.call('guest-shutdown', { mode }, { ...options, silenceMs: SHUTDOWN_SILENCE_MS }),
+    );
+  }
+
+  /** Lets go of the channel for good. The guest is not affected. */
+  close(): void {
+    this.#client.close();
+  }
+}
+
+function toInterface(entry: AgentInterface): GuestInfo['interfaces'][number] {
+  return {
+    name: entry.name,
+    mac: entry['hardware-address']?.toLowerCase() ?? null,
+    addresses: (entry['ip-addresses'] ?? []).map((address) => ({
+      address: address['ip-address'],
+      prefix: address.prefix,
+      family: address['ip-address-type'],
+    })),
+  };
+}
+
+/** Null for what no date can be: the number is the guest's. */
+function toTimestamp(seconds: number): string | null {
+  const date = new Date(seconds * 1000);
+  return Number.isNaN(date.getTime()) ? null : date.toISOString();
+}
+
+async function translated<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toLodgeError(error);
+  }
+}
+
+/** The contract's error for an {@link AgentError}; anything else as it is. */
+export function toLodgeError(error: unknown): unknown {
+  if (!(error instanceof AgentError)) return error;
+  const { message, reason } = error;
+  const options = { cause: error };
+  switch (reason) {
+    case 'unreachable':
+    case 'silent':
+    case 'stopped':
+    case 'closed':
+      return new LodgeError('agent_unavailable', message, options);
+    case 'timeout':
+      return new LodgeError('timeout', message, options);
+    case 'missing':
+      return new LodgeError('unsupported', message, { ...options, hint: 'Install a newer guest agent in the guest.' });
+    case 'disabled':
+      return new LodgeError('unsupported', message, {
+        ...options,
+        hint: 'Allow it in the configuration of the guest agent, and thaw the guest’s file systems if they are frozen.',
+      });
+    case 'refused':
+      // The words are strerror(3)'s in a guest with the C locale, which agents run in.
+      return new LodgeError(/No such file or directory/.test(message) ? 'not_found' : 'hypervisor_failed', message, {
+        ...options,
+        hint: 'The message has the guest’s own words; look there.',
+      });
+    case 'protocol':
+      return new LodgeError('hypervisor_failed', message, {
+        ...options,
+        hint: 'Restart the guest agent in the guest, or install a newer one.',
+      });
+    case 'busy':
+      return new LodgeError('rate_limited', message, options);
+    case 'cancelled':
+      return new LodgeError('cancelled', message, options);
+  }
+}
