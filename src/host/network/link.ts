@@ -294,9 +294,10 @@ async function batch(name: string, scope: NetworkScope, lines: string[], { keeps
   try {
     await run(ipCommand(scope, '-batch', '-'), { input: `${lines.join('\n')}\n` });
   } catch (error) {
-    const failedLine =
-      error instanceof CommandError ? Number(/Command failed -:(\d+)/.exec(error.stderr)?.[1] ?? 1) : 1;
-    if (!keeps && failedLine > 1) await run(ipCommand(scope, 'link', 'delete', 'dev', name), { okExitCodes: [0, 1] });
+    const said = error instanceof CommandError ? error.stderr : '';
+    // Of a device that is missing (a bridge to be the master) it complains without the number of the line.
+    const isMade = /^Command failed -:(?!1$)/m.test(said) || /Device does not exist/.test(said);
+    if (isMade && !keeps) await run(ipCommand(scope, 'link', 'delete', 'dev', name), { okExitCodes: [0, 1] });
     throw explain(name, error);
   }
 }
@@ -311,7 +312,7 @@ function explain(link: string, error: unknown): unknown {
     return new LinkError(link, 'exists', `there is a link ${link} already`, options);
   }
   if (/Cannot find device|does not exist|No such device/.test(said)) {
-    const missing = /(?:device|Device) "([^"]+)"/.exec(said)?.[1] ?? link;
+    const missing = /(?:device|Device|argument) "([^"]+)"/.exec(said)?.[1] ?? link;
     return new LinkError(missing, 'missing', `there is no link ${missing}`, options);
   }
   if (/Operation not permitted|Permission denied/.test(said)) {
