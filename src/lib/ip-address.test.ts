@@ -11,6 +11,7 @@ import {
   formatIp,
   isInside,
   isUnicastMac,
+  linkLocalOf,
   macFromBytes,
   netmaskOf,
   networkOf,
@@ -172,4 +173,9 @@ test('MAC addresses are read in both spellings and written in one', () => {
   for (const mac of ['01:00:5e:00:00:01', 'ff:ff:ff:ff:ff:ff', '00:00:00:00:00:00']) assert.ok(!isUnicastMac(mac), mac);
   assert.equal(macFromBytes('52:54:00', Uint8Array.of(1, 171, 255)), '52:54:00:01:ab:ff');
   assert.throws(() => macFromBytes('52:54:00', Uint8Array.of(1, 2)), RangeError);
+});
+
+test('a MAC address makes the address of its link', () => {
+  assert.equal(linkLocalOf('34:56:78:9a:bc:de'), 'fe80::3656:78ff:fe9a:bcde');
+  assert.equal(linkLocalOf('52:54:00:00:00:01'), 'fe80::5054:ff:fe00:1');
 });

@@ -157,3 +157,14 @@ export function macFromBytes(prefix: string, bytes: Uint8Array): string {
   if (bytes.length < missing) throw new RangeError(`a MAC address after ${prefix} needs ${missing} bytes`);
   return [prefix, ...Array.from(bytes.subarray(0, missing), (byte) => byte.toString(16).padStart(2, '0'))].join(':');
 }
+
+/** The IPv6 address that a station with this MAC address has on its link: RFC 4291, appendix A. */
+export function linkLocalOf(mac: string): string {
+  const bytes = mac.split(':').map((byte) => BigInt(`0x${byte}`));
+  bytes[0]! ^= 2n;
+  const interfaceId = [...bytes.slice(0, 3), 0xffn, 0xfen, ...bytes.slice(3)].reduce(
+    (sum, byte) => (sum << 8n) | byte,
+    0n,
+  );
+  return formatIp({ family: 6, value: (0xfe80n << 112n) | interfaceId });
+}

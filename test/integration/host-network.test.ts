@@ -19,6 +19,7 @@ import {
   readLeases,
   stopDnsmasq,
 } from '../../src/host/network/dnsmasq.ts';
+import { type DhcpLease } from '../../src/host/network/dnsmasq-config.ts';
 import { ensureFirewall, firewallTableName } from '../../src/host/network/firewall.ts';
 import { ensureForwarding, restoreSysctls, type SysctlChange } from '../../src/host/network/forwarding.ts';
 import {
@@ -128,8 +129,16 @@ class World {
     return (await this.observe(network, members)).differences.map(({ part, detail }) => `${part}: ${detail}`);
   }
 
-  leases(network: NatNetworkDefinition): ReturnType<typeof readLeases> {
-    return readLeases(join(this.runtimeFolder, network.id));
+  /** The leases, when there are that many: dnsmasq answers first and writes them down then. */
+  leases(network: NatNetworkDefinition, count: number, family: 4 | 6 = 4): Promise<DhcpLease[]> {
+    return eventually(
+      async () => {
+        const leases = await readLeases(join(this.runtimeFolder, network.id));
+        const found = leases.filter((lease) => lease.family === family);
+        return found.length === count && found;
+      },
+      { describe: `there are ${count} leases` },
+    );
   }
 }
 
@@ -220,7 +229,7 @@ describe('a NAT network', () => {
     assert.deepEqual(await lookUp(first, router, '5.1.88.10.in-addr.arpa', 'PTR'), ['web1.lodge.internal']);
     assert.equal(await lookUp(first, router, 'evil.lodge.internal'), 'ENOTFOUND');
 
-    const leases = await world.leases(network);
+    const leases = await world.leases(network, 3);
     const seen = leases.map(({ family, macAddress, address, hostName }) => ({ family, macAddress, address, hostName }));
     assert.deepEqual(
       seen.sort((one, other) => one.macAddress!.localeCompare(other.macAddress!)),
@@ -271,7 +280,7 @@ describe('a NAT network', () => {
     );
     const free = await askDhcp(other, 6, db1);
     assert.match(free.address, /^fd00:88:1::[0-9a-f]{1,4}$/);
-    const leases = (await world.leases(network)).filter(({ family }) => family === 6);
+    const leases = await world.leases(network, 2, 6);
     assert.deepEqual(
       leases
         .map(({ macAddress, address, hostName }) => ({ macAddress, address, hostName }))
@@ -577,13 +586,14 @@ describe('the dnsmasq of a network', () => {
     await world.ensure(network);
     const guest = await guestNamespace(t, world.host, 'br1', web1);
     const { address } = await takeAddress(guest, web1);
+    await world.leases(network, 1);
     const service = dnsmasqServiceOf(network, noMembers, world.runtimeFolder);
     const { process: first } = await observeDnsmasq(service, world.scope);
     await terminateProcess(first!, { termTimeoutMs: 0 });
     assert.deepEqual(await world.differences(network), ['dnsmasq: no dnsmasq runs for br1']);
     assert.deepEqual(await world.ensure(network), ['dnsmasq started']);
     assert.deepEqual(
-      (await world.leases(network)).map((lease) => lease.address),
+      (await world.leases(network, 1)).map((lease) => lease.address),
       [address],
     );
     assert.equal((await askDhcp(guest, 4, web1)).address, address);
@@ -668,13 +678,14 @@ describe('the dnsmasq of a network', () => {
     const other = await guestNamespace(t, world.host, 'br1', db1);
     await takeAddress(guest, web1);
     await takeAddress(other, db1);
+    await world.leases(network, 2);
     const folder = join(world.runtimeFolder, network.id);
     assert.equal(await forgetLeases(folder, ({ macAddress }) => macAddress === stranger), 0);
     assert.equal(await forgetLeases(folder, ({ macAddress }) => macAddress === web1), 1);
     const remaining = { reservations: members.reservations.slice(1), records: [] };
     assert.deepEqual(await world.ensure(network, remaining), ['dnsmasq started']);
     assert.deepEqual(
-      (await world.leases(network)).map(({ hostName }) => hostName),
+      (await world.leases(network, 1)).map(({ hostName }) => hostName),
       ['db1'],
     );
     assert.equal(await lookUp(other, '10.88.1.1', 'web1.lodge.internal'), 'ENOTFOUND');

@@ -170,13 +170,14 @@ export async function listMarkedLinks(instance: string, kind?: string, scope: Ne
   return links.filter(({ mark }) => mark?.instance === instance && (kind === undefined || mark.kind === kind));
 }
 
-/** Makes a bridge, marks it and switches it on. Rejects with reason `exists` when the name is taken. */
+/** Makes a bridge without any address, marks it and switches it on. Rejects with reason `exists` when the name is taken. */
 export async function createBridge(bridge: BridgeDefinition, scope: NetworkScope = {}): Promise<void> {
   const name = checkedName(bridge.name);
   // No spanning tree and no delay before a port forwards: guests are leaves, and DHCP would time out.
   await batch(name, scope, [
     `link add name ${name} address ${checkedMac(bridge.macAddress)} type bridge stp_state 0 forward_delay 0`,
-    `link set dev ${name} alias ${formatMark(bridge.mark)} mtu ${checkedMtu(bridge.mtu ?? 1500)} up`,
+    // The kernel's own IPv6 address would stay tentative until the first port comes and a second has passed.
+    `link set dev ${name} alias ${formatMark(bridge.mark)} addrgenmode none mtu ${checkedMtu(bridge.mtu ?? 1500)} up`,
   ]);
 }
 

@@ -4,7 +4,7 @@
 // dnsmasq; the other way round for removal. The firewall and forwarding are the instance's, shared by its networks.
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import { addToIp, boundsOf, formatCidr, formatIp, macFromBytes, parseCidr } from '../../lib/ip-address.ts';
+import { addToIp, boundsOf, formatCidr, formatIp, linkLocalOf, macFromBytes, parseCidr } from '../../lib/ip-address.ts';
 import { ensureDnsmasq, observeDnsmasq, removeDnsmasq, type DnsmasqChange, type DnsmasqService } from './dnsmasq.ts';
 import { type DhcpAddresses, type DhcpReservation, type DnsRecord } from './dnsmasq-config.ts';
 import { observeFirewall, type FirewallNetwork } from './firewall.ts';
@@ -308,13 +308,11 @@ interface AddressDifference {
 
 function compareAddresses(definition: NatNetworkDefinition, bridge: Link): AddressDifference[] {
   const { bridgeName: name } = definition;
-  const wanted = [definition.ipv4, definition.ipv6].flatMap((addresses) =>
-    addresses ? [canonical(addresses.cidr)] : [],
-  );
-  const found = bridge.addresses
-    // The kernel gives every link an address of scope link by itself.
-    .filter(({ scope }) => scope !== 'link')
-    .map(({ address, prefixLength }) => canonical(`${address}/${prefixLength}`));
+  const { ipv4, ipv6 } = definition;
+  const wanted = [ipv4, ipv6].flatMap((addresses) => (addresses ? [canonical(addresses.cidr)] : []));
+  // Router advertisements come from an address of the link itself.
+  if (ipv6) wanted.push(`${linkLocalOf(bridgeMac(definition))}/64`);
+  const found = bridge.addresses.map(({ address, prefixLength }) => canonical(`${address}/${prefixLength}`));
   return [
     ...found
       .filter((cidr) => !wanted.includes(cidr))
