@@ -1,9 +1,8 @@
 // The other end of a unix socket, for tests: listens in a temporary folder, hands over what arrives line by line, and
 // says what the test tells it to. Everything it waits for has a deadline, and it leaves nothing behind.
-import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { temporaryFolder } from './temporary.ts';
 
 const DEADLINE_MS = 5000;
 
@@ -13,7 +12,9 @@ export class UnixPeer implements AsyncDisposable {
   connections = 0;
   /** Called for every client that connects. */
   onConnect: (socket: Socket) => void = () => {};
-  readonly #folder: string;
+  /** Takes the lines that arrive; without it they wait for {@link nextLine}. */
+  onLine: ((line: string) => void) | null = null;
+  readonly #removeFolder: () => unknown;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #lines: string[] = [];
@@ -21,14 +22,16 @@ export class UnixPeer implements AsyncDisposable {
   #wake: () => void = () => {};
 
   static async listen(onConnect?: (socket: Socket) => void): Promise<UnixPeer> {
-    const peer = new UnixPeer(await mkdtemp(join(tmpdir(), 'lodge-peer-')));
+    let removeFolder: () => unknown = () => {};
+    const folder = await temporaryFolder({ after: (remove) => (removeFolder = remove as () => unknown) });
+    const peer = new UnixPeer(folder, removeFolder);
     if (onConnect) peer.onConnect = onConnect;
     await peer.start();
     return peer;
   }
 
-  private constructor(folder: string) {
-    this.#folder = folder;
+  private constructor(folder: string, removeFolder: () => unknown) {
+    this.#removeFolder = removeFolder;
     this.path = join(folder, 'peer.sock');
     this.#server = createServer((socket) => this.#accept(socket));
   }
@@ -112,7 +115,7 @@ export class UnixPeer implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop().catch(() => {});
-    await rm(this.#folder, { recursive: true, force: true });
+    await this.#removeFolder();
   }
 
   #accept(socket: Socket): void {
@@ -123,7 +126,8 @@ export class UnixPeer implements AsyncDisposable {
       this.#raw.push(chunk);
       const lines = (partial + chunk.toString('latin1')).split('\n');
       partial = lines.pop() ?? '';
-      this.#lines.push(...lines);
+      if (this.onLine) lines.forEach((line) => this.onLine?.(line));
+      else this.#lines.push(...lines);
       this.#wake();
     });
     socket.on('error', () => {});

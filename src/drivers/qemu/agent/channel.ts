@@ -106,8 +106,16 @@ export class AgentChannel {
     }
     await this.#turn(command, timeoutMs, signal);
     try {
-      const socket = await this.#ready(command, deadline, timeoutMs, signal);
-      return await this.#exchange(socket, command, line, deadline, options);
+      for (;;) {
+        const isReused = this.#socket !== null;
+        const socket = await this.#ready(command, deadline, timeoutMs, signal);
+        try {
+          return await this.#exchange(socket, command, line, deadline, options);
+        } catch (error) {
+          // The connection had ended while it lay idle: the command did not reach anybody, so it is sent once more.
+          if (!isReused || !isBrokenPipe(error)) throw error;
+        }
+      }
     } finally {
       this.#isBusy = false;
       this.#waiting.shift()?.start();
@@ -195,13 +203,13 @@ export class AgentChannel {
   #adopt(socket: Socket): void {
     this.#socket = socket;
     this.#reader.clear();
-    const onEnd = (detail: string): void => {
-      if (this.#socket === socket) this.#drop(new AgentError('stopped', null, detail));
+    const onEnd = (detail: string, cause?: Error): void => {
+      if (this.#socket === socket) this.#drop(new AgentError('stopped', null, detail, cause));
     };
     socket.on('data', (chunk: Buffer) => {
       if (this.#socket === socket) this.#receive(chunk);
     });
-    socket.on('error', (error) => onEnd(`the channel to the guest agent broke: ${error.message}`));
+    socket.on('error', (error) => onEnd(`the channel to the guest agent broke: ${error.message}`, error));
     socket.on('close', () => onEnd('the channel to the guest agent was ended'));
   }
 
@@ -261,7 +269,7 @@ export class AgentChannel {
       });
     } catch (error) {
       const isSilence = error instanceof AgentError && (error.reason === 'timeout' || error.reason === 'stopped');
-      if (silenceMs !== undefined && isSilence) {
+      if (silenceMs !== undefined && isSilence && !isBrokenPipe(error)) {
         this.#unanswered = null;
         return null;
       }
@@ -362,6 +370,10 @@ function parse(line: Buffer): Record<string, unknown> | null {
   } catch {
     return null;
   }
+}
+
+function isBrokenPipe(error: unknown): boolean {
+  return error instanceof AgentError && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'EPIPE';
 }
 
 function toAgentError(command: string, error: unknown): AgentError {

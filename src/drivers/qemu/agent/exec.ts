@@ -27,6 +27,8 @@ export interface ExecRequest {
   signal?: AbortSignal;
   /** More output than this ends the program: the guest keeps it all in a file until the end. Default 256 MiB. */
   maxOutputBytes?: number;
+  /** How long a program that has to be ended may take to follow TERM, and then KILL, in milliseconds. Default 2 s. */
+  endGraceMs?: number;
 }
 
 export type ExecEvent =
@@ -44,8 +46,8 @@ export type ExecEvent =
 const COMMAND_TIMEOUT_MS = 10_000;
 const MIN_POLL_MS = 20;
 const MAX_POLL_MS = 500;
-/** How long a program has to follow TERM, and then KILL. */
-const END_GRACE_MS = 2000;
+/** For each small program that cleans up. */
+const CLEAN_UP_TIMEOUT_MS = 2000;
 const READS_IN_TURN = 4;
 const MAX_INPUT_BYTES = 8 * 1024 * 1024;
 /** Two streams of at most 16 MiB each (GUEST_EXEC_MAX_OUTPUT in qemu-ga) in base64. */
@@ -271,12 +273,17 @@ class Execution {
 
   /** Ends the program and lets the agent forget it. The guest may have no `kill`, or no agent any more: then it goes on. */
   async #end(pid: number): Promise<void> {
+    const { endGraceMs = 2000 } = this.#request;
     for (const signal of ['TERM', 'KILL']) {
       await this.#quietly(SHELL, ['-c', KILL, 'lodge-kill', signal, String(pid)]);
-      const deadline = performance.now() + END_GRACE_MS;
+      const deadline = performance.now() + endGraceMs;
       while (performance.now() < deadline) {
         const status = await this.#agent
-          .call('guest-exec-status', { pid }, { timeoutMs: END_GRACE_MS, maxAnswerBytes: MAX_CAPTURED_ANSWER_BYTES })
+          .call(
+            'guest-exec-status',
+            { pid },
+            { timeoutMs: CLEAN_UP_TIMEOUT_MS, maxAnswerBytes: MAX_CAPTURED_ANSWER_BYTES },
+          )
           .catch(() => null);
         if (!status || status.exited) return;
         await sleep(MIN_POLL_MS);
@@ -287,9 +294,9 @@ class Execution {
   /** Runs a small program to its end, whatever comes of it. */
   async #quietly(path: string, arg: readonly string[]): Promise<void> {
     try {
-      const options = { timeoutMs: END_GRACE_MS };
+      const options = { timeoutMs: CLEAN_UP_TIMEOUT_MS };
       const { pid } = await this.#agent.call('guest-exec', { path, arg }, options);
-      const deadline = performance.now() + END_GRACE_MS;
+      const deadline = performance.now() + CLEAN_UP_TIMEOUT_MS;
       while (performance.now() < deadline) {
         if ((await this.#agent.call('guest-exec-status', { pid }, options)).exited) return;
         await sleep(MIN_POLL_MS);
