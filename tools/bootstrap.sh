@@ -226,7 +226,8 @@ apt_options="-y --no-install-recommends -o DPkg::Lock::Timeout=900 -o Acquire::R
 
 # Prints "mirror-URI source-file entry-number" of the machine's own source for the given suite names, the first that is configured.
 find_mirror() { # suites…
-  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(CREATED_BY) $(SOURCESENTRY)' 2>/dev/null |
+  # Without --no-release-info it tells nothing on a machine that has not fetched its package lists yet.
+  apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(CREATED_BY) $(SOURCESENTRY)' 2>/dev/null |
     awk -v suites="$*" '
       BEGIN { count = split(suites, wanted, " ") }
       $3 == "main" && $4 == "Packages" && $1 !~ /^cdrom:/ {
@@ -386,15 +387,20 @@ install_as_root() { # start|test
 node=$root/node_modules/.bin/node
 
 # Whether node_modules holds exactly what package-lock.json names, and its Node runs here. npm writes what it installed
-# to node_modules/.package-lock.json at the very end, so an interrupted installation shows as well.
+# to node_modules/.package-lock.json at the very end, so an interrupted installation shows as well. Packages for other
+# platforms are not installed here; one for this platform is wanted, also where npm would go on without it.
 are_packages_current() {
   [ -x "$node" ] && [ -f "$root/node_modules/.package-lock.json" ] || return 1
   "$node" -e '
     const read = (path) => JSON.parse(require("node:fs").readFileSync(path, "utf8")).packages;
     const wanted = read(process.argv[1]), found = read(process.argv[2]);
-    const same = (path) => wanted[path].version === found[path]?.version && wanted[path].integrity === found[path]?.integrity;
+    const isFor = (list, own) => list === undefined || list.includes(own);
+    const isOurs = ({ os, cpu, libc }) => os && isFor(os, "linux") && isFor(cpu, "x64") && isFor(libc, "glibc");
+    const isRight = (path) => found[path]
+      ? wanted[path].version === found[path].version && wanted[path].integrity === found[path].integrity
+      : path === "" || (wanted[path].optional && !isOurs(wanted[path]));
     const isOld = Number(process.versions.node.split(".")[0]) < 24;
-    process.exit(!isOld && Object.keys(wanted).every((path) => path === "" || same(path) || (wanted[path].optional && !found[path])) ? 0 : 1);
+    process.exit(!isOld && Object.keys(wanted).every(isRight) ? 0 : 1);
   ' "$root/package-lock.json" "$root/node_modules/.package-lock.json" 2>/dev/null
 }
 
@@ -407,14 +413,16 @@ install_packages() {
   say "Installing the npm packages of package-lock.json into node_modules (Node 24 is one of them; nothing goes elsewhere)."
   log=$root/.lodge/npm.log
   [ -n "$dry_run" ] || touch "$log"
-  run_logged "npm ci" "$log" npm --prefix "$root" ci --no-audit --no-fund --loglevel=http || {
+  # Not "npm ci": it removes node_modules first, under a running daemon, and refuses the lockfile where the registry lacks
+  # a build for some other platform. Versions and checksums are the lockfile's here too, and --no-save keeps it as it is.
+  run_logged "npm install" "$log" npm --prefix "$root" install --no-save --no-audit --no-fund --loglevel=http || {
     show_log_end "$log"
     fail "npm could not install the packages." \
       "If an address above could not be reached, check the network, the proxy (npm config get proxy) and the registry (npm config get registry)." \
       "Then run the same command again."
   }
   [ -n "$dry_run" ] || are_packages_current ||
-    fail "npm ci ended well, but $node is not Node 24 or packages are missing." \
+    fail "npm install ended well, but $node is not Node 24 or packages are missing." \
       "The npm package 'node' brings it by an install script: check 'npm config get ignore-scripts' (must be false)." \
       "On a system without glibc (Alpine) that Node does not run."
 }
