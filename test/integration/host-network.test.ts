@@ -135,7 +135,7 @@ class World {
       async () => {
         const leases = await readLeases(join(this.runtimeFolder, network.id));
         const found = leases.filter((lease) => lease.family === family);
-        return found.length === count && found;
+        return found.length === count ? found : null;
       },
       { describe: `there are ${count} leases` },
     );
