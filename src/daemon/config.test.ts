@@ -34,6 +34,14 @@ test('listen: null switches HTTPS off', () => {
   assert.equal(parseConfig('listen: null', 'f').listen, null);
 });
 
+test('listen may be short: an address with a port, or none', () => {
+  assert.equal(parseConfig('listen: none', 'f').listen, null);
+  assert.deepEqual(parseConfig('listen: 127.0.0.1:0', 'f').listen, { address: '127.0.0.1', port: 0 });
+  assert.deepEqual(parseConfig('listen: "[::1]:7443"', 'f').listen, { address: '::1', port: 7443 });
+  assert.match(refusal('listen: example.org:7443').message, /^lodge\.yaml:1: listen\.address: must be an IP address/);
+  assert.match(refusal('listen: 7443').message, /^lodge\.yaml:1: listen: must be a map of keys/);
+});
+
 test('an unknown key is refused with its line, and the key that was meant', () => {
   const error = refusal('instance: lab\nlisten:\n  adress: 0.0.0.0\n');
   assert.equal(error.message, 'lodge.yaml:3: listen.adress: is not a key that is known here: did you mean address?');

@@ -27,13 +27,20 @@ function oneOf<const Values extends readonly [string, ...string[]]>(values: Valu
   return z.enum(values, `must be one of ${values.join(', ')}`);
 }
 
-const listen = z.strictObject({
+const listenAddress = z.strictObject({
   address: z
     .union([z.ipv4(), z.ipv6()], 'must be an IP address; 0.0.0.0 or "::" for all')
     .default('127.0.0.1')
     .describe('Address to listen on for HTTPS; 0.0.0.0 or "::" for all'),
   port: wholeNumber(0, 65_535).default(7443).describe('TCP port; 0 takes a free one'),
 });
+
+/** `127.0.0.1:7443`, `[::1]:7443` and `none` are short for the same as a map. */
+const listen = z.preprocess((value) => {
+  if (value === 'none') return null;
+  const match = typeof value === 'string' ? /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(value) : null;
+  return match === null ? value : { address: match[1] ?? match[2], port: Number(match[3]) };
+}, listenAddress.nullable());
 
 const qemu = z.strictObject({
   binary: absolutePath.optional().describe('QEMU to run; without it, qemu-system-x86_64 is looked for'),
@@ -73,7 +80,7 @@ export const configSchema = z.strictObject({
     .nullable()
     .default('lodge')
     .describe('Group that may use the socket, as admin; null: only the daemon’s own user'),
-  listen: listen.nullable().prefault({}).describe('HTTPS for remote clients; null: none'),
+  listen: listen.prefault({}).describe('HTTPS for remote clients; null: none'),
   hostnames: z
     .array(z.string('must be a text').regex(/^[A-Za-z0-9.:-]{1,253}$/, 'must be a host name or an address'))
     .max(64)
@@ -205,10 +212,11 @@ function knownKeys(path: readonly PropertyKey[]): string[] {
   return schema instanceof z.ZodObject ? Object.keys(schema.shape) : [];
 }
 
-/** The schema without default, nullable and optional around it. */
+/** The schema without default, nullable, optional and preprocessing around it. */
 export function unwrapped(schema: z.core.$ZodType): z.core.$ZodType {
-  const { innerType } = schema._zod.def as { innerType?: z.core.$ZodType };
-  return innerType === undefined ? schema : unwrapped(innerType);
+  const { innerType, out } = schema._zod.def as { innerType?: z.core.$ZodType; out?: z.core.$ZodType };
+  const inner = innerType ?? (schema instanceof z.core.$ZodPreprocess ? out : undefined);
+  return inner === undefined ? schema : unwrapped(inner);
 }
 
 /** The line of the key at a path, or of the nearest part of it that is in the file. */

@@ -12,7 +12,7 @@ import type { Store } from '../store/store.ts';
 
 /** How long an answer is kept, milliseconds. */
 export const idempotencyKeptMs = 24 * 3_600_000;
-const prefix = '/idempotency/';
+const prefix = '/lodge/idempotency/';
 const sweepPageSize = 500;
 /** Longest key a client may send, in characters. */
 const maxKeyLength = 200;
