@@ -7,7 +7,14 @@
 //   comes next.
 // - Only one of reset() and apply() runs at a time, and none after stop().
 import { setTimeout as delay } from 'node:timers/promises';
-import { CompactedError, StoreClosedError, type KeyValue, type Store, type WatchBatch } from './store.ts';
+import {
+  CompactedError,
+  StoreClosedError,
+  StoreFailedError,
+  type KeyValue,
+  type Store,
+  type WatchBatch,
+} from './store.ts';
 
 /** What is kept in step. All are synchronous; what they throw is logged, and the informer goes on. */
 export interface InformerTarget<Decoded> {
@@ -135,6 +142,7 @@ export class Informer<Decoded> {
           retryMs = firstRetryMs;
           this.#call(batch.revision, () => this.#target.apply(batch));
         }
+        if (!signal.aborted) throw new StoreFailedError(`the watch of ${this.#prefix} ended by itself`);
       } catch (error) {
         if (signal.aborted || error instanceof StoreClosedError) return;
         this.#log.warn({ err: error, prefix: this.#prefix }, 'the watch was interrupted and begins again');

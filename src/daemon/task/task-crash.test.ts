@@ -1,0 +1,230 @@
+// The task engine when the daemon dies, stops, is replaced by another version, loses room, or is one of several nodes.
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, suite, test } from 'node:test';
+import { LodgeError } from '../../api/errors.ts';
+import type { SqliteStore } from '../store/sqlite.ts';
+import { StoreFullError, type Store } from '../store/store.ts';
+import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './task.samples.ts';
+import type { TaskEngine } from './task-engine.ts';
+import type { TaskType } from './task.ts';
+import { CrashingStore, startEngine, taskConformance, temporaryStore, withSteps } from './task.conformance.ts';
+
+for (const options of [
+  { onCrash: 'resume' },
+  { onCrash: 'undo' },
+  { onCrash: 'undo', pivot: 1 },
+  { onCrash: 'resume', pivot: 0 },
+] as const) {
+  taskConformance(`vm.fill ${JSON.stringify(options)}`, async () => {
+    const world = new World();
+    world.files.set('other', 'stays');
+    return {
+      type: fillTask(world, options),
+      target: target('web'),
+      input: {},
+      observe: async () => Array.from(world.files, (file) => file.join()).toSorted(),
+      cleanup: async () => {},
+    };
+  });
+}
+
+suite('The task engine, interrupted,', () => {
+  let store: SqliteStore;
+  let remove: () => Promise<void>;
+  let engines: TaskEngine[];
+
+  const start = async (
+    types: readonly TaskType[],
+    options: Parameters<typeof startEngine>[2] = {},
+    on: Store = store,
+  ): Promise<TaskEngine> => {
+    const engine = await startEngine(on, types, options);
+    engines.push(engine);
+    return engine;
+  };
+
+  beforeEach(async () => {
+    ({ store, remove } = await temporaryStore());
+    engines = [];
+  });
+  afterEach(async () => {
+    for (const engine of engines) await engine.stop();
+    await remove();
+  });
+
+  test('a deadline that passed while the daemon was down ends it at once', async () => {
+    const world = new World();
+    const type = { ...fillTask(world), timeoutMs: 1 };
+    const dying = new CrashingStore(store);
+    const waiting = withSteps(type, () => ({ run: async () => dying.crash() }));
+    const first = await start([waiting], {}, dying);
+    const { id, deadline } = await first.submit(waiting, submission()).then(async ({ id }) => {
+      while (!dying.isCrashed) await new Promise(setImmediate);
+      return { id, deadline: Date.now() + 2 };
+    });
+    await first.stop();
+    while (Date.now() < deadline) await new Promise(setImmediate);
+    const record = await (await start([type])).wait(id, { timeoutMs });
+    assert.equal(record.error?.code, 'timeout');
+    assert.deepEqual(world.log, ['undo undefined']);
+  });
+
+  test('stopping leaves a running task for the next engine, which runs the step again', async () => {
+    const world = new World();
+    const type = fillTask(world);
+    const stuck = withSteps(type, (step, index) => ({
+      run: async (context) => {
+        await step.run(context);
+        if (index === 1) await untilAborted(context.signal);
+      },
+    }));
+    const first = await start([stuck]);
+    const { id } = await first.submit(stuck, submission());
+    const later = await first.submit(stuck, submission());
+    const waiting = assert.rejects(first.wait(id), hasCode('unavailable'));
+    while (!world.log.includes('run b')) await new Promise(setImmediate);
+    await first.stop();
+    await waiting;
+    await assert.rejects(first.submit(stuck, submission()), hasCode('unavailable'));
+    assert.deepEqual(world.log, ['run a', 'run b']);
+    const second = await start([type]);
+    assert.equal((await second.wait(id, { timeoutMs })).state, 'succeeded');
+    assert.equal((await second.wait(later.id, { timeoutMs })).state, 'succeeded');
+    assert.deepEqual(world.log.slice(0, 5), ['run a', 'run b', 'run b', 'run c', 'run a']);
+  });
+
+  test('a cancel that was saved before a crash is carried out after it', async () => {
+    const world = new World();
+    const type = fillTask(world);
+    const dying = new CrashingStore(store);
+    const reached = Promise.withResolvers<void>();
+    const stuck = withSteps(type, (step, index) => ({
+      run: async (context) => {
+        await step.run(context);
+        if (index !== 1) return;
+        reached.resolve();
+        await new Promise(() => {});
+      },
+    }));
+    const first = await start([stuck], { graceMs: 1 }, dying);
+    const { id } = await first.submit(stuck, submission());
+    await reached.promise;
+    dying.writesLeft = 2;
+    await first.cancel(id);
+    await first.stop();
+    const record = await (await start([type])).wait(id, { timeoutMs });
+    assert.equal(record.state, 'cancelled');
+    assert.equal(world.files.size, 0);
+  });
+
+  test('a task of another node is left to it, and a cancel reaches it there, waiting or running', async () => {
+    const reached = Promise.withResolvers<void>();
+    const type = singleTask(async ({ signal }) => {
+      reached.resolve();
+      await untilAborted(signal);
+    });
+    const near = await start([type], { node: 'near' });
+    const far = await start([type], { node: 'far' });
+    const running = await near.submit(type, { ...submission(), node: 'far' });
+    const waiting = await near.submit(type, { ...submission(), node: 'far' });
+    await reached.promise;
+    await near.cancel(waiting.id);
+    assert.equal((await near.wait(waiting.id, { timeoutMs })).state, 'cancelled');
+    await near.cancel(running.id);
+    assert.equal((await near.wait(running.id, { timeoutMs })).state, 'cancelled');
+    assert.equal((await far.wait(running.id, { timeoutMs })).steps[0]?.state, 'failed');
+  });
+
+  test('tasks of types and steps that this version does not have fail with that as the reason', async () => {
+    const world = new World();
+    const dying = new CrashingStore(store);
+    const type = fillTask(world);
+    const crashing = withSteps(type, (step, index) => ({
+      run: async (context) => {
+        await step.run(context);
+        if (index === 1) dying.crash();
+      },
+    }));
+    const first = await start([crashing], {}, dying);
+    const { id } = await first.submit(crashing, submission());
+    while (!dying.isCrashed) await new Promise(setImmediate);
+    await first.stop();
+    const changed = { ...type, steps: type.steps.slice(0, 2) };
+    const record = await (await start([changed])).wait(id, { timeoutMs });
+    assert.equal(record.error?.code, 'unsupported');
+    assert.equal(world.files.size, 0, 'the steps that are still known were undone');
+    const other = await start([singleTask(() => {})], { node: 'other' });
+    const { record: unknown, part } = (await start([type], { node: 'third' })).prepare(type, {
+      ...submission(),
+      node: 'other',
+    });
+    await store.transact(part);
+    while (!other.get(unknown.id)) await new Promise(setImmediate);
+    const failed = await other.wait(unknown.id, { timeoutMs });
+    assert.match(failed.error?.message ?? '', /no tasks of type vm.fill/);
+  });
+
+  test('a task waits while the store has no room, and goes on when it has', async () => {
+    const world = new World();
+    const type = fillTask(world);
+    let refusals = 2;
+    const full = new Proxy(store, {
+      get(inner, name) {
+        if (name !== 'transact') {
+          const member: unknown = Reflect.get(inner, name, inner);
+          return typeof member === 'function' ? member.bind(inner) : member;
+        }
+        return async (transaction: Parameters<Store['transact']>[0]) => {
+          if (JSON.stringify(transaction).includes('file1') && refusals-- > 0) throw new StoreFullError('the disk');
+          return inner.transact(transaction);
+        };
+      },
+    });
+    const engine = await start([type], {}, full);
+    const record = await engine.wait((await engine.submit(type, submission())).id, { timeoutMs });
+    assert.equal(record.state, 'succeeded');
+    assert.ok(refusals <= 0);
+  });
+
+  for (const scenario of ['success', 'failure'] as const) {
+    for (const isLastWriteKept of [true, false]) {
+      test(`dies at every write of a ${scenario}, ${isLastWriteKept ? 'after' : 'before'} it was kept, and ends as it should`, async () => {
+        for (let write = 1; ; write++) {
+          const own = await temporaryStore();
+          const world = new World();
+          const type = withSteps(fillTask(world), (step, index) => ({
+            run: async (context) => {
+              await step.run(context);
+              if (scenario === 'failure' && index === 2) throw new LodgeError('timeout', 'as planned');
+            },
+          }));
+          const dying = new CrashingStore(own.store);
+          dying.writesLeft = write;
+          dying.isLastWriteKept = isLastWriteKept;
+          const first = await startEngine(dying, [type]);
+          const submitted = await first.submit(type, submission()).catch(() => null);
+          const isOver = (): boolean =>
+            dying.isCrashed ||
+            (submitted !== null && ['succeeded', 'failed'].includes(first.get(submitted.id)?.state ?? ''));
+          while (!isOver()) await new Promise(setImmediate);
+          await first.stop();
+          const second = await startEngine(own.store, [type]);
+          const [record] = second.all();
+          const done = record && (await second.wait(record.id, { timeoutMs }));
+          assert.ok(done ?? submitted === null, 'what was acknowledged is there');
+          if (done) {
+            assert.equal(done.state, scenario === 'success' ? 'succeeded' : 'failed', `write ${write}`);
+            if (scenario === 'failure') assert.equal(done.error?.message, 'as planned');
+          }
+          const expected = done && scenario === 'success' ? ['a', 'b', 'c'] : [];
+          assert.deepEqual(Array.from(world.files.keys()), expected, `write ${write}`);
+          await second.stop();
+          await own.remove();
+          if (dying.isCrashed) continue;
+          assert.ok(write > 7, `only ${write} writes`);
+          return;
+        }
+      });
+    }
+  }
+});
