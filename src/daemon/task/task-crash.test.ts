@@ -4,7 +4,7 @@ import { afterEach, beforeEach, suite, test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
 import type { SqliteStore } from '../store/sqlite.ts';
 import { StoreFullError, type Store } from '../store/store.ts';
-import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './task.samples.ts';
+import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './sample-tasks.ts';
 import type { TaskEngine } from './task-engine.ts';
 import type { TaskType } from './task.ts';
 import { CrashingStore, startEngine, taskConformance, temporaryStore, withSteps } from './task.conformance.ts';

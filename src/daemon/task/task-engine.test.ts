@@ -6,7 +6,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { task as taskSchema } from '../../api/task.ts';
 import type { SqliteStore } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
-import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './task.samples.ts';
+import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './sample-tasks.ts';
 import type { TaskEngine } from './task-engine.ts';
 import { defineTask, toTask, type TaskRecord, type TaskType } from './task.ts';
 import { startEngine, temporaryStore, withSteps } from './task.conformance.ts';
