@@ -2,41 +2,33 @@
 // Needs root, as everything does that attaches taps and changes users.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  readlinkSync,
-  rmSync,
-  rmdirSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmdirSync } from 'node:fs';
 import path from 'node:path';
-import { after, afterEach, before, describe, it } from 'node:test';
+import { after, afterEach, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { run } from '../../src/host/command.ts';
 import { launchConfined, LaunchError, type LaunchOptions, type LaunchStep } from '../../src/host/launch/launch.ts';
+import { atEnd, type Cleanup } from '../support/cleanup.ts';
+import { MARK_VARIABLE, markedName, runMark } from '../support/mark.ts';
+import { networkNamespace } from '../support/namespace.ts';
+import { temporaryFolder } from '../support/temporary.ts';
+import { eventually } from '../support/wait.ts';
 
 // An id that no user of the machine has.
 const nobody = 61234;
-const suffix = process.pid.toString(36);
-const tapName = `lt${suffix}`;
-const queuedTapName = `lq${suffix}`;
-const netns = `launch-${suffix}`;
-
-let folder: string;
+const tapName = markedName();
+const queuedTapName = markedName();
 const started: number[] = [];
 
-before(async () => {
-  folder = mkdtempSync(path.join(tmpdir(), 'lodge-launch-'));
-  await run(['ip', 'netns', 'add', netns]);
-  await run(['ip', 'tuntap', 'add', 'dev', tapName, 'mode', 'tap', 'vnet_hdr']);
-  await run(['ip', 'tuntap', 'add', 'dev', queuedTapName, 'mode', 'tap', 'vnet_hdr', 'multi_queue']);
-  await run(['ip', '-n', netns, 'tuntap', 'add', 'dev', tapName, 'mode', 'tap', 'vnet_hdr']);
-});
+const suite: Cleanup = { after: after as Cleanup['after'] };
+const folder = await temporaryFolder(suite);
+const netns = (await networkNamespace(suite)).name;
+for (const [name, ...flags] of [[tapName], [queuedTapName, 'multi_queue']] as const) {
+  await run(['ip', 'tuntap', 'add', 'dev', name, 'mode', 'tap', 'vnet_hdr', ...flags]);
+  atEnd(suite, () => run(['ip', 'link', 'delete', name]));
+}
+await run(['ip', '-n', netns, 'tuntap', 'add', 'dev', tapName, 'mode', 'tap', 'vnet_hdr']);
 
 afterEach(async () => {
   for (const pid of started.splice(0)) {
@@ -45,17 +37,8 @@ afterEach(async () => {
     } catch {
       // It ended by itself.
     }
-    await until(() => !isRunning(pid));
+    await eventually(() => !isRunning(pid));
   }
-});
-
-after(async () => {
-  await Promise.allSettled([
-    run(['ip', 'link', 'delete', tapName]),
-    run(['ip', 'link', 'delete', queuedTapName]),
-    run(['ip', 'netns', 'delete', netns]),
-  ]);
-  rmSync(folder, { recursive: true, force: true });
 });
 
 function isRunning(pid: number): boolean {
@@ -66,16 +49,14 @@ function isRunning(pid: number): boolean {
   }
 }
 
-async function until(condition: () => boolean, timeoutMs = 10_000): Promise<void> {
-  const deadline = Date.now() + timeoutMs;
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error(`not so within ${timeoutMs} ms: ${condition.toString()}`);
-    await delay(10);
-  }
-}
-
 async function launch(options: Partial<LaunchOptions>): ReturnType<typeof launchConfined> {
-  const launched = await launchConfined({ argv: ['sleep', '600'], uid: nobody, gid: nobody, ...options });
+  const launched = await launchConfined({
+    argv: ['sleep', '600'],
+    uid: nobody,
+    gid: nobody,
+    env: { [MARK_VARIABLE]: runMark() },
+    ...options,
+  });
   started.push(launched.pid);
   return launched;
 }
@@ -170,7 +151,7 @@ describe('a launched process', () => {
   it('is in the cgroups, has the limits and the OOM adjustment that were asked for', async () => {
     const [mount] = (await run(['findmnt', '-rno', 'TARGET', '-t', 'cgroup', '-O', 'pids'])).stdout.split('\n');
     // Version 1 has a hierarchy for each controller, version 2 one for all.
-    const group = path.join(mount || '/sys/fs/cgroup', `lodge-launch-${suffix}`);
+    const group = path.join(mount || '/sys/fs/cgroup', `lodge-launch-${tapName}`);
     mkdirSync(group);
     try {
       const { pid, exited } = await launch({
@@ -178,7 +159,7 @@ describe('a launched process', () => {
         oomScoreAdjust: 321,
         limits: { core: 0, nofile: 777 },
       });
-      assert.match(readFileSync(`/proc/${pid}/cgroup`, 'utf8'), new RegExp(`/lodge-launch-${suffix}$`, 'm'));
+      assert.match(readFileSync(`/proc/${pid}/cgroup`, 'utf8'), new RegExp(`/lodge-launch-${tapName}$`, 'm'));
       assert.equal(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8').trim(), '321');
       const limits = readFileSync(`/proc/${pid}/limits`, 'utf8');
       assert.match(limits, /^Max open files\s+777\s+777/m);
@@ -220,7 +201,7 @@ describe('a launched process', () => {
     const module = fileURLToPath(new URL('../../src/host/launch/launch.ts', import.meta.url));
     const program = `
       const { launchConfined } = await import(${JSON.stringify(module)});
-      const { pid } = await launchConfined({ argv: ['sleep', '600'], uid: ${nobody}, gid: ${nobody} });
+      const { pid } = await launchConfined({ argv: ['sleep', '600'], uid: ${nobody}, gid: ${nobody}, env: { ${MARK_VARIABLE}: '${runMark()}' } });
       console.log(pid);
       setInterval(() => {}, 1000);`;
     const parent = spawn(process.execPath, ['--input-type=module', '-e', program], {

@@ -6,6 +6,11 @@
 #   perl launch.pl --report FD [--cgroup FILE]... [--oom N] [--cwd DIR]
 #                  [--tap FD NAME 0|1]... [--file FD ro|rw PATH]... -- WRAPPER... -- PROGRAM...
 #
+#   perl launch.pl --send SOCKET --sendmsg NUMBER [--tap INDEX NAME 0|1]... [--file INDEX ro|rw PATH]...
+#
+# The second form opens the same things and hands them to a running QEMU instead, over its monitor (see
+# send-descriptors.ts): its report goes to standard output, what it is to say comes by standard input.
+#
 # The report descriptor gets one line each: "step NAME INDEX" before a step, "error ERRNO" when it failed, and
 # "exec" as the last one before the program itself is executed. It closes on exec: the end of the stream after
 # "exec" without an "error" means that the program runs.
@@ -14,11 +19,11 @@ use warnings;
 
 # From include/uapi/asm-generic/fcntl.h, linux/fcntl.h, linux/if_tun.h. MIPS, PowerPC and SPARC number some of
 # them otherwise; Lodge runs on none of these.
-my ($F_DUPFD, $F_SETFD, $F_DUPFD_CLOEXEC, $FD_CLOEXEC) = (0, 2, 1030, 1);
+my ($F_DUPFD, $F_SETFD, $F_DUPFD_CLOEXEC) = (0, 2, 1030);
 my ($O_RDONLY, $O_RDWR, $O_CLOEXEC) = (0, 2, 02000000);
 my ($TUNSETIFF, $TUNGETIFF) = (0x400454ca, 0x800454d2);
 my ($IFF_TAP, $IFF_MULTI_QUEUE, $IFF_PERSIST, $IFF_NO_PI, $IFF_VNET_HDR) = (0x2, 0x100, 0x800, 0x1000, 0x4000);
-my ($ENODEV, $EINVAL, $EBADF) = (19, 22, 9);
+my ($ENODEV, $EINVAL, $EBADF, $ECONNRESET) = (19, 22, 9, 104);
 
 my $report;
 
@@ -32,7 +37,7 @@ sub step {
 }
 
 # Each of these is [what, its index in the caller's list, descriptor, ...], in the order of the command line.
-my (@cgroups, @opens, $oom, $cwd);
+my (@cgroups, @opens, $oom, $cwd, $send, $sendmsg);
 my $report_fd;
 my %count = (cgroup => 0, tap => 0, file => 0);
 while (@ARGV) {
@@ -43,9 +48,79 @@ while (@ARGV) {
     elsif ($option eq '--cwd') { $cwd = shift }
     elsif ($option eq '--tap') { push @opens, ['tap', $count{tap}++, splice @ARGV, 0, 3] }
     elsif ($option eq '--file') { push @opens, ['file', $count{file}++, splice @ARGV, 0, 3] }
+    elsif ($option eq '--send') { $send = shift }
+    elsif ($option eq '--sendmsg') { $sendmsg = shift }
     elsif ($option eq '--') { last }
     else { die "launch.pl: unknown option $option\n" }
 }
+
+sub open_tap {
+    my ($name, $is_multi_queue) = @_;
+    sysopen my $tun, '/dev/net/tun', $O_RDWR | $O_CLOEXEC or fail($! + 0);
+    my $flags = $IFF_TAP | $IFF_NO_PI | $IFF_VNET_HDR | ($is_multi_queue ? $IFF_MULTI_QUEUE : 0);
+    my $request = pack 'a16 S x22', $name, $flags;
+    ioctl $tun, $TUNSETIFF, $request or fail($! + 0);
+    # A name that does not exist is created on the spot. Only a persistent link was made by somebody on purpose;
+    # the other vanishes with this descriptor.
+    my $state = pack 'x40';
+    ioctl $tun, $TUNGETIFF, $state or fail($! + 0);
+    fail($ENODEV) if !((unpack 'x16 S', $state) & $IFF_PERSIST);
+    return $tun;
+}
+
+sub open_asked {
+    my ($kind, $index, $target, $first, $second) = @{$_[0]};
+    step($kind, $index);
+    return open_tap($first, $second) if $kind eq 'tap';
+    sysopen my $file, $second, ($first eq 'rw' ? $O_RDWR : $O_RDONLY) | $O_CLOEXEC or fail($! + 0);
+    return $file;
+}
+
+# Each line of input is "INDEX|-" "ok|failed" COMMAND: a command of QMP, with the descriptor of this index, sent when
+# all before it went well, or only after one failed. Each answer is reported as "reply JSON"; events are passed over.
+sub send_all {
+    $report = \*STDOUT;
+    my @handles;
+    $handles[$_->[2]] = open_asked($_) for @opens;
+    step('socket', 0);
+    socket my $socket, 1, 1, 0 or fail($! + 0);    # AF_UNIX, SOCK_STREAM
+    connect $socket, pack 'S a*', 1, "$send\0" or fail($! + 0);
+    my $buffer = '';
+    my $answer = sub {
+        my ($wanted) = @_;
+        for (;;) {
+            while ($buffer =~ s/^(.*?)\r?\n//) { my $line = $1; return $line if $line =~ $wanted }
+            my $got = sysread $socket, $buffer, 65536, length $buffer;
+            fail($! + 0) if !defined $got;
+            fail($ECONNRESET) if !$got;
+        }
+    };
+    $answer->(qr/^\{"QMP"/);
+    my ($number, $is_ok) = (0, 1);
+    while (my $input = <STDIN>) {
+        chomp $input;
+        my ($index, $when, $command) = split / /, $input, 3;
+        next if ($when eq 'ok') != $is_ok;
+        step('command', $number++);
+        my $data = "$command\n";
+        my $vector = pack 'P Q', $data, length $data;
+        # struct cmsghdr with one descriptor: SOL_SOCKET, SCM_RIGHTS; then struct msghdr (64 bit).
+        my $control = $index eq '-' ? '' : pack 'Q l l l x4', 20, 1, 1, fileno $handles[$index];
+        my $message = pack 'Q L x4 P Q P Q l x4', 0, 0, $vector, 1, $control, length $control, 0;
+        my $sent = syscall $sendmsg + 0, fileno $socket, $message, 0x4000;    # MSG_NOSIGNAL
+        fail($! + 0) if $sent < 0;
+        fail($ECONNRESET) if $sent != length $data;
+        my $reply = $answer->(qr/^\{"(return|error)"/);
+        $is_ok = 0 if $reply =~ /^\{"error"/;
+        syswrite $report, "reply $reply\n";
+    }
+}
+
+if (defined $send) {
+    send_all();
+    exit 0;
+}
+
 die "launch.pl: nothing to execute\n" if !defined $report_fd || !@ARGV;
 
 # The report moves above every descriptor that is asked for, so that it stands in nobody's place.
@@ -87,31 +162,11 @@ if (defined $oom) {
     close $adjust;
 }
 
-sub open_tap {
-    my ($name, $is_multi_queue) = @_;
-    sysopen my $tun, '/dev/net/tun', $O_RDWR | $O_CLOEXEC or fail($! + 0);
-    my $flags = $IFF_TAP | $IFF_NO_PI | $IFF_VNET_HDR | ($is_multi_queue ? $IFF_MULTI_QUEUE : 0);
-    my $request = pack 'a16 S x22', $name, $flags;
-    ioctl $tun, $TUNSETIFF, $request or fail($! + 0);
-    # A name that does not exist is created on the spot. Only a persistent link was made by somebody on purpose;
-    # the other vanishes with this descriptor.
-    my $state = pack 'x40';
-    ioctl $tun, $TUNGETIFF, $state or fail($! + 0);
-    fail($ENODEV) if !((unpack 'x16 S', $state) & $IFF_PERSIST);
-    return $tun;
-}
-
 # Every descriptor is opened above the wanted range first, then put in its place: no order of numbers can collide.
 my @placed;
 for my $open (@opens) {
-    my ($kind, $index, $target, $first, $second) = @$open;
-    step($kind, $index);
-    my $handle;
-    if ($kind eq 'tap') { $handle = open_tap($first, $second) }
-    else {
-        my $mode = $first eq 'rw' ? $O_RDWR : $O_RDONLY;
-        sysopen $handle, $second, $mode | $O_CLOEXEC or fail($! + 0);
-    }
+    my ($kind, $index, $target) = @$open;
+    my $handle = open_asked($open);
     my $high = fcntl $handle, $F_DUPFD_CLOEXEC, $top + 1 or fail($! + 0);
     close $handle;
     open $handle, '<&=', $high or fail($! + 0);
