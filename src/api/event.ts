@@ -10,6 +10,7 @@ export const event = z
     type: z.string().describe('noun.what-happened, such as vm.guest-shutdown'),
     severity: z.enum(['info', 'warning', 'error']),
     subject,
+    project: z.string().describe('Project of the subject'),
     message: z.string().describe('One sentence'),
     details: z.record(z.string(), z.unknown()).describe('Numbers and names behind the sentence'),
   })

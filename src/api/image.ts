@@ -80,6 +80,7 @@ export const imageStatus = z
     hasCloudInit: z.boolean(),
     minMemoryMib: z.int(),
     version: z.string().nullable(),
+    commandLine: z.string().nullable().describe('Kernel command line of an image for direct boot'),
     usedBy: z.array(z.string()).describe('Names of volumes and VMs that need it'),
   })
   .meta({ id: 'ImageStatus' });

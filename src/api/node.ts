@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import { listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
+import { task } from './task.ts';
 
 export const nodeSpec = z
   .strictObject({
@@ -130,6 +131,16 @@ export const nodeRoutes = {
     summary: 'Run the probe guests again and choose the accelerator anew',
     permission: 'node.update',
     response: node,
+    errors: ['not_found', 'busy'],
+  }),
+  stopGuests: route({
+    method: 'POST',
+    path: '/v1/nodes/{node}/stop-guests',
+    tag: 'nodes',
+    summary: 'Shut down every guest of a node, all at once; for the shutdown of the machine',
+    permission: 'vm.power',
+    status: 202,
+    response: task,
     errors: ['not_found', 'busy'],
   }),
 } as const satisfies RouteTable;

@@ -97,7 +97,7 @@ export const vmCloudInit = z
       .min(1)
       .max(256)
       .optional()
-      .describe('Password of the user. It is kept hashed and never shown again'),
+      .describe('Password of the user. It is kept, and shown, only as a SHA-512 crypt hash'),
     userData: z
       .string()
       .max(262_144)
@@ -146,7 +146,7 @@ export const vmSpec = z
       .array(vmNic)
       .max(32)
       .default([{ network: 'default', model: 'virtio', isConnected: true }]),
-    display: z.enum(['none', 'vnc']).default('vnc'),
+    display: z.enum(['auto', 'none', 'vnc']).default('auto').describe('auto: vnc, but none for direct boot'),
     hasAgentChannel: z.boolean().default(true).describe('virtio-serial port for the guest agent'),
     cloudInit: vmCloudInit.optional(),
     autostart: z.boolean().default(false).describe('Started when the node comes up'),

@@ -90,6 +90,7 @@ export const vmStatus = z
       .nullable(),
     lastExit: vmExit.nullable(),
     restarts: z.object({ count: z.int().describe('Automatic starts in a row'), nextAt: timestamp.nullable() }),
+    startedSpec: vmSpec.nullable().describe('Spec it was started with; null while it is stopped'),
     pendingChanges: z.array(z.string()).describe('Fields of spec that take effect at the next start'),
   })
   .meta({ id: 'VmStatus' });

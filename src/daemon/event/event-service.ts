@@ -59,7 +59,14 @@ export class EventService {
   }
 
   async record(given: NewEvent): Promise<void> {
-    const event: Event = { id: uuidv7(), at: new Date().toISOString(), severity: 'info', details: {}, ...given };
+    const event: Event = {
+      id: uuidv7(),
+      at: new Date().toISOString(),
+      severity: 'info',
+      details: {},
+      project: given.subject.project,
+      ...given,
+    };
     try {
       this.#add(event);
       const { revision } = await this.#store.transact({

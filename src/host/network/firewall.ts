@@ -22,9 +22,9 @@ export interface FirewallNetwork {
   readonly hostAccess?: 'services' | 'all';
 }
 
-/** The name of the table of an instance: `lodge` for the instance `default`, `lodge-NAME` for another. */
+/** The name of the table of an instance: `lodge` for the instance `lodge`, `lodge-NAME` for another. */
 export function firewallTableName(instance: string): string {
-  return instance === 'default' ? 'lodge' : `lodge-${instance}`;
+  return instance === 'lodge' ? 'lodge' : `lodge-${instance}`;
 }
 
 /** The whole table of an instance for these networks. */

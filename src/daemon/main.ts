@@ -1,0 +1,397 @@
+// The daemon: everything is put together here, and only here a concrete driver is named.
+//
+// Order of the start: configuration ─▶ store ─▶ what is known (collections) ─▶ this machine ─▶ guests of the last daemon
+// are taken over ─▶ the API answers ─▶ networks, interrupted tasks, autostart. It stops in the opposite order; guests run on.
+import { mkdir, readdir } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { pino, type Logger } from 'pino';
+import { LodgeError } from '../api/errors.ts';
+import { type Image } from '../api/image.ts';
+import { type Network } from '../api/network.ts';
+import { type Node } from '../api/node.ts';
+import { type Vm } from '../api/vm.ts';
+import { type Volume } from '../api/volume.ts';
+import { type Driver } from '../drivers/driver.ts';
+import { FakeDriver } from '../drivers/fake/fake-driver.ts';
+import { QemuDriver } from '../drivers/qemu/qemu-driver.ts';
+import { cacheDir } from '../host/image/cache.ts';
+import { loadConfig, type Config } from './config.ts';
+import { openAuthority } from './credentials/authority.ts';
+import { tokenHandlers } from './credentials/token-handlers.ts';
+import { TokenService } from './credentials/token-service.ts';
+import { type ChangeSource } from './event/change-stream.ts';
+import { eventHandlers } from './event/event-handlers.ts';
+import { EventService } from './event/event-service.ts';
+import { IdempotencyRecords } from './http/idempotency.ts';
+import { createMetrics } from './http/metrics.ts';
+import { referenceFiles } from './http/reference-page.ts';
+import { startHttp, type HttpServer } from './http/server.ts';
+import { imageHandlers } from './image/image-handlers.ts';
+import { ImageService, initialImageStatus } from './image/image-service.ts';
+import { imageTasks } from './image/image-tasks.ts';
+import { NatNetworks } from './network/nat-networks.ts';
+import { networkHandlers } from './network/network-handlers.ts';
+import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
+import { nodeHandlers } from './node/node-handlers.ts';
+import { NodeService } from './node/node-service.ts';
+import { stopGuestsTask } from './node/stop-guests.ts';
+import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
+import { Collection } from './store/collection.ts';
+import { SqliteStore } from './store/sqlite.ts';
+import { taskHandlers } from './task/task-handlers.ts';
+import { TaskEngine } from './task/task-engine.ts';
+import { toTask } from './task/task.ts';
+import { ConsoleTickets } from './vm/console-tickets.ts';
+import { imageOf, type DefinitionParts } from './vm/definition.ts';
+import { UidPool } from './vm/uid-pool.ts';
+import { UsageSampler } from './vm/usage-sampler.ts';
+import { VmGuests } from './vm/vm-guests.ts';
+import { vmHandlers } from './vm/vm-handlers.ts';
+import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
+import { VmService } from './vm/vm-service.ts';
+import { disconnect, type VmStepParts } from './vm/vm-steps.ts';
+import { VmSupervisor } from './vm/vm-supervisor.ts';
+import { listVmTasks, vmTasks } from './vm/vm-tasks.ts';
+import { volumeHandlers } from './volume/volume-handlers.ts';
+import { VolumeFiles } from './volume/volume-files.ts';
+import { initialVolumeStatus, VolumeService } from './volume/volume-service.ts';
+import { volumeTasks } from './volume/volume-tasks.ts';
+
+const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
+
+/** A running daemon. */
+interface Daemon {
+  stop(): Promise<void>;
+}
+
+async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
+  let phase: DaemonPhase = 'starting';
+  const folders = {
+    data: config.dataDir,
+    vms: join(config.dataDir, 'vms'),
+    images: join(config.dataDir, 'images'),
+    volumes: join(config.dataDir, 'volumes'),
+    networks: join(config.runDir, 'networks'),
+  };
+  // Guests' processes and dnsmasq, which have no privileges, pass through these folders but can't list them.
+  for (const folder of [...Object.values(folders), config.runDir, config.logDir])
+    await mkdir(folder, { recursive: true, mode: 0o711 });
+
+  const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
+  const collection = <Item extends Node | Vm | Image | Volume | Network>(
+    noun: string,
+    plural: string,
+    initialStatus: (part: { createdAt: string }) => Item['status'],
+  ): Collection<Item> => new Collection<Item>({ store, noun, plural, initialStatus, log });
+  const nodeObjects = collection<Node>('node', 'nodes', () => {
+    throw new LodgeError('internal', 'a node has no status before it was looked at');
+  });
+  const vmObjects = collection<Vm>('vm', 'vms', ({ createdAt }) => initialVmStatus(createdAt));
+  const imageObjects = collection<Image>('image', 'images', initialImageStatus);
+  const volumeObjects = collection<Volume>('volume', 'volumes', initialVolumeStatus);
+  const networkObjects = collection<Network>('network', 'networks', initialNetworkStatus);
+  const events = new EventService(store, log);
+  const collections = [nodeObjects, vmObjects, imageObjects, volumeObjects, networkObjects];
+  await Promise.all([...collections.map((each) => each.load()), events.load()]);
+
+  const driver = makeDriver(config);
+  const records = new VmRecords(vmObjects);
+  const nodes = new NodeService({
+    nodes: nodeObjects,
+    driver,
+    log,
+    dataDir: config.dataDir,
+    version,
+    vms: () => vmObjects.all(),
+  });
+  const { hasRebooted } = await nodes.start();
+
+  const imageJobs = imageTasks({ images: imageObjects, directory: folders.images, cacheDirectory: cacheDir() });
+  const volumeJobs = volumeTasks(() => volumes);
+  const networks = new NetworkService({
+    networks: networkObjects,
+    events,
+    log,
+    nat: new NatNetworks(config.instance, folders.networks),
+    instance: config.instance,
+    usersOf: (network) =>
+      [...vmObjects.all()]
+        .filter((vm) =>
+          vm.spec.nics.some(
+            (nic) => nic.network === network.id || (nic.network === network.name && vm.project === network.project),
+          ),
+        )
+        .map((vm) => vm.name),
+    onLeases: (leases) => guests.facts.setLeases(leases),
+  });
+  const guests: VmGuests = new VmGuests({
+    records,
+    events,
+    log,
+    disconnect: (vm) => disconnect({ networks }, vm),
+    onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
+  });
+  const definitionParts: DefinitionParts = {
+    get images() {
+      return images;
+    },
+    get volumes() {
+      return volumes;
+    },
+    networks,
+    directory: folders.vms,
+    hasUefi: async () => {
+      const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
+      return known.capabilities['uefi']?.isSupported ?? false;
+    },
+  };
+  const stepParts: VmStepParts = Object.assign(Object.create(definitionParts) as DefinitionParts, {
+    records,
+    guests,
+    driver,
+    events,
+    uids: new UidPool(config.qemu.uidBase),
+    node: nodes.name,
+  });
+  const vmJobs = vmTasks(stepParts);
+  const stopGuests = stopGuestsTask({
+    engine: () => engine,
+    vms: () => vmObjects.all(),
+    stop: (vm) => vmService.stop(vm, undefined, 'lodge'),
+  });
+  const engine = new TaskEngine({
+    store,
+    types: [
+      ...listVmTasks(vmJobs),
+      imageJobs.create,
+      imageJobs.importUpload,
+      imageJobs.delete,
+      volumeJobs.create,
+      volumeJobs.delete,
+      stopGuests,
+    ],
+    node: nodes.name,
+    log,
+  });
+  await engine.load();
+  const images: ImageService = new ImageService({
+    images: imageObjects,
+    engine,
+    tasks: imageJobs,
+    directory: folders.images,
+    usersOf: (image) => usersOfImage(image),
+  });
+  const volumes: VolumeService = new VolumeService({
+    volumes: volumeObjects,
+    images,
+    engine,
+    tasks: volumeJobs,
+    files: new VolumeFiles(),
+    directory: folders.volumes,
+    node: nodes.name,
+    isLive: (vmName, project) => {
+      const vm = vmObjects.byName(project, vmName);
+      return vm !== null && !['stopped', 'suspended'].includes(vm.status.state);
+    },
+  });
+  const usersOfImage = (image: Image): string[] => {
+    const ofVolumes = [...volumeObjects.all()]
+      .filter((volume) => volume.status.imageId === image.id)
+      .map((volume) => volume.name);
+    const ofVms = [...vmObjects.all()].filter(
+      (vm) =>
+        (vm.spec.image && imageOf({ images }, vm)?.id === image.id) ||
+        vm.spec.disks.some(
+          (disk) => disk.device === 'cdrom' && disk.image && images.require(vm.project, disk.image).id === image.id,
+        ),
+    );
+    return [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];
+  };
+  const vmService: VmService = new VmService(
+    Object.assign(Object.create(definitionParts) as DefinitionParts, {
+      records,
+      guests,
+      driver,
+      engine,
+      tasks: vmJobs,
+      events,
+      nodes,
+    }),
+  );
+  const supervisor: VmSupervisor = new VmSupervisor({
+    directory: folders.vms,
+    records,
+    guests,
+    driver,
+    engine,
+    events,
+    service: vmService,
+    log,
+    disconnect: (vm) => disconnect({ networks }, vm),
+  });
+
+  const adoption = await supervisor.adoptAll(hasRebooted);
+  log.info({ ...adoption, hasRebooted }, 'guests of the last daemon were looked for');
+
+  const tokens = new TokenService(store, log);
+  const authority = config.listen
+    ? await openAuthority({
+        folder: join(config.dataDir, 'tls'),
+        instance: config.instance,
+        hostnames: config.hostnames,
+        log,
+      })
+    : null;
+  authority?.watch();
+  const metrics = createMetrics();
+  metrics.gaugeByLabel('lodge_vms', 'VMs by state', 'state', () => {
+    const counts: Record<string, number> = {};
+    for (const vm of vmObjects.all()) counts[vm.status.state] = (counts[vm.status.state] ?? 0) + 1;
+    return counts;
+  });
+  metrics.gauge('lodge_store_revision', 'Revision of the store', () => store.revision());
+  const sources: ChangeSource[] = [
+    { kind: 'node', prefixes: ['/lodge/nodes/', '/lodge/nodes-status/'], read: (id) => nodeObjects.get(id) },
+    { kind: 'vm', prefixes: ['/lodge/vms/', '/lodge/vms-status/'], read: (id) => vmObjects.get(id) },
+    { kind: 'image', prefixes: ['/lodge/images/', '/lodge/images-status/'], read: (id) => imageObjects.get(id) },
+    { kind: 'volume', prefixes: ['/lodge/volumes/', '/lodge/volumes-status/'], read: (id) => volumeObjects.get(id) },
+    {
+      kind: 'network',
+      prefixes: ['/lodge/networks/', '/lodge/networks-status/'],
+      read: (id) => networkObjects.get(id),
+    },
+    { kind: 'event', prefixes: ['/lodge/events/'], read: (id) => events.get(id) },
+    {
+      kind: 'task',
+      prefixes: ['/lodge/tasks/'],
+      read: (id) => {
+        const record = engine.get(id);
+        return record && toTask(record);
+      },
+    },
+  ];
+  let server: HttpServer | null = null;
+  server = await startHttp({
+    handlers: {
+      server: serverHandlers({
+        version,
+        instance: config.instance,
+        node: () => nodes.name,
+        problems: () => nodes.self.status.problems,
+        revision: () => store.revision(),
+        caCertificate: authority?.certificate ?? null,
+        httpsAddress: () => server?.httpsAddress ?? null,
+        metrics,
+        phase: () => phase,
+      }),
+      node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests }),
+      vm: vmHandlers({
+        service: vmService,
+        records,
+        driver,
+        tickets: new ConsoleTickets(),
+        usage: new UsageSampler(records, guests),
+      }),
+      image: imageHandlers(images, imageObjects),
+      volume: volumeHandlers(volumes, volumeObjects),
+      network: networkHandlers(networks, networkObjects),
+      task: taskHandlers(engine),
+      event: eventHandlers({ store, events, sources }),
+      token: tokenHandlers(tokens),
+    },
+    authenticate: (secret) => tokens.authenticate(secret),
+    log,
+    listen: {
+      socket: { path: config.socketPath, group: config.socketGroup },
+      ...(config.listen && authority ? { https: { ...config.listen, credentials: authority } } : {}),
+    },
+    idempotency: new IdempotencyRecords(store, {
+      onLoss: (failure) =>
+        log.error({ err: failure }, 'the answer of a request with an idempotency key could not be kept'),
+    }),
+    metrics,
+    isOutputChecked: config.isDevelopment,
+    staticFiles: referenceFiles(),
+    limits: {
+      maxConnections: config.limits.maxConnections,
+      maxUploadBytes: config.limits.maxUploadMib * 2 ** 20,
+    },
+  });
+  log.info(
+    { socket: config.socketPath, https: server.httpsAddress, fingerprint: authority?.fingerprint },
+    'the API answers',
+  );
+
+  networks.loadMembers(vmObjects.all());
+  await images.recover(await readdir(folders.images));
+  await volumes.recover((name, project) => vmObjects.byName(project, name) !== null);
+  await networks.removeStrayTaps((id) => guests.get(id) !== null || engine.activeOn({ kind: 'vm', id }).length > 0);
+  engine.start();
+  phase = 'ok';
+  const background = (async () => {
+    await networks.start();
+    await nodes.inspect();
+    await supervisor.begin(hasRebooted);
+    await images.showUsers();
+    log.info('everything is as it should be');
+  })().catch((error: unknown) => log.error({ err: error }, 'the start could not be completed'));
+
+  return {
+    stop: async () => {
+      phase = 'stopping';
+      await server.close({ graceMs: config.limits.shutdownGraceS * 1000 });
+      supervisor.close();
+      await background;
+      await engine.stop();
+      await networks.close();
+      await nodes.close();
+      await tokens.settle();
+      guests.release();
+      await driver.close();
+      authority?.close();
+      metrics.close();
+      for (const each of collections) await each.close();
+      await store.close();
+    },
+  };
+}
+
+function makeDriver(config: Config): Driver {
+  if (config.driver === 'fake') return new FakeDriver({ directory: join(config.dataDir, 'fake-guests') });
+  return new QemuDriver({
+    instance: config.instance,
+    ...(config.qemu.binary ? { binary: config.qemu.binary } : {}),
+    cacheDirectory: join(config.dataDir, 'probe'),
+  });
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { config: { type: 'string' } } });
+  const config = await loadConfig(values.config, process.env);
+  const log = pino({ level: config.logLevel });
+  process.umask(0o022);
+  let daemon: Daemon | null = null;
+  let isStopping = false;
+  const stop = async (signal: string): Promise<void> => {
+    if (isStopping) return;
+    isStopping = true;
+    log.info({ signal }, 'stopping; guests run on');
+    await daemon?.stop();
+    log.info('stopped');
+    process.exit(0);
+  };
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal));
+  process.on('unhandledRejection', (error) => log.error({ err: error }, 'an error was not handled'));
+  daemon = await startDaemon(config, log);
+}
+
+await main().catch((error: unknown) => {
+  const shown =
+    error instanceof LodgeError
+      ? `${error.message}\n${error.hint}\n`
+      : `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`;
+  process.stderr.write(`lodge: ${shown}`);
+  process.exit(1);
+});

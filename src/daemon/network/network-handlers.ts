@@ -1,0 +1,24 @@
+// Routes of networks.
+import { type NounHandlers } from '../../api/contract.ts';
+import { network, type Network } from '../../api/network.ts';
+import { type ByteSource, type RequestContext } from '../http/context.ts';
+import { type Collection } from '../store/collection.ts';
+import { lister } from '../store/list-page.ts';
+import { type NetworkService } from './network-service.ts';
+
+export function networkHandlers(
+  networks: NetworkService,
+  collection: Collection<Network>,
+): NounHandlers<'network', RequestContext, ByteSource> {
+  const list = lister(network, { all: () => collection.all(), revision: () => collection.revision });
+  const find = ({ params, query }: { params: { network: string }; query: { project: string } }): Network =>
+    networks.require(query.project, params.network);
+  return {
+    list: async ({ query }) => list(query),
+    create: ({ body }) => networks.create(body),
+    get: async (request) => find(request),
+    update: (request) => networks.update(find(request), request.body),
+    delete: (request) => networks.delete(find(request)),
+    leases: async (request) => ({ items: await networks.leases(find(request)) }),
+  };
+}

@@ -1,0 +1,41 @@
+// Routes of nodes.
+import { type NounHandlers } from '../../api/contract.ts';
+import { node, type Node } from '../../api/node.ts';
+import { type ByteSource, type RequestContext } from '../http/context.ts';
+import { type Collection } from '../store/collection.ts';
+import { lister } from '../store/list-page.ts';
+import { type TaskEngine } from '../task/task-engine.ts';
+import { toTask, type TaskType } from '../task/task.ts';
+import { type NodeService } from './node-service.ts';
+
+export function nodeHandlers(
+  nodes: NodeService,
+  collection: Collection<Node>,
+  parts: { engine: TaskEngine; stopGuests: TaskType<Record<never, never>> },
+): NounHandlers<'node', RequestContext, ByteSource> {
+  const list = lister(node, { all: () => collection.all(), revision: () => collection.revision });
+  const shown = async (object: Node): Promise<Node> => (object.id === nodes.self.id ? nodes.current() : object);
+  return {
+    list: async ({ query }) => {
+      const page = list(query);
+      return { ...page, items: await Promise.all(page.items.map(shown)) };
+    },
+    get: ({ params }) => shown(nodes.require(params.node)),
+    update: async ({ params, body }) => shown(await nodes.update(nodes.require(params.node), body)),
+    probe: async ({ params }) => {
+      nodes.require(params.node);
+      await nodes.inspect(true);
+      return nodes.current();
+    },
+    stopGuests: async ({ params }, { caller }) => {
+      const target = nodes.require(params.node);
+      return toTask(
+        await parts.engine.submit(parts.stopGuests, {
+          target: { kind: 'node', id: target.id, name: target.name, project: target.project },
+          input: {},
+          requestedBy: caller.name,
+        }),
+      );
+    },
+  };
+}

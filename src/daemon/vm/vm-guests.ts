@@ -1,0 +1,257 @@
+// The guests that exist on this node, and what they tell. This is where the hypervisor's events become status.
+//
+// Invariants:
+// - One serial queue a VM: messages of its guest and whatever else changes its state pass one after the other.
+// - While a task works on a VM (status.taskId), the task decides about its state; messages only inform it. When the task
+//   has ended, `settle` compares state and guest once more, so nothing that happened meanwhile is lost.
+// - `finish` is the one way from a live state to stopped that nobody asked for.
+import { LodgeError } from '../../api/errors.ts';
+import { type Vm, type VmExit, type VmStatus } from '../../api/vm.ts';
+import { liveVmStates, type VmState } from '../../api/vm-state.ts';
+import { type Guest, type GuestMessage, type GuestState } from '../../drivers/driver.ts';
+import { type EventService } from '../event/event-service.ts';
+import { type Log } from '../store/informer.ts';
+import { GuestFacts } from './guest-facts.ts';
+import { SerialQueues } from '../../lib/serial-queues.ts';
+import { vmSubject, type VmRecords } from './vm-records.ts';
+
+export interface VmGuestsParts {
+  records: VmRecords;
+  events: EventService;
+  log: Log;
+  /** Takes away what a VM that ended had on the host: its taps. */
+  disconnect: (vm: Vm) => Promise<void>;
+  /** Told after a VM has ended without being asked to, or powered itself off: the restart policy decides. */
+  onUnaskedEnd: (vm: Vm, exit: VmExit) => void;
+}
+
+interface Entry {
+  guest: Guest;
+  stopWatching: () => void;
+  listeners: Set<(message: GuestMessage) => void>;
+}
+
+export class VmGuests {
+  readonly #parts: VmGuestsParts;
+  readonly #entries = new Map<string, Entry>();
+  readonly #queues = new SerialQueues();
+  readonly facts: GuestFacts;
+
+  constructor(parts: VmGuestsParts) {
+    this.#parts = parts;
+    this.facts = new GuestFacts({ records: parts.records, log: parts.log, guestOf: (id) => this.get(id) });
+  }
+
+  get(id: string): Guest | null {
+    return this.#entries.get(id)?.guest ?? null;
+  }
+
+  /** The guest of a VM that is in a live state. */
+  require(vm: Vm): Guest {
+    const guest = this.get(vm.id);
+    if (guest) return guest;
+    throw new LodgeError(
+      'hypervisor_failed',
+      `VM ${vm.name} is ${vm.status.state}, but its hypervisor process does not answer.`,
+      {
+        hint: 'Lodge keeps trying to reach it. lodge vm force-off ends it.',
+      },
+    );
+  }
+
+  all(): { id: string; guest: Guest }[] {
+    return [...this.#entries].map(([id, { guest }]) => ({ id, guest }));
+  }
+
+  /** Runs `work` when nothing else changes this VM’s state. */
+  exclusively<T>(id: string, work: () => Promise<T>): Promise<T> {
+    return this.#queues.run(id, work);
+  }
+
+  /** Takes a guest that was started or adopted. */
+  attach(id: string, guest: Guest): void {
+    this.#entries.get(id)?.stopWatching();
+    const entry: Entry = { guest, stopWatching: () => {}, listeners: new Set() };
+    entry.stopWatching = guest.watch((message) => {
+      for (const listener of entry.listeners) listener(message);
+      void this.exclusively(id, () => this.#handle(id, entry, message)).catch((error: unknown) => {
+        this.#parts.log.error({ err: error, vmId: id, message }, 'a message of a guest could not be handled');
+      });
+    });
+    this.#entries.set(id, entry);
+    this.facts.begin(id);
+  }
+
+  /** Forgets a guest that exists no more. */
+  detach(id: string): void {
+    const entry = this.#entries.get(id);
+    entry?.stopWatching();
+    this.#entries.delete(id);
+    this.facts.end(id);
+  }
+
+  /**
+   * Waits until the guest tells something that `matches`, or the time is over (null). Begins to listen before `before`
+   * runs, so what follows from it is not missed.
+   */
+  async waitFor(
+    id: string,
+    matches: (message: GuestMessage) => boolean,
+    timeoutMs: number,
+    signal: AbortSignal,
+    before: () => Promise<void> = async () => {},
+  ): Promise<GuestMessage | null> {
+    const entry = this.#entries.get(id);
+    if (!entry) return null;
+    const heard = Promise.withResolvers<GuestMessage | null>();
+    const listener = (message: GuestMessage): void => {
+      if (matches(message)) heard.resolve(message);
+    };
+    const onAbort = (): void => heard.reject(signal.reason);
+    const timer = setTimeout(() => heard.resolve(null), timeoutMs);
+    entry.listeners.add(listener);
+    signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      if (signal.aborted) onAbort();
+      await before();
+      return await heard.promise;
+    } finally {
+      heard.promise.catch(() => {});
+      clearTimeout(timer);
+      entry.listeners.delete(listener);
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Brings status in line with the guest after a task has ended, or at the start of the daemon. */
+  async settle(id: string): Promise<void> {
+    await this.exclusively(id, async () => {
+      const vm = this.#parts.records.collection.get(id);
+      if (!vm || vm.status.taskId !== null || !liveVmStates.has(vm.status.state)) return;
+      const guest = this.get(id);
+      if (!guest) {
+        await this.#finish(vm, 'hypervisor-died', 'Its hypervisor process is gone.');
+        return;
+      }
+      await this.#follow(vm, guest, await guest.state());
+    });
+  }
+
+  /** Records that a VM has ended and takes away what it had on the host. For tasks, which know why. */
+  async finish(
+    vm: Vm,
+    cause: VmExit['cause'],
+    message: string,
+    to: Extract<VmState, 'stopped' | 'suspended'> = 'stopped',
+  ): Promise<VmExit> {
+    this.detach(vm.id);
+    await this.#parts.disconnect(vm);
+    const exit: VmExit = { at: new Date().toISOString(), cause, message };
+    await this.#parts.records.transition(vm.id, to, message, endedStatus(exit));
+    return exit;
+  }
+
+  /** Lets go of all guests; they run on. */
+  release(): void {
+    for (const id of [...this.#entries.keys()]) this.detach(id);
+  }
+
+  async #handle(id: string, entry: Entry, message: GuestMessage): Promise<void> {
+    // A message of a guest that was replaced or detached meanwhile says nothing about the VM any more.
+    if (this.#entries.get(id) !== entry) return;
+    const vm = this.#parts.records.collection.get(id);
+    if (!vm) return;
+    const { events, records } = this.#parts;
+    switch (message.type) {
+      case 'agent':
+        this.facts.agentChanged(id, message.isConnected);
+        return;
+      case 'reset':
+        this.facts.guestReset(id);
+        await records.patch(id, { isUp: false, upAt: null });
+        await events.record({ type: 'vm.reset', subject: vmSubject(vm), message: `VM ${vm.name} was reset.` });
+        return;
+      case 'disk-error':
+        await events.record({
+          type: 'vm.disk-error',
+          severity: 'error',
+          subject: vmSubject(vm),
+          message: `Disk ${message.disk} of VM ${vm.name} reported an error: ${message.message}.`,
+          details: { disk: message.disk },
+        });
+        return;
+      case 'control':
+        await events.record({
+          type: message.isConnected ? 'vm.control-regained' : 'vm.control-lost',
+          severity: message.isConnected ? 'info' : 'warning',
+          subject: vmSubject(vm),
+          message: message.isConnected
+            ? `VM ${vm.name} is under control again.`
+            : `The connection to the hypervisor process of VM ${vm.name} broke; the guest runs on.`,
+        });
+        return;
+      case 'state':
+        if (vm.status.taskId === null) await this.#follow(vm, entry.guest, message.state);
+        return;
+      case 'ended':
+        if (vm.status.taskId === null) await this.#finish(vm, message.cause, message.message);
+        else this.detach(id);
+    }
+  }
+
+  /** Makes the VM’s state that of its guest. */
+  async #follow(vm: Vm, guest: Guest, state: GuestState): Promise<void> {
+    const { records, events } = this.#parts;
+    if (state === 'shutdown') {
+      await guest.end();
+      await this.#finish(vm, 'guest-shutdown', 'The guest powered itself off.');
+      return;
+    }
+    if (vm.status.state === state) return;
+    if (state === 'crashed') {
+      await records.transition(
+        vm.id,
+        'crashed',
+        'The guest’s operating system panicked; its memory is kept until it is reset or switched off.',
+      );
+      await events.record({
+        type: 'vm.guest-panicked',
+        severity: 'error',
+        subject: vmSubject(vm),
+        message: `The operating system of VM ${vm.name} panicked.`,
+      });
+      if (vm.spec.restartPolicy.mode !== 'never') {
+        await guest.end();
+        await this.#finish(records.byId(vm.id), 'guest-panicked', 'The guest’s operating system panicked.');
+      }
+      return;
+    }
+    await records.transition(vm.id, state, state === 'running' ? 'Its vCPUs run.' : 'Its vCPUs are stopped.');
+  }
+
+  async #finish(vm: Vm, cause: VmExit['cause'], message: string): Promise<void> {
+    const exit = await this.finish(vm, cause, message);
+    const isBad = cause !== 'guest-shutdown' && cause !== 'stopped';
+    await this.#parts.events.record({
+      type: `vm.${cause}`,
+      severity: isBad ? 'error' : 'info',
+      subject: vmSubject(vm),
+      message: `VM ${vm.name}: ${message}`,
+    });
+    this.#parts.onUnaskedEnd(this.#parts.records.byId(vm.id), exit);
+  }
+}
+
+/** What no VM that has ended has any more. */
+function endedStatus(lastExit: VmExit): Partial<VmStatus> {
+  return {
+    lastExit,
+    pid: null,
+    isUp: false,
+    upAt: null,
+    startedAt: null,
+    guest: null,
+    startedSpec: null,
+    pendingChanges: [],
+  };
+}

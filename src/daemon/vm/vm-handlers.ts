@@ -1,0 +1,130 @@
+// Routes of VMs.
+import { type Duplex, pipeline } from 'node:stream';
+import { type NounHandlers } from '../../api/contract.ts';
+import { LodgeError } from '../../api/errors.ts';
+import { vm as vmSchema, type Vm } from '../../api/vm.ts';
+import { type Driver } from '../../drivers/driver.ts';
+import { byteAnswer, type ByteSource, type RequestContext } from '../http/context.ts';
+import { lister } from '../store/list-page.ts';
+import { toTask } from '../task/task.ts';
+import { type ConsoleTickets } from './console-tickets.ts';
+import { type UsageSampler } from './usage-sampler.ts';
+import { type VmRecords } from './vm-records.ts';
+import { type VmService } from './vm-service.ts';
+
+const maxProcessLogBytes = 262_144;
+
+export interface VmHandlersParts {
+  service: VmService;
+  records: VmRecords;
+  driver: Driver;
+  tickets: ConsoleTickets;
+  usage: UsageSampler;
+}
+
+export function vmHandlers({
+  service,
+  records,
+  driver,
+  tickets,
+  usage,
+}: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
+  const { collection } = records;
+  const list = lister(vmSchema, { all: () => collection.all(), revision: () => collection.revision });
+  const find = ({ params, query }: { params: { vm: string }; query: { project: string } }): Vm =>
+    service.require(query.project, params.vm);
+  return {
+    list: async ({ query }) => list(query),
+    create: async ({ query, body }, { caller }) => toTask(await service.create(body, query.start, caller.name)),
+    get: async (request) => find(request),
+    update: (request) => service.update(find(request), request.body),
+    delete: async (request, { caller }) =>
+      toTask(await service.delete(find(request), request.query.force, caller.name)),
+    start: async (request, { caller }) => toTask(await service.start(find(request), caller.name)),
+    stop: async (request, { caller }) => toTask(await service.stop(find(request), request.body.timeoutS, caller.name)),
+    forceOff: async (request, { caller }) => toTask(await service.forceOff(find(request), caller.name)),
+    restart: async (request, { caller }) =>
+      toTask(await service.restart(find(request), request.body.timeoutS, caller.name)),
+    reset: (request) => service.actNow(find(request), 'reset'),
+    pause: (request) => service.actNow(find(request), 'pause'),
+    resume: (request) => service.actNow(find(request), 'resume'),
+    suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),
+    usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
+    log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),
+
+    openConsole: async (request, { caller }) => {
+      const target = find(request);
+      const { type } = request.body;
+      // Refused here rather than at the WebSocket, where a browser shows no reason.
+      service.guest(target, 'console');
+      const { ticket, expiresAt } = tickets.issue({ vmId: target.id, type, caller: caller.name });
+      return { ticket, type, path: `/v1/consoles/${ticket}`, expiresAt: expiresAt.toISOString() };
+    },
+    attachConsole: async ({ params }, context) => {
+      const { vmId, type, caller } = tickets.redeem(params.ticket);
+      const guest = service.guest(records.byId(vmId), 'console');
+      const console = type === 'serial' ? await guest.openSerial() : await guest.openVnc();
+      context.log.info({ vmId, type, openedBy: caller }, 'a console was opened');
+      let client: Duplex;
+      try {
+        client = await context.acceptWebSocket();
+      } catch (error) {
+        console.destroy();
+        throw error;
+      }
+      await join(client, console, context.signal);
+    },
+    serialLog: async (request) => byteAnswer(await driver.serialLog(service.place(find(request)), request.query.bytes)),
+    screenshot: async (request) => byteAnswer(await service.guest(find(request), 'console').screenshot()),
+    sendKeys: async (request) =>
+      service.guest(find(request), 'console').sendKeys(request.body.combinations, request.body.holdMs),
+    injectNmi: async (request) => service.guest(find(request), 'console').injectNmi(),
+
+    guestInfo: async (request, { signal }) => service.guest(find(request), 'guest').agent.info({ signal }),
+    exec: async (request, { signal }) => {
+      const { command, environment, input, timeoutS } = request.body;
+      const { agent } = service.guest(find(request), 'guest');
+      return agent.exec(
+        {
+          command,
+          environment,
+          input: input === undefined ? null : Buffer.from(input, 'base64'),
+          timeoutMs: timeoutS * 1000,
+        },
+        { signal },
+      );
+    },
+    readFile: async (request, { signal }) => {
+      const { agent } = service.guest(find(request), 'guest');
+      return agent.readFile(request.query.path, { signal });
+    },
+    writeFile: async (request, { signal }) => {
+      const { agent } = service.guest(find(request), 'guest');
+      await agent.writeFile(request.query.path, request.body, { signal });
+    },
+    freeze: async (request, { signal }) => ({
+      fileSystems: await service.guest(find(request), 'guest').agent.freeze({ signal }),
+    }),
+    thaw: async (request, { signal }) => ({
+      fileSystems: await service.guest(find(request), 'guest').agent.thaw({ signal }),
+    }),
+  };
+}
+
+/** Carries bytes both ways until either side ends; then both end. */
+function join(client: Duplex, console: Duplex, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let failure: unknown = null;
+    const end = (error?: unknown): void => {
+      // A side that hangs up is how consoles end; only the guest's own refusal is told.
+      if (error instanceof LodgeError) failure ??= error;
+      client.destroy();
+      console.destroy();
+      if (failure === null) resolve();
+      else reject(failure instanceof Error ? failure : new Error('the console broke'));
+    };
+    signal.addEventListener('abort', () => end(), { once: true });
+    pipeline(client, console, (error) => end(error));
+    pipeline(console, client, (error) => end(error));
+  });
+}

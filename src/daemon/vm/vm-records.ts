@@ -1,0 +1,107 @@
+// The VMs as objects: reading them, and the only way their status changes. A state change that the table in
+// src/api/vm-state.ts doesn't have is refused here, whoever asks for it.
+import { LodgeError } from '../../api/errors.ts';
+import { type Vm, type VmStatus } from '../../api/vm.ts';
+import { canVm, vmActions, vmTransitions, type VmAction, type VmState } from '../../api/vm-state.ts';
+import { type Subject } from '../../api/object.ts';
+import { type Collection } from '../store/collection.ts';
+
+/** What an action is called in messages to people. */
+const actionWords: Record<VmAction, string> = {
+  start: 'started',
+  stop: 'stopped',
+  forceOff: 'switched off',
+  restart: 'restarted',
+  reset: 'reset',
+  pause: 'paused',
+  resume: 'resumed',
+  suspend: 'suspended',
+  delete: 'deleted',
+  console: 'opened on a console',
+  guest: 'asked through its agent',
+  update: 'changed',
+};
+
+/** Status of a VM that has only just been asked for. */
+export function initialVmStatus(createdAt: string): VmStatus {
+  return {
+    state: 'creating',
+    reason: 'It is being created.',
+    since: createdAt,
+    node: null,
+    isUp: false,
+    upAt: null,
+    startedAt: null,
+    pid: null,
+    uid: null,
+    taskId: null,
+    pinned: null,
+    disks: [],
+    nics: [],
+    guest: null,
+    lastExit: null,
+    restarts: { count: 0, nextAt: null },
+    startedSpec: null,
+    pendingChanges: [],
+  };
+}
+
+export function vmSubject(vm: Pick<Vm, 'id' | 'name' | 'project'>): Subject {
+  return { kind: 'vm', id: vm.id, name: vm.name, project: vm.project };
+}
+
+export class VmRecords {
+  readonly collection: Collection<Vm>;
+
+  constructor(collection: Collection<Vm>) {
+    this.collection = collection;
+  }
+
+  /** A VM by id that must exist; for code that was given the id by an object that exists. */
+  byId(id: string): Vm {
+    const vm = this.collection.get(id);
+    if (!vm) throw new LodgeError('not_found', `There is no VM with the id ${id}; it was deleted meanwhile.`);
+    return vm;
+  }
+
+  /** Throws wrong_state unless the action is allowed now. */
+  requireAllowed(vm: Vm, action: VmAction): void {
+    if (canVm(action, vm.status.state)) return;
+    const allowed = vmActions[action].from;
+    throw new LodgeError(
+      'wrong_state',
+      `VM ${vm.name} is ${vm.status.state} and can not be ${actionWords[action]}; that takes a VM that is ${allowed.join(' or ')}.`,
+      { hint: hintFor(action, vm.status.state) },
+    );
+  }
+
+  /** Changes status without changing state. */
+  patch(id: string, patch: Partial<Omit<VmStatus, 'state' | 'since'>>): Promise<Vm> {
+    return this.collection.setStatus(id, (status) => ({ ...status, ...patch }));
+  }
+
+  /** Moves a VM to another state. In the state already: only reason and patch change. */
+  transition(
+    id: string,
+    to: VmState,
+    reason: string,
+    patch: Partial<Omit<VmStatus, 'state' | 'since'>> = {},
+  ): Promise<Vm> {
+    return this.collection.setStatus(id, (status, vm) => {
+      if (status.state !== to && !vmTransitions[status.state].includes(to)) {
+        throw new LodgeError('internal', `VM ${vm.name} can not go from ${status.state} to ${to}.`);
+      }
+      const since = status.state === to ? status.since : new Date().toISOString();
+      return { ...status, ...patch, state: to, reason, since };
+    });
+  }
+}
+
+function hintFor(action: VmAction, state: VmState): string {
+  if (state === 'stopped') return 'Start it first: lodge vm start.';
+  if (state === 'suspended') return 'Start it, or discard its saved state with lodge vm force-off.';
+  if (state === 'paused') return 'Let it run on first: lodge vm resume.';
+  if (action === 'start') return 'It is up already, or on its way.';
+  if (action === 'delete') return 'Stop it first (lodge vm stop), or delete it with --force.';
+  return 'Wait until it has settled; lodge vm show tells what it is doing.';
+}

@@ -1,0 +1,260 @@
+// What happens to VMs without anybody asking: finding the guests of an earlier daemon again, starting what is to start
+// with the node, restarting what failed, and tidying up after what the last daemon left half-done.
+//
+// At the start of the daemon, in this order, and before any task goes on:
+//   discover ─▶ adopt what is known ─▶ end what is unknown ─▶ settle VMs whose guest is gone ─▶ (tasks go on) ─▶ autostart
+import { LodgeError } from '../../api/errors.ts';
+import { type Vm, type VmExit } from '../../api/vm.ts';
+import { liveVmStates } from '../../api/vm-state.ts';
+import { finalTaskStates } from '../../api/task.ts';
+import { type Driver } from '../../drivers/driver.ts';
+import { type EventService } from '../event/event-service.ts';
+import { type Log } from '../store/informer.ts';
+import { type TaskEngine } from '../task/task-engine.ts';
+import { vmDirectory, type DefinitionParts } from './definition.ts';
+import { type VmGuests } from './vm-guests.ts';
+import { vmSubject, type VmRecords } from './vm-records.ts';
+import { type VmService } from './vm-service.ts';
+
+export interface VmSupervisorParts extends Pick<DefinitionParts, 'directory'> {
+  records: VmRecords;
+  guests: VmGuests;
+  driver: Driver;
+  engine: TaskEngine;
+  events: EventService;
+  service: VmService;
+  log: Log;
+  /** Takes away what a VM that ended had on the host. */
+  disconnect: (vm: Vm) => Promise<void>;
+}
+
+const daemon = 'lodge';
+const maxBackOffMs = 300_000;
+/** A VM that ran this long has recovered: its next failure counts from the beginning. */
+const recoveredMs = 600_000;
+const adoptRetryMs = 5000;
+
+/** How long to wait before a VM is started again after its n-th failure in a row. */
+export function backOffMs(firstS: number, count: number): number {
+  return Math.min(firstS * 1000 * 2 ** Math.min(count, 20), maxBackOffMs);
+}
+
+/** Whether the restart policy wants a VM that ended this way to be started again. */
+export function wantsRestart(mode: Vm['spec']['restartPolicy']['mode'], cause: VmExit['cause']): boolean {
+  if (mode === 'never' || ['stopped', 'forced-off', 'suspended'].includes(cause)) return false;
+  // As with containers, what ended with the host is started again by "always" or by autostart.
+  return mode === 'always' || !['guest-shutdown', 'host-restarted'].includes(cause);
+}
+
+export class VmSupervisor {
+  readonly #parts: VmSupervisorParts;
+  readonly #timers = new Map<string, NodeJS.Timeout>();
+  #isClosed = false;
+
+  constructor(parts: VmSupervisorParts) {
+    this.#parts = parts;
+  }
+
+  /** Takes over what an earlier daemon left. `hasRebooted`: the machine was started since. */
+  async adoptAll(hasRebooted: boolean): Promise<{ adopted: number; ended: number; unknown: number }> {
+    const { driver, records, engine } = this.#parts;
+    const found = await driver.discover();
+    const vms = [...records.collection.all()];
+    const counts = { adopted: 0, ended: 0, unknown: 0 };
+    engine.onChange(({ object }) => {
+      if (object.target.kind === 'vm' && finalTaskStates.has(object.state))
+        void this.#afterTask(object.target.id, object.id);
+    });
+    await Promise.all(
+      [...found].map(async (id) => {
+        if (records.collection.get(id)) return;
+        counts.unknown++;
+        await driver.endUnknown(id);
+        await this.#parts.events.record({
+          type: 'vm.orphan-ended',
+          severity: 'warning',
+          subject: { kind: 'vm', id, name: id, project: 'default' },
+          message: `A hypervisor process of a VM that does not exist (${id}) was ended.`,
+        });
+      }),
+    );
+    await Promise.all(
+      vms.map(async (vm) => {
+        if (found.has(vm.id) && (await this.#adopt(vm))) counts.adopted++;
+        else if (!found.has(vm.id) && liveVmStates.has(vm.status.state) && this.#activeTask(vm) === null) {
+          counts.ended++;
+          await this.#settleGone(vm, hasRebooted);
+        }
+      }),
+    );
+    for (const vm of records.collection.all())
+      if (vm.status.taskId !== null && this.#activeTask(vm) === null) await records.patch(vm.id, { taskId: null });
+    return counts;
+  }
+
+  /** Goes on with what was left half-done without a task, and starts what is to start with the node. */
+  async begin(hasRebooted: boolean): Promise<void> {
+    const { records, engine } = this.#parts;
+    for (const vm of [...records.collection.all()]) {
+      if (this.#activeTask(vm) !== null) continue;
+      const { state, restarts, lastExit } = vm.status;
+      if (state === 'deleting' || state === 'creating') {
+        await records.transition(vm.id, 'deleting', 'Its creation or deletion was broken off.');
+        await this.#parts.service
+          .delete(records.byId(vm.id), false, daemon)
+          .catch((error: unknown) =>
+            this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM that was left half-made could not be removed'),
+          );
+      } else if (state === 'stopped' && vm.spec.autostart && hasRebooted)
+        await this.#start(vm, 'it is to start with the node');
+      else if (state === 'stopped' && restarts.nextAt !== null)
+        this.#schedule(vm, Math.max(0, Date.parse(restarts.nextAt) - Date.now()));
+      else if (
+        state === 'stopped' &&
+        hasRebooted &&
+        lastExit?.cause === 'host-restarted' &&
+        wantsRestart(vm.spec.restartPolicy.mode, lastExit.cause)
+      )
+        await this.#start(vm, 'its restart policy is always');
+    }
+    void engine;
+  }
+
+  /** A VM ended without being asked to: starts it again if its policy says so. */
+  considerRestart(vm: Vm, exit: VmExit): void {
+    const { restartPolicy } = vm.spec;
+    if (this.#isClosed || !wantsRestart(restartPolicy.mode, exit.cause)) return;
+    const ranMs = vm.status.startedAt ? Date.now() - Date.parse(vm.status.startedAt) : 0;
+    const count = ranMs > recoveredMs ? 0 : vm.status.restarts.count;
+    if (restartPolicy.maxRetries > 0 && count >= restartPolicy.maxRetries) {
+      void this.#parts.events.record({
+        type: 'vm.restart-given-up',
+        severity: 'error',
+        subject: vmSubject(vm),
+        message: `VM ${vm.name} has ended ${count} times in a row and is not started again.`,
+      });
+      return;
+    }
+    const waitMs = backOffMs(restartPolicy.backOffS, count);
+    const nextAt = new Date(Date.now() + waitMs).toISOString();
+    void this.#parts.records
+      .patch(vm.id, { restarts: { count: count + 1, nextAt } })
+      .then((updated) => this.#schedule(updated, waitMs))
+      .catch((error: unknown) =>
+        this.#parts.log.error({ err: error, vm: vm.name }, 'a restart could not be scheduled'),
+      );
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
+  }
+
+  #schedule(vm: Vm, waitMs: number): void {
+    if (this.#isClosed) return;
+    clearTimeout(this.#timers.get(vm.id));
+    const run = (): void => {
+      this.#timers.delete(vm.id);
+      const current = this.#parts.records.collection.get(vm.id);
+      if (current?.status.state === 'stopped' && current.status.restarts.nextAt !== null)
+        void this.#start(current, 'its restart policy says so');
+    };
+    this.#timers.set(vm.id, setTimeout(run, waitMs).unref());
+  }
+
+  async #start(vm: Vm, why: string): Promise<void> {
+    try {
+      await this.#parts.records.patch(vm.id, { restarts: { ...vm.status.restarts, nextAt: null } });
+      await this.#parts.events.record({
+        type: 'vm.autostart',
+        subject: vmSubject(vm),
+        message: `VM ${vm.name} is started: ${why}.`,
+      });
+      await this.#parts.service.start(this.#parts.records.byId(vm.id), daemon);
+    } catch (error) {
+      const message = error instanceof LodgeError ? error.message : 'an unexpected error';
+      await this.#parts.events.record({
+        type: 'vm.autostart-failed',
+        severity: 'error',
+        subject: vmSubject(vm),
+        message: `VM ${vm.name} could not be started by itself: ${message}`,
+      });
+    }
+  }
+
+  /** Takes control of a guest. While its monitor doesn't answer, tries again now and then. */
+  async #adopt(vm: Vm): Promise<boolean> {
+    const { driver, guests, records, log } = this.#parts;
+    if (!vm.status.pinned) {
+      // Its start was broken off before it was complete; the task that started it goes on, or nobody wants it.
+      if (this.#activeTask(vm) === null) await driver.endUnknown(vm.id);
+      return false;
+    }
+    try {
+      const guest = await driver.adopt({
+        id: vm.id,
+        name: vm.name,
+        directory: vmDirectory(this.#parts, vm.id),
+        pinned: vm.status.pinned,
+      });
+      if (!guest) return false;
+      guests.attach(vm.id, guest);
+      if (this.#activeTask(vm) === null) {
+        if (!liveVmStates.has(vm.status.state)) {
+          // The process is there, whatever was written down last.
+          await records.transition(vm.id, 'starting', 'Its hypervisor process was found running.');
+        }
+        await records.patch(vm.id, { taskId: null, pid: guest.pid });
+        await guests.settle(vm.id);
+      }
+      return true;
+    } catch (error) {
+      log.warn({ err: error, vm: vm.name }, 'a guest could not be taken over yet');
+      setTimeout(() => void this.#retry(vm.id), adoptRetryMs).unref();
+      return false;
+    }
+  }
+
+  async #retry(id: string): Promise<void> {
+    const vm = this.#parts.records.collection.get(id);
+    if (!vm || this.#isClosed || this.#parts.guests.get(id)) return;
+    if ((await this.#parts.driver.discover()).has(id)) await this.#adopt(vm);
+    else if (liveVmStates.has(vm.status.state) && this.#activeTask(vm) === null) await this.#settleGone(vm, false);
+  }
+
+  /** A VM that was up when the last daemon wrote it down, and whose guest is gone now. */
+  async #settleGone(vm: Vm, hasRebooted: boolean): Promise<void> {
+    const { guests, events, driver } = this.#parts;
+    const place = { id: vm.id, directory: vmDirectory(this.#parts, vm.id) };
+    const words = hasRebooted
+      ? { cause: 'host-restarted' as const, message: 'It ended when its host was restarted.' }
+      : await driver.lastWords(place);
+    const exit = await guests.finish(vm, words.cause, words.message);
+    await events.record({
+      type: `vm.${words.cause}`,
+      severity: 'error',
+      subject: vmSubject(vm),
+      message: `VM ${vm.name}: ${words.message}`,
+      details: { whileDaemonWasDown: true },
+    });
+    if (!hasRebooted) this.considerRestart(this.#parts.records.byId(vm.id), exit);
+  }
+
+  async #afterTask(id: string, taskId: string): Promise<void> {
+    const { records, guests, log } = this.#parts;
+    try {
+      const vm = records.collection.get(id);
+      if (!vm) return;
+      if (vm.status.taskId === taskId) await records.patch(id, { taskId: null });
+      await guests.settle(id);
+    } catch (error) {
+      if (!(error instanceof LodgeError && error.code === 'not_found'))
+        log.error({ err: error, vmId: id }, 'a VM could not be settled after its task');
+    }
+  }
+
+  #activeTask(vm: Vm): string | null {
+    return this.#parts.engine.activeOn({ kind: 'vm', id: vm.id })[0]?.id ?? null;
+  }
+}

@@ -1,0 +1,65 @@
+// The long operations on VMs, put together from steps.
+import * as z from 'zod';
+import { defineTask, type TaskType } from '../task/task.ts';
+import {
+  askToShutDown,
+  deleteEverything,
+  endGuest,
+  markDefined,
+  provideDisks,
+  settleIdentity,
+  startGuest,
+  suspendGuest,
+  updateHardware,
+  writeFirstBootData,
+  type VmStepParts,
+} from './vm-steps.ts';
+
+const input = z.strictObject({ id: z.string(), timeoutS: z.number().optional() });
+type Input = z.input<typeof input>;
+
+export interface VmTasks {
+  create: TaskType<Input>;
+  createAndStart: TaskType<Input>;
+  start: TaskType<Input>;
+  stop: TaskType<Input>;
+  forceOff: TaskType<Input>;
+  restart: TaskType<Input>;
+  suspend: TaskType<Input>;
+  delete: TaskType<Input>;
+  forceDelete: TaskType<Input>;
+}
+
+export function vmTasks(parts: VmStepParts): VmTasks {
+  const making = [settleIdentity(parts), provideDisks(parts), writeFirstBootData(parts), markDefined(parts)];
+  const stopping = [askToShutDown(parts), endGuest(parts, 'stopped')];
+  return {
+    create: defineTask({ type: 'vm.create', input, steps: making }),
+    createAndStart: defineTask({ type: 'vm.createAndStart', input, steps: [...making, startGuest(parts)] }),
+    start: defineTask({ type: 'vm.start', input, steps: [updateHardware(parts), startGuest(parts)] }),
+    stop: defineTask({ type: 'vm.stop', input, steps: stopping }),
+    forceOff: defineTask({ type: 'vm.forceOff', input, steps: [endGuest(parts, 'forced-off')] }),
+    restart: defineTask({
+      type: 'vm.restart',
+      input,
+      steps: [
+        askToShutDown(parts),
+        { ...endGuest(parts, 'stopped'), isPivot: false },
+        updateHardware(parts),
+        startGuest(parts),
+      ],
+    }),
+    suspend: defineTask({ type: 'vm.suspend', input, steps: [suspendGuest(parts)] }),
+    delete: defineTask({ type: 'vm.delete', input, steps: [deleteEverything(parts)] }),
+    forceDelete: defineTask({
+      type: 'vm.forceDelete',
+      input,
+      steps: [{ ...endGuest(parts, 'forced-off'), isPivot: false }, deleteEverything(parts)],
+    }),
+  };
+}
+
+/** All of them, for the engine. */
+export function listVmTasks(tasks: VmTasks): TaskType<Input>[] {
+  return Object.values(tasks) as TaskType<Input>[];
+}

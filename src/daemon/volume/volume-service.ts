@@ -1,0 +1,291 @@
+// Volumes as objects: the disks guests write to. A volume made with its VM belongs to it and goes with it; one made on
+// its own stays until it is deleted, and serves one VM at a time.
+import { join } from 'node:path';
+import { uuidv7 } from 'uuidv7';
+import { LodgeError, invalidField } from '../../api/errors.ts';
+import { type Image } from '../../api/image.ts';
+import { type Subject } from '../../api/object.ts';
+import { type Vm } from '../../api/vm.ts';
+import { type VmDisk } from '../../api/vm-spec.ts';
+import { type Volume, type VolumeSpec, type VolumeStatus } from '../../api/volume.ts';
+import { type DiskLayer } from '../../drivers/driver.ts';
+import { type ImageService } from '../image/image-service.ts';
+import { type Collection } from '../store/collection.ts';
+import { type TaskEngine } from '../task/task-engine.ts';
+import { type TaskRecord } from '../task/task.ts';
+import { type VolumeFiles } from './volume-files.ts';
+import { type VolumeTasks } from './volume-tasks.ts';
+
+export interface VolumeServiceParts {
+  volumes: Collection<Volume>;
+  images: ImageService;
+  engine: TaskEngine;
+  tasks: VolumeTasks;
+  files: VolumeFiles;
+  /** Folder of the volumes' files. */
+  directory: string;
+  node: string;
+  /** Whether the VM that uses a volume runs or is about to. */
+  isLive: (vmName: string, project: string) => boolean;
+}
+
+export function initialVolumeStatus(): VolumeStatus {
+  return {
+    state: 'pending',
+    reason: 'It is being created.',
+    node: null,
+    virtualSizeMib: null,
+    allocatedBytes: null,
+    imageId: null,
+    usedBy: null,
+    isOwnedByVm: false,
+  };
+}
+
+export class VolumeService {
+  readonly #parts: VolumeServiceParts;
+
+  constructor(parts: VolumeServiceParts) {
+    this.#parts = parts;
+  }
+
+  get(id: string): Volume | null {
+    return this.#parts.volumes.get(id);
+  }
+
+  require(project: string, reference: string): Volume {
+    return this.#parts.volumes.require(project, reference);
+  }
+
+  all(): IterableIterator<Volume> {
+    return this.#parts.volumes.all();
+  }
+
+  /** The file of a volume and what it is based on, top first. */
+  layers(volume: Volume): DiskLayer[] {
+    const top: DiskLayer = { path: volumePath(this.#parts.directory, volume), format: volume.spec.format };
+    const image = volume.status.imageId ? this.#parts.images.get(volume.status.imageId) : null;
+    if (!image) return [top];
+    const files = this.#parts.images.files(image);
+    if (files.kind === 'kernel')
+      throw new LodgeError('internal', `Volume ${volume.name} is based on image ${image.name}, which is no disk.`);
+    return [top, files.layer];
+  }
+
+  async create(given: Pick<Volume, 'name' | 'project' | 'labels' | 'spec'>, requestedBy: string): Promise<TaskRecord> {
+    const image = this.#imageOf(given);
+    this.#parts.files.check(given.spec, image, 'spec');
+    const id = uuidv7();
+    const { record, part } = this.#parts.engine.prepare(this.#parts.tasks.create, {
+      target: subject({ ...given, id }),
+      input: { id },
+      requestedBy,
+    });
+    await this.#parts.volumes.create({ ...given, id }, part);
+    return this.#parts.engine.require(record.id);
+  }
+
+  async update(
+    volume: Volume,
+    change: { revision?: number | undefined; labels?: Record<string, string> | undefined; spec: VolumeSpec },
+  ): Promise<Volume> {
+    for (const field of ['image', 'format'] as const) {
+      if (change.spec[field] !== volume.spec[field])
+        throw invalidField(`spec.${field}`, 'can not be changed', change.spec[field]);
+    }
+    const before = volume.status.virtualSizeMib ?? 0;
+    const wanted = change.spec.sizeMib ?? before;
+    if (wanted < before)
+      throw invalidField(
+        'spec.sizeMib',
+        `can not shrink: the volume has ${before} MiB, and what lies at its end would be lost`,
+        wanted,
+      );
+    if (wanted > before) {
+      if (volume.status.usedBy && this.#parts.isLive(volume.status.usedBy, volume.project)) {
+        throw new LodgeError(
+          'wrong_state',
+          `Volume ${volume.name} can not grow while VM ${volume.status.usedBy} runs.`,
+          { hint: 'Stop the VM first.' },
+        );
+      }
+      this.#parts.files.check(change.spec, null, 'spec');
+    }
+    // The revision is checked before the file is touched, and the file grows before the object says so.
+    if (change.revision !== undefined && change.revision !== volume.revision) {
+      throw new LodgeError(
+        'revision_conflict',
+        `Volume ${volume.name} has revision ${volume.revision}, and this change was based on ${change.revision}.`,
+      );
+    }
+    if (wanted > before)
+      await this.#parts.files.grow(volumePath(this.#parts.directory, volume), volume.spec.format, wanted);
+    const updated = await this.#parts.volumes.update(volume.id, change.revision, (draft) => {
+      draft.spec = change.spec;
+      if (change.labels) draft.labels = change.labels;
+    });
+    return wanted > before
+      ? this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, virtualSizeMib: wanted }))
+      : updated;
+  }
+
+  async delete(volume: Volume, requestedBy: string): Promise<TaskRecord> {
+    if (volume.status.usedBy)
+      throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${volume.status.usedBy}.`, {
+        hint: 'Take the disk out of the VM’s spec, or delete the VM.',
+      });
+    const [active] = this.#parts.engine.activeOn({ kind: 'volume', id: volume.id });
+    if (active)
+      throw new LodgeError('busy', `Volume ${volume.name} is being worked on by task ${active.id} (${active.type}).`);
+    return this.#parts.engine.submit(this.#parts.tasks.delete, {
+      target: subject(volume),
+      input: { id: volume.id },
+      requestedBy,
+    });
+  }
+
+  /** Refuses a disk of a VM that can't be made or attached. */
+  checkDisk(vm: Pick<Vm, 'name' | 'project'> & { id: string | null }, disk: VmDisk, field: string): void {
+    if (disk.volume) {
+      const volume = this.require(vm.project, disk.volume);
+      const isOther = volume.status.usedBy !== null && volume.status.usedBy !== vm.name;
+      if (isOther)
+        throw new LodgeError(
+          'in_use',
+          `${field}.volume: volume ${volume.name} is used by VM ${volume.status.usedBy}.`,
+          { hint: 'A volume serves one VM at a time.' },
+        );
+      if (volume.status.state !== 'ready')
+        throw new LodgeError('wrong_state', `${field}.volume: volume ${volume.name} is ${volume.status.state}.`, {
+          hint: 'Wait until it is ready.',
+        });
+      return;
+    }
+    if (disk.device === 'cdrom') {
+      if (disk.image) this.#parts.images.require(vm.project, disk.image);
+      return;
+    }
+    const image = disk.image ? this.#parts.images.require(vm.project, disk.image) : null;
+    this.#parts.files.check({ sizeMib: disk.sizeMib, format: 'qcow2' }, image, field);
+  }
+
+  /** Makes the disk of a VM, or takes the volume that it names. Can be repeated. */
+  async provide(vm: Pick<Vm, 'id' | 'name' | 'project'>, disk: VmDisk): Promise<Volume> {
+    if (disk.volume) {
+      const volume = this.require(vm.project, disk.volume);
+      return this.#parts.volumes.setStatus(volume.id, (status) => {
+        if (status.usedBy && status.usedBy !== vm.name)
+          throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${status.usedBy}.`);
+        return { ...status, usedBy: vm.name };
+      });
+    }
+    const name = `${vm.name}-${disk.name}`.slice(0, 63).replace(/-+$/, '');
+    const spec: VolumeSpec = {
+      description: `Disk ${disk.name} of VM ${vm.name}`,
+      sizeMib: disk.sizeMib,
+      image: disk.image,
+      format: 'qcow2',
+    };
+    const existing = this.#parts.volumes.byName(vm.project, name);
+    if (existing && !(existing.status.isOwnedByVm && existing.status.usedBy === vm.name)) {
+      throw new LodgeError(
+        'name_taken',
+        `The disk ${disk.name} of VM ${vm.name} would be the volume ${name}, and there is one already.`,
+        { hint: 'Delete or rename that volume, attach it by its name, or call the disk something else.' },
+      );
+    }
+    const status: VolumeStatus = { ...initialVolumeStatus(), usedBy: vm.name, isOwnedByVm: true };
+    const volume =
+      existing ?? (await this.#parts.volumes.create({ name, project: vm.project, labels: {}, spec, status }));
+    if (volume.status.state === 'ready') return volume;
+    return this.make(volume.id);
+  }
+
+  /** Makes the file of a volume that doesn't have one yet, and records what it is. Can be repeated. */
+  async make(id: string): Promise<Volume> {
+    const volume = this.#parts.volumes.get(id);
+    if (!volume) throw new LodgeError('not_found', `There is no volume with the id ${id}.`);
+    const image = this.#imageOf(volume);
+    const facts = await this.#parts.files.make(
+      volumePath(this.#parts.directory, volume),
+      volume.spec,
+      image ? this.#imageLayer(image) : null,
+    );
+    return this.#parts.volumes.setStatus(id, (status) => ({
+      ...status,
+      ...facts,
+      state: 'ready',
+      reason: 'Its file is in place.',
+      node: this.#parts.node,
+      imageId: image?.id ?? null,
+    }));
+  }
+
+  /** Gives up what a VM's disks were: own volumes are deleted, others are free again. Can be repeated. */
+  async surrender(vm: Pick<Vm, 'name' | 'project'>): Promise<void> {
+    for (const volume of [...this.#parts.volumes.all()]) {
+      if (volume.project !== vm.project || volume.status.usedBy !== vm.name) continue;
+      if (volume.status.isOwnedByVm) await this.remove(volume.id);
+      else await this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, usedBy: null }));
+    }
+  }
+
+  /** Frees a volume that its VM has no disk for any more. One that was made with the VM stays, as a volume of its own. */
+  async release(id: string): Promise<void> {
+    if (this.#parts.volumes.get(id))
+      await this.#parts.volumes.setStatus(id, (status) => ({ ...status, usedBy: null, isOwnedByVm: false }));
+  }
+
+  /** Removes a volume: first its file, then the object. Can be repeated. */
+  async remove(id: string): Promise<void> {
+    const volume = this.#parts.volumes.get(id);
+    if (!volume) return;
+    await this.#parts.files.remove(volumePath(this.#parts.directory, volume));
+    await this.#parts.volumes.delete(id).catch((error: unknown) => {
+      if (!(error instanceof LodgeError && error.code === 'not_found')) throw error;
+    });
+  }
+
+  /** After the daemon's start: volumes that were never finished and belong to nothing are removed, and files of none. */
+  async recover(isKnownVm: (name: string, project: string) => boolean): Promise<void> {
+    for (const volume of [...this.#parts.volumes.all()]) {
+      const isWorkedOn = this.#parts.engine.activeOn({ kind: 'volume', id: volume.id }).length > 0;
+      const isOrphan = volume.status.isOwnedByVm
+        ? !isKnownVm(volume.status.usedBy ?? '', volume.project)
+        : volume.status.state !== 'ready' && !isWorkedOn;
+      if (isOrphan) await this.remove(volume.id);
+      else if (volume.status.usedBy && !isKnownVm(volume.status.usedBy, volume.project))
+        await this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, usedBy: null }));
+    }
+    await this.#parts.files.removeStrays(
+      this.#parts.directory,
+      new Set([...this.#parts.volumes.all()].map((volume) => volumePath(this.#parts.directory, volume))),
+    );
+  }
+
+  /** Reads again how much space a volume takes. */
+  async refresh(volume: Volume): Promise<Volume> {
+    if (volume.status.state !== 'ready') return volume;
+    const allocatedBytes = await this.#parts.files.allocatedBytes(volumePath(this.#parts.directory, volume));
+    return this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, allocatedBytes }));
+  }
+
+  #imageOf(volume: Pick<Volume, 'project' | 'spec'>): Image | null {
+    return volume.spec.image ? this.#parts.images.require(volume.project, volume.spec.image) : null;
+  }
+
+  #imageLayer(image: Image): DiskLayer {
+    const files = this.#parts.images.files(image);
+    if (files.kind === 'kernel')
+      throw invalidField('spec.image', `image ${image.name} holds a kernel and no disk`, image.name);
+    return files.layer;
+  }
+}
+
+export function volumePath(directory: string, volume: Pick<Volume, 'id' | 'spec'>): string {
+  return join(directory, `${volume.id}.${volume.spec.format}`);
+}
+
+function subject(volume: Pick<Volume, 'id' | 'name' | 'project'>): Subject {
+  return { kind: 'volume', id: volume.id, name: volume.name, project: volume.project };
+}

@@ -1,0 +1,116 @@
+// The QEMU that is installed on this node: where it is, its version, and what it says it can do. Features are read from
+// its own answers, not concluded from version numbers; only a version below the oldest one Lodge was built for is refused.
+import { access } from 'node:fs/promises';
+import { CommandError, run } from '../../host/command.ts';
+import { LodgeError } from '../../api/errors.ts';
+import { parseCpuHelp } from './cpu-model.ts';
+
+/** Oldest QEMU that has what Lodge needs (`-run-with`, fdset for `file:` migration came with 8.2 and 9.0). */
+export const oldestQemu = [8, 2] as const;
+
+export interface QemuInstallation {
+  binary: string;
+  /** `10.0.2`. */
+  version: string;
+  /** Versioned name of each machine type that Lodge offers: q35 → pc-q35-10.0. */
+  machines: ReadonlyMap<string, string>;
+  /** Every machine name QEMU takes, versioned ones included. */
+  machineNames: ReadonlySet<string>;
+  cpuModels: readonly string[];
+  cpuFeatures: ReadonlySet<string>;
+  devices: ReadonlySet<string>;
+  /** UEFI firmware and the template of its variable store; null where it is not installed. */
+  uefi: { codePath: string; variablesPath: string } | null;
+}
+
+const uefiCandidates = [
+  { codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
+  { codePath: '/usr/share/edk2/x64/OVMF_CODE.4m.fd', variablesPath: '/usr/share/edk2/x64/OVMF_VARS.4m.fd' },
+  { codePath: '/usr/share/edk2/ovmf/OVMF_CODE.fd', variablesPath: '/usr/share/edk2/ovmf/OVMF_VARS.fd' },
+  { codePath: '/usr/share/qemu/ovmf-x86_64-code.bin', variablesPath: '/usr/share/qemu/ovmf-x86_64-vars.bin' },
+  { codePath: '/usr/share/OVMF/OVMF_CODE.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS.fd' },
+];
+
+/** Reads `QEMU emulator version 10.0.2 (Debian …)`. */
+export function parseQemuVersion(text: string): string | null {
+  return /version (\d+\.\d+(?:\.\d+)?)/.exec(text)?.[1] ?? null;
+}
+
+/** Whether a version is at least `oldest`. */
+export function isAtLeast(version: string, oldest: readonly [number, number]): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major > oldest[0] || (major === oldest[0] && minor >= oldest[1]);
+}
+
+/** Reads `-machine help`: every name, and what the aliases q35 and pc stand for. */
+export function parseMachineHelp(text: string): { names: Set<string>; aliases: Map<string, string> } {
+  const names = new Set<string>();
+  const aliases = new Map<string, string>();
+  for (const line of text.split('\n').slice(1)) {
+    const name = line.split(/\s/, 1)[0];
+    if (!name) continue;
+    names.add(name);
+    const alias = /\(alias of ([^)]+)\)/.exec(line)?.[1];
+    if (alias) aliases.set(name, alias);
+  }
+  return { names, aliases };
+}
+
+/** Asks the installed QEMU about itself. Throws `unavailable` when there is none, or one too old. */
+export async function inspectInstallation(binary: string): Promise<QemuInstallation> {
+  const ask = async (...args: string[]): Promise<string> =>
+    (await run([binary, ...args], { timeoutMs: 20_000 })).stdout;
+  let version: string | null;
+  try {
+    version = parseQemuVersion(await ask('--version'));
+  } catch (error) {
+    if (error instanceof CommandError && error.reason === 'missing') {
+      throw new LodgeError('unavailable', `QEMU (${binary}) is not installed on this node.`, {
+        hint: 'Install qemu-system-x86 (npm start does it on Debian), or set qemu.binary in the configuration.',
+        cause: error,
+      });
+    }
+    throw new LodgeError('unavailable', `QEMU (${binary}) does not run on this node.`, { cause: error });
+  }
+  if (!version || !isAtLeast(version, oldestQemu)) {
+    throw new LodgeError(
+      'unavailable',
+      `QEMU ${version ?? 'of an unknown version'} (${binary}) is too old: Lodge needs ${oldestQemu.join('.')} or newer.`,
+      {
+        hint: 'On Debian 12 install it from bookworm-backports (npm start does it).',
+      },
+    );
+  }
+  const [machineHelp, cpuHelp, deviceHelp, uefi] = await Promise.all([
+    ask('-machine', 'help'),
+    ask('-cpu', 'help'),
+    ask('-device', 'help'),
+    findUefi(),
+  ]);
+  const { names, aliases } = parseMachineHelp(machineHelp);
+  const machines = new Map<string, string>();
+  for (const type of ['q35', 'pc', 'microvm']) if (names.has(type)) machines.set(type, aliases.get(type) ?? type);
+  const cpus = parseCpuHelp(cpuHelp);
+  return {
+    binary,
+    version,
+    machines,
+    machineNames: names,
+    cpuModels: cpus.models,
+    cpuFeatures: new Set(cpus.features),
+    devices: new Set([...deviceHelp.matchAll(/^name "([^"]+)"/gm)].map((match) => match[1]!)),
+    uefi,
+  };
+}
+
+async function findUefi(): Promise<QemuInstallation['uefi']> {
+  for (const candidate of uefiCandidates) {
+    try {
+      await Promise.all([access(candidate.codePath), access(candidate.variablesPath)]);
+      return candidate;
+    } catch {
+      // Another distribution's place comes next.
+    }
+  }
+  return null;
+}
