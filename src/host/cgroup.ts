@@ -203,6 +203,12 @@ async function prepare(plan: HierarchyPlan, missing: Map<Controller, string>): P
     if (reason === null) controllers.push(controller);
     else missing.set(controller, reason);
   }
+  if ((await readOrNull(`${root}/cgroup.type`))?.trim() === 'domain invalid') {
+    throw new CgroupError(
+      root,
+      `processes can't be put into ${root}: a group above it holds processes and hands controllers on`,
+    );
+  }
   return { ...plan, controllers };
 }
 
@@ -225,27 +231,32 @@ async function enableDownTo(plan: HierarchyPlan, controller: Controller): Promis
   return null;
 }
 
+/**
+ * Enables a controller for the groups below a folder. In version 2 a group below the top either holds processes or
+ * hands controllers on. For some controllers the kernel does not refuse that, but takes the groups below it out of
+ * service ("domain invalid", cgroup-v2.rst, Threads), so it is checked beforehand.
+ */
 async function enableIn(plan: HierarchyPlan, directory: string, controller: Controller): Promise<string | null> {
   const file = `${directory}/cgroup.subtree_control`;
+  // The top of the hierarchy has no type, and may do both.
+  const isTop = (await readOrNull(`${directory}/cgroup.type`)) === null;
+  const pids = isTop ? [] : ((await readOrNull(`${directory}/cgroup.procs`)) ?? '').split('\n').filter(Boolean);
   try {
+    if (pids.length > 0) {
+      if (directory !== plan.ownDirectory) {
+        return `the controller ${controller} can't be enabled in ${file}: processes (${pids.slice(0, 5).join(', ')}) are in that group itself`;
+      }
+      const leaf = `${directory}/daemon`;
+      await makeDirectory(leaf);
+      for (const pid of pids) {
+        await writeKernelFile(`${leaf}/cgroup.procs`, pid).catch((error: unknown) => {
+          if (codeOf(error) !== 'ESRCH') throw error;
+        });
+      }
+    }
     await writeKernelFile(file, `+${controller}`);
     return null;
   } catch (error) {
-    if (codeOf(error) !== 'EBUSY' || directory !== plan.ownDirectory) {
-      return `the controller ${controller} can't be enabled in ${file}: ${(error as Error).message}`;
-    }
-  }
-  try {
-    const leaf = `${directory}/daemon`;
-    await makeDirectory(leaf);
-    for (const pid of ((await readOrNull(`${directory}/cgroup.procs`)) ?? '').split('\n').filter(Boolean)) {
-      await writeKernelFile(`${leaf}/cgroup.procs`, pid).catch((error: unknown) => {
-        if (codeOf(error) !== 'ESRCH') throw error;
-      });
-    }
-    await writeKernelFile(file, `+${controller}`);
-    return null;
-  } catch (error) {
-    return `the controller ${controller} can't be enabled in ${file}, because processes are in ${directory}: ${(error as Error).message}`;
+    return `the controller ${controller} can't be enabled in ${file}: ${(error as Error).message}`;
   }
 }

@@ -3,10 +3,11 @@
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile, rmdir } from 'node:fs/promises';
 import { test, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CgroupError } from '../../src/host/cgroup-group.ts';
+import { run } from '../../src/host/command.ts';
 import { openCgroupTree, readCgroupLayout, type CgroupTree, type CgroupTreeOptions } from '../../src/host/cgroup.ts';
 import { identifyProcess, isAlive } from '../../src/host/process.ts';
 
@@ -244,4 +245,36 @@ test('a controller that is not handed on is missing with a reason, and the other
     assert.match(entry?.reason ?? '', new RegExp(`the controller ${controller} is not handed on to`));
   }
   assert.ok(tree.controllers.includes('freezer'));
+});
+
+test('in version 2 a daemon that is in a group with its neighbours makes room, and then has its controllers', async (t) => {
+  const layout = await readCgroupLayout();
+  const [mount] = layout.mounts;
+  if (layout.kind !== 'v2' || !mount) return t.diagnostic(`control groups are ${layout.kind} here`);
+  const box = `${mount.mountPoint}/lodge-test-box-${process.pid}`;
+  await mkdir(box);
+  t.after(async () => {
+    for (const name of ['/lodge/web1', '/lodge', '/daemon']) await rmdir(`${box}${name}`).catch(() => {});
+    await rmdir(box);
+  });
+  const module = new URL('../../src/host/cgroup.ts', import.meta.url).href;
+  const program = `
+    import { openCgroupTree } from ${JSON.stringify(module)};
+    const tree = await openCgroupTree();
+    const { group } = await tree.createGroup('web1', { pidsMax: 10 });
+    const child = (await import('node:child_process')).spawn('sleep', ['1000']);
+    await group.join([child.pid]);
+    const again = await openCgroupTree();
+    console.log(JSON.stringify({ roots: tree.rootDirectories, again: again.rootDirectories, controllers: tree.controllers, missing: tree.missing }));
+    await group.killAll();
+    await group.remove();
+    process.exit(0);
+  `;
+  // A neighbour, and the daemon.
+  const script = 'echo 0 > "$1"; sleep 1000 & "$2" --input-type=module --eval "$3"; kill $!; wait';
+  const { stdout } = await run(['sh', '-c', script, 'sh', `${box}/cgroup.procs`, process.execPath, program]);
+  const seen = JSON.parse(stdout) as { roots: string[]; again: string[]; controllers: string[]; missing: unknown[] };
+  assert.deepEqual(seen.roots, [`${box}/lodge`]);
+  assert.deepEqual(seen.again, seen.roots);
+  assert.ok(seen.controllers.includes('pids') && seen.controllers.includes('memory'), stdout);
 });
