@@ -22,9 +22,9 @@ export interface ServerHandlersParts {
 }
 
 export function serverHandlers(parts: ServerHandlersParts): NounHandlers<'server', RequestContext, ByteSource> {
-  // The contract doesn't change while the daemon runs.
-  const document = JSON.stringify(openApiDocument());
-  const page = referencePage();
+  // The contract doesn't change while the daemon runs; making its documents takes longer than all else at the start.
+  const document = once(() => JSON.stringify(openApiDocument()));
+  const page = once(referencePage);
   return {
     get: async (_request, { caller }) => ({
       version: parts.version,
@@ -44,7 +44,12 @@ export function serverHandlers(parts: ServerHandlersParts): NounHandlers<'server
       return { status, problems: parts.problems() };
     },
     metrics: async () => byteAnswer(await parts.metrics.text(), { contentType: parts.metrics.contentType }),
-    openapi: async () => byteAnswer(document),
-    reference: async () => byteAnswer(page),
+    openapi: async () => byteAnswer(document()),
+    reference: async () => byteAnswer(page()),
   };
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { value: T } | null = null;
+  return () => (made ??= { value: make() }).value;
 }

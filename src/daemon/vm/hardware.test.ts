@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { type Image } from '../../api/image.ts';
+import { vmSpec, type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
+import { LodgeError } from '../../api/errors.ts';
+import { initialImageStatus } from '../image/image-service.ts';
+import { assignMacs, checkSpec, chooseFirmware, effectiveDisks, newMac, pendingChanges } from './hardware.ts';
+
+const spec = (input: VmSpecInput): VmSpec => vmSpec.parse(input);
+
+function image(status: Partial<Image['status']>): Image {
+  return {
+    id: '01a205b2-725c-77b1-b90b-9f32b4e2f99f',
+    name: 'base',
+    project: 'default',
+    labels: {},
+    spec: { description: '', source: { type: 'build', recipe: 'tiny' }, os: 'linux', minMemoryMib: 0 },
+    status: {
+      ...initialImageStatus(),
+      state: 'ready',
+      kind: 'disk',
+      firmware: ['uefi', 'bios'],
+      format: 'qcow2',
+      virtualSizeMib: 2048,
+      ...status,
+    },
+    revision: 1,
+    createdAt: '2026-01-01T00:00:00.000Z',
+  };
+}
+
+const refuses = (work: () => unknown, field: string): void => {
+  assert.throws(
+    work,
+    (error: unknown) =>
+      error instanceof LodgeError && error.code === 'invalid_request' && error.fields?.[0]?.field === field,
+  );
+};
+
+describe('MAC addresses', () => {
+  it('are made in the range of KVM and not twice', () => {
+    const bytes = [Uint8Array.of(1, 2, 3), Uint8Array.of(4, 5, 6)];
+    assert.equal(
+      newMac(new Set(['52:54:00:01:02:03']), () => bytes.shift()!),
+      '52:54:00:04:05:06',
+    );
+  });
+
+  it('stay what they were, and a given one comes first', () => {
+    const nics = spec({ nics: [{ mac: '52:54:00:00:00:01' }, {}, {}] }).nics;
+    const macs = assignMacs(nics, [{ mac: '52:54:00:aa:aa:aa' }, { mac: '52:54:00:bb:bb:bb' }], new Set());
+    assert.deepEqual(macs.slice(0, 2), ['52:54:00:00:00:01', '52:54:00:bb:bb:bb']);
+    assert.match(macs[2]!, /^52:54:00/);
+    assert.equal(new Set(macs).size, 3);
+  });
+});
+
+describe('The disks of a VM', () => {
+  it('begin with a copy of its image', () => {
+    const disks = effectiveDisks(spec({ image: 'base', disks: [{ name: 'data', sizeMib: 10 }] }), image({}));
+    assert.deepEqual(
+      disks.map(({ name, image: from }) => [name, from]),
+      [
+        ['root', 'base'],
+        ['data', undefined],
+      ],
+    );
+  });
+
+  it('use a disk called root for the image, with its size', () => {
+    const disks = effectiveDisks(spec({ image: 'base', disks: [{ name: 'root', sizeMib: 20_480 }] }), image({}));
+    assert.deepEqual(
+      disks.map(({ name, image: from, sizeMib }) => [name, from, sizeMib]),
+      [['root', 'base', 20_480]],
+    );
+  });
+
+  it('are none for an image that is only a kernel, and a CD-ROM for an ISO', () => {
+    assert.deepEqual(effectiveDisks(spec({ image: 'base' }), image({ kind: 'kernel' })), []);
+    assert.deepEqual(
+      effectiveDisks(spec({ image: 'base' }), image({ kind: 'iso' })).map(({ device }) => device),
+      ['cdrom'],
+    );
+  });
+});
+
+describe('The firmware', () => {
+  it('follows from the image unless it is asked for', () => {
+    assert.equal(chooseFirmware(spec({}), image({ kind: 'kernel', firmware: ['direct'] }), true), 'direct');
+    assert.equal(chooseFirmware(spec({}), image({}), true), 'uefi');
+    assert.equal(chooseFirmware(spec({}), image({}), false), 'bios');
+    assert.equal(chooseFirmware(spec({ firmware: { type: 'bios' } }), image({}), true), 'bios');
+    assert.equal(chooseFirmware(spec({}), null, true), 'bios');
+  });
+
+  it('is refused where the image can not boot by it', () => {
+    refuses(() => chooseFirmware(spec({ firmware: { type: 'direct' } }), image({}), true), 'spec.firmware.type');
+    refuses(
+      () => chooseFirmware(spec({ firmware: { type: 'uefi' } }), image({ firmware: ['bios'] }), true),
+      'spec.firmware.type',
+    );
+    refuses(
+      () => chooseFirmware(spec({ firmware: { type: 'uefi' } }), image({ kind: 'kernel' }), true),
+      'spec.firmware.type',
+    );
+    refuses(() => chooseFirmware(spec({ machine: 'microvm' }), null, true), 'spec.machine');
+  });
+});
+
+describe('A spec', () => {
+  it('is refused when two disks or NICs have the same name or address', () => {
+    refuses(
+      () =>
+        checkSpec(
+          spec({
+            disks: [
+              { name: 'a', sizeMib: 1 },
+              { name: 'a', sizeMib: 1 },
+            ],
+          }),
+          null,
+        ),
+      'spec.disks.1.name',
+    );
+    const mac = '52:54:00:00:00:01';
+    refuses(() => checkSpec(spec({ nics: [{ mac }, { mac }] }), null), 'spec.nics.1.mac');
+  });
+
+  it('is refused when a new disk has neither size nor image, or a volume has both', () => {
+    refuses(() => checkSpec(spec({ disks: [{ name: 'a' }] }), null), 'spec.disks.0.sizeMib');
+    refuses(() => checkSpec(spec({ disks: [{ name: 'a', volume: 'v', sizeMib: 1 }] }), null), 'spec.disks.0');
+  });
+
+  it('is refused with less memory than the image needs, or an image that is not ready', () => {
+    refuses(() => checkSpec(spec({ memoryMib: 64 }), image({ minMemoryMib: 128 })), 'spec.memoryMib');
+    assert.throws(() => checkSpec(spec({}), image({ state: 'importing' })), { code: 'wrong_state' });
+  });
+
+  it('tells which of its changes wait for a restart', () => {
+    const before = spec({ memoryMib: 256 });
+    assert.deepEqual(pendingChanges(before, spec({ memoryMib: 512, autostart: true, cpu: { count: 2 } })), [
+      'spec.cpu',
+      'spec.memoryMib',
+    ]);
+    assert.deepEqual(pendingChanges(before, before), []);
+  });
+});
