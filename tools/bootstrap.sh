@@ -415,7 +415,8 @@ install_packages() {
   [ -n "$dry_run" ] || touch "$log"
   # Not "npm ci": it removes node_modules first, under a running daemon, and refuses the lockfile where the registry lacks
   # a build for some other platform. Versions and checksums are the lockfile's here too, and --no-save keeps it as it is.
-  run_logged "npm install" "$log" npm --prefix "$root" install --no-save --no-audit --no-fund --loglevel=http || {
+  run_logged "npm install" "$log" npm --prefix "$root" install --no-save --prefer-offline --no-audit --no-fund --loglevel=http \
+    --fetch-retries=1 --fetch-retry-mintimeout=2000 --fetch-retry-maxtimeout=5000 --fetch-timeout=120000 || {
     show_log_end "$log"
     fail "npm could not install the packages." \
       "If an address above could not be reached, check the network, the proxy (npm config get proxy) and the registry (npm config get registry)." \
