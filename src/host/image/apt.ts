@@ -74,7 +74,7 @@ export async function openApt(cacheDir: string, probe: string, signal?: AbortSig
     'Acquire::Retries=3',
     '-o',
     'Acquire::http::Timeout=30',
-  ]; // oxfmt keeps one a line otherwise
+  ];
   const machine: AptContext = { cacheDir, options, signal };
   if (await hasCandidate(machine, probe)) return machine;
   const lists = join(cacheDir, 'lists');
