@@ -1,0 +1,149 @@
+// Works out what `lodge apply` would do: for each object, whether it is made, changed or as it should be, field by
+// field. Pure, but for reading the objects as they are; everything is checked before anything is changed.
+import type { Image } from '../../api/image.ts';
+import type { Network } from '../../api/network.ts';
+import type { Volume } from '../../api/volume.ts';
+import type { Vm } from '../../api/vm.ts';
+import { differences, type Difference } from '../../lib/difference.ts';
+import { valueAt, withoutValueAt, withValueAt, type Json, type PathPart } from '../../lib/field-path.ts';
+import { closestWord } from '../../lib/closest-word.ts';
+import { manifestKinds, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
+
+/** An object that apply knows. */
+export type Existing = Vm | Image | Volume | Network;
+
+export type PlannedAction = 'create' | 'update' | 'unchanged';
+
+/** What is to be done for one object. */
+export interface PlannedObject {
+  manifest: Manifest;
+  action: PlannedAction;
+  existing: Existing | null;
+  /** The spec to write. */
+  spec: Json;
+  labels: Record<string, string>;
+  /** What differs, with paths that begin with spec or labels. For a new object all that it says. */
+  changes: Difference[];
+}
+
+/**
+ * Fields that stay as they are when a file doesn't name them, because the daemon chose them or they were changed by a
+ * command of their own; and fields that can be written but never read.
+ */
+const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
+  volume: [['sizeMib']],
+  network: [['ipv4Cidr'], ['bridge']],
+  vm: [['cloudInit', 'password']],
+  image: [],
+};
+
+/** The plan for one object. */
+export function planObject(manifest: Manifest, existing: Existing | null): PlannedObject {
+  const labels = manifest.labels ?? existing?.labels ?? {};
+  if (existing === null) {
+    const changes = differences({}, { spec: manifest.spec, ...(Object.keys(labels).length > 0 ? { labels } : {}) });
+    return { manifest, action: 'create', existing, spec: manifest.spec, labels, changes };
+  }
+  const current = plainJson(existing.spec);
+  let spec = manifest.spec;
+  for (const path of keptWhenAbsent[manifest.noun]) {
+    const kept = valueAt(current, path);
+    if (valueAt(spec, path) === undefined && kept !== undefined) spec = withValueAt(spec, path, kept);
+  }
+  const isSecretUnreadable =
+    manifest.noun === 'vm' &&
+    valueAt(current, ['cloudInit']) !== undefined &&
+    valueAt(current, ['cloudInit', 'password']) === undefined;
+  // A password is never shown again, so it can't be compared: it counts for the first boot alone.
+  if (isSecretUnreadable) spec = withoutValueAt(spec, ['cloudInit', 'password']);
+  const changes = [...differences(existing.labels, labels, ['labels']), ...differences(current, spec, ['spec'])];
+  return { manifest, action: changes.length === 0 ? 'unchanged' : 'update', existing, spec, labels, changes };
+}
+
+/** A document as JSON has it: without what is undefined. */
+function plainJson(value: unknown): Json {
+  return JSON.parse(JSON.stringify(value)) as Json;
+}
+
+/** In the order in which kinds need each other; within a kind, as they stand in the files. */
+export function inOrder<Item extends { manifest: Manifest }>(items: readonly Item[]): Item[] {
+  return manifestKinds.flatMap((kind) => items.filter((item) => item.manifest.kind === kind));
+}
+
+/** What an object refers to. */
+export interface Reference {
+  kind: ManifestKind;
+  name: string;
+  path: string;
+}
+
+/** The objects that one needs. */
+export function referencesOf(manifest: Manifest): Reference[] {
+  const references: Reference[] = [];
+  const add = (kind: ManifestKind, path: PathPart[], label: string): void => {
+    const name = valueAt(manifest.spec, path);
+    if (typeof name === 'string') references.push({ kind, name, path: `spec.${label}` });
+  };
+  if (manifest.kind === 'Volume' || manifest.kind === 'Vm') add('Image', ['image'], 'image');
+  if (manifest.kind !== 'Vm') return references;
+  for (const list of ['disks', 'nics'] as const) {
+    const items = valueAt(manifest.spec, [list]);
+    for (let index = 0; Array.isArray(items) && index < items.length; index += 1) {
+      if (list === 'nics') add('Network', [list, index, 'network'], `nics[${index}].network`);
+      else {
+        add('Image', [list, index, 'image'], `disks[${index}].image`);
+        add('Volume', [list, index, 'volume'], `disks[${index}].volume`);
+      }
+    }
+  }
+  return references;
+}
+
+/** What can't be changed, and references that lead nowhere: what the daemon would refuse half-way. */
+export function complaintsAbout(
+  planned: readonly PlannedObject[],
+  existingNames: (kind: ManifestKind, project: string) => readonly { name: string; id: string }[],
+): { field: string; message: string }[] {
+  const complaints: { field: string; message: string }[] = [];
+  for (const { manifest, existing, spec } of planned) {
+    for (const reference of referencesOf({ ...manifest, spec })) {
+      const inFiles = planned.filter(
+        (one) => one.manifest.kind === reference.kind && one.manifest.project === manifest.project,
+      );
+      const onDaemon = existingNames(reference.kind, manifest.project);
+      const isKnown =
+        inFiles.some((one) => one.manifest.name === reference.name) ||
+        onDaemon.some((one) => one.name === reference.name || one.id === reference.name);
+      if (isKnown) continue;
+      const near = closestWord(reference.name, [
+        ...inFiles.map((one) => one.manifest.name),
+        ...onDaemon.map((one) => one.name),
+      ]);
+      complaints.push({
+        field: `${manifest.where}: ${reference.path}`,
+        message: `there is no ${reference.kind.toLowerCase()} ${reference.name}, neither here nor in these files${near === null ? '' : ` (did you mean ${near}?)`}`,
+      });
+    }
+    if (existing === null) continue;
+    if (
+      manifest.kind === 'Image' &&
+      differences(plainJson((existing as Image).spec.source), valueAt(spec, ['source'])).length > 0
+    ) {
+      complaints.push({
+        field: `${manifest.where}: spec.source`,
+        message: `the source of an image can not be changed: delete image ${manifest.name} first, or take another name`,
+      });
+    }
+    if (manifest.kind === 'Volume') {
+      const present = (existing as Volume).status.virtualSizeMib;
+      const wanted = valueAt(spec, ['sizeMib']);
+      if (typeof wanted === 'number' && present !== null && wanted < present) {
+        complaints.push({
+          field: `${manifest.where}: spec.sizeMib`,
+          message: `volume ${manifest.name} has ${present} MiB and can not shrink to ${wanted} MiB`,
+        });
+      }
+    }
+  }
+  return complaints;
+}

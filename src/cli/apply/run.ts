@@ -1,0 +1,263 @@
+// Carries a plan out: networks first, then images, volumes and VMs, because each may need those before it. What is
+// started is followed to its end; after a failure nothing more is begun, and a second run goes on where it stopped.
+import { LodgeError } from '../../api/errors.ts';
+import type { Task } from '../../api/task.ts';
+import { collect, type FetchPage } from '../list.ts';
+import type { Session } from '../connect/session.ts';
+import { followTasks } from '../output/follow.ts';
+import { AlreadyPrinted, describeError, exitCodeFor } from '../output/print-error.ts';
+import { printDocument } from '../output/print.ts';
+import { fetchImages } from '../noun/image.ts';
+import { fetchNetworks } from '../noun/network.ts';
+import { fetchVolumes } from '../noun/volume.ts';
+import { fetchVms } from '../vm/view.ts';
+import { formatPath } from '../../lib/field-path.ts';
+import { differenceLine, planLines } from './diff-text.ts';
+import { manifestKinds, nounOfKind, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
+import { complaintsAbout, inOrder, planObject, type Existing, type PlannedObject } from './plan.ts';
+
+const fetchers: Readonly<Record<ManifestNoun, FetchPage<Existing>>> = {
+  network: fetchNetworks,
+  image: fetchImages,
+  volume: fetchVolumes,
+  vm: fetchVms,
+};
+
+/** The objects of the projects that the files speak of, by kind, project and name. */
+export class Inventory {
+  readonly #lists = new Map<string, Existing[]>();
+
+  static async read(session: Session, manifests: readonly Manifest[]): Promise<Inventory> {
+    const inventory = new Inventory();
+    const projects = [...new Set(manifests.map((manifest) => manifest.project))];
+    await Promise.all(
+      projects.flatMap((project) =>
+        manifestKinds.map(async (kind) => {
+          const fetch = fetchers[nounOfKind[kind]];
+          inventory.#lists.set(
+            `${kind} ${project}`,
+            await collect((query) => fetch(session.client, query), { project }),
+          );
+        }),
+      ),
+    );
+    return inventory;
+  }
+
+  of(kind: ManifestKind, project: string): readonly Existing[] {
+    return this.#lists.get(`${kind} ${project}`) ?? [];
+  }
+
+  find(manifest: Manifest): Existing | null {
+    return this.of(manifest.kind, manifest.project).find((one) => one.name === manifest.name) ?? null;
+  }
+}
+
+export interface ApplyOptions {
+  dryRun?: boolean;
+  exitCode?: boolean;
+  start?: boolean;
+}
+
+/** Plans, checks everything, and then, unless it is a dry run, does it. Gives the exit code. */
+export async function applyManifests(
+  session: Session,
+  manifests: readonly Manifest[],
+  options: ApplyOptions,
+): Promise<number> {
+  const inventory = await Inventory.read(session, manifests);
+  const planned = inOrder(manifests.map((manifest) => planObject(manifest, inventory.find(manifest))));
+  const complaints = complaintsAbout(planned, (kind, project) => inventory.of(kind, project));
+  if (complaints.length > 0) {
+    throw new LodgeError(
+      'invalid_request',
+      complaints.length === 1 ? 'one thing can not be done' : `${complaints.length} things can not be done`,
+      {
+        fields: complaints,
+        hint: 'Nothing was changed.',
+      },
+    );
+  }
+  const isForPeople = session.format === 'table' || session.format === 'wide';
+  if (options.dryRun === true) {
+    await printDocument(session, planned.map(asDocument), () =>
+      planned.flatMap((one) => planLines(one, session.terminal.style)),
+    );
+    const count = planned.filter((one) => one.action !== 'unchanged').length;
+    if (isForPeople)
+      session.terminal.note(
+        count === 0 ? 'Nothing would be changed.' : `${countText(planned)}. This was a dry run: nothing was changed.`,
+      );
+    return count > 0 && options.exitCode === true ? 8 : 0;
+  }
+  const done: PlannedObject[] = [];
+  for (const kind of manifestKinds) {
+    const stage = planned.filter((one) => one.manifest.kind === kind);
+    await runStage(session, stage, options, isForPeople);
+    done.push(...stage);
+  }
+  if (!isForPeople) await printDocument(session, done.map(asDocument), () => []);
+  return 0;
+}
+
+function countText(planned: readonly PlannedObject[]): string {
+  const count = (action: PlannedObject['action']): number => planned.filter((one) => one.action === action).length;
+  return `${count('create')} to create, ${count('update')} to change, ${count('unchanged')} as they should be`;
+}
+
+function asDocument(planned: PlannedObject): object {
+  const { manifest, action, changes } = planned;
+  return {
+    kind: manifest.kind,
+    name: manifest.name,
+    project: manifest.project,
+    action,
+    changes: changes.map(({ path, before, after }) => ({
+      field: formatPath(path),
+      before: before ?? null,
+      after: after ?? null,
+    })),
+  };
+}
+
+const doneWords = { create: 'created', update: 'changed', unchanged: 'unchanged' } as const;
+
+/** Does all of one kind: starts each, then follows what goes on. */
+async function runStage(
+  session: Session,
+  stage: readonly PlannedObject[],
+  options: ApplyOptions,
+  isForPeople: boolean,
+): Promise<void> {
+  const { style, noteStyle } = session.terminal;
+  const failures: unknown[] = [];
+  const fail = (failure: unknown, one: PlannedObject): void => {
+    failures.push(failure);
+    const prefix = `${one.manifest.kind} ${one.manifest.name} (${one.manifest.where})`;
+    for (const line of describeError(failure, noteStyle, prefix)) process.stderr.write(`${line}\n`);
+  };
+  const say = (one: PlannedObject): void => {
+    if (!isForPeople) return;
+    const word = doneWords[one.action];
+    const colored = one.action === 'create' ? style.green(word) : one.action === 'update' ? style.yellow(word) : word;
+    session.terminal.line(`${one.manifest.kind} ${one.manifest.name} ${colored}`);
+    if (one.action === 'update')
+      for (const change of one.changes) session.terminal.line(`    ${differenceLine(change, style)}`);
+  };
+  const tasks: { one: PlannedObject; task: Task; title: string }[] = [];
+  for (const one of stage) {
+    try {
+      const task = await startOne(session, one, options);
+      if (task === null) say(one);
+      else tasks.push({ one, task, title: `create ${one.manifest.kind} ${one.manifest.name}` });
+    } catch (failure) {
+      fail(failure, one);
+    }
+  }
+  const ended = await followTasks(
+    session,
+    tasks.map(({ task, title }) => ({ task, title, done: 'created' })),
+  );
+  for (const [index, { error }] of ended.entries()) {
+    const one = tasks[index]?.one;
+    if (one === undefined) continue;
+    if (error === null) say(one);
+    else fail(error, one);
+  }
+  if (failures.length > 0) {
+    session.terminal.note('Stopped here. When the cause is gone, run the same command again: what is done stays done.');
+    throw new AlreadyPrinted(exitCodeFor(failures[0]));
+  }
+}
+
+/** Starts what is to be done for one object; gives the task where it takes longer. */
+async function startOne(session: Session, one: PlannedObject, options: ApplyOptions): Promise<Task | null> {
+  if (one.action === 'unchanged') return null;
+  const { noun, name, project } = one.manifest;
+  const { client } = session;
+  const query = { project };
+  // The specs were checked against these very schemas; here only the compiler has forgotten which is which.
+  const spec = one.spec as never;
+  const { labels } = one;
+  const create = { body: { name, project, labels, spec } };
+  const update = { body: { revision: one.existing?.revision, labels, spec } };
+  const isNew = one.action === 'create';
+  switch (noun) {
+    case 'network':
+      if (isNew) await client.network.create(create);
+      else await client.network.update({ params: { network: name }, query, ...update });
+      return null;
+    case 'image':
+      if (isNew) return client.image.create(create);
+      await client.image.update({ params: { image: name }, query, ...update });
+      return null;
+    case 'volume':
+      if (isNew) return client.volume.create(create);
+      await client.volume.update({ params: { volume: name }, query, ...update });
+      return null;
+    case 'vm':
+      if (isNew) return client.vm.create({ query: { start: options.start === true }, ...create });
+      await client.vm.update({ params: { vm: name }, query, ...update });
+      return null;
+  }
+}
+
+/** Deletes the objects that files describe, VMs first. What isn't there is fine. */
+export async function deleteManifests(
+  session: Session,
+  manifests: readonly Manifest[],
+  isForced: boolean,
+): Promise<number> {
+  const inventory = await Inventory.read(session, manifests);
+  const present = manifests.filter((manifest) => inventory.find(manifest) !== null);
+  for (const manifest of manifests) {
+    if (!present.includes(manifest)) session.terminal.line(`${manifest.kind} ${manifest.name} is not there`);
+  }
+  for (const kind of manifestKinds.toReversed()) {
+    const stage = present.filter((manifest) => manifest.kind === kind);
+    const tasks: { manifest: Manifest; task: Task }[] = [];
+    const failures: unknown[] = [];
+    const fail = (failure: unknown, manifest: Manifest): void => {
+      failures.push(failure);
+      for (const line of describeError(failure, session.terminal.noteStyle, `${manifest.kind} ${manifest.name}`))
+        process.stderr.write(`${line}\n`);
+    };
+    for (const manifest of stage) {
+      try {
+        const task = await deleteOne(session, manifest, isForced);
+        if (task === null) session.terminal.line(`${manifest.kind} ${manifest.name} deleted`);
+        else tasks.push({ manifest, task });
+      } catch (failure) {
+        fail(failure, manifest);
+      }
+    }
+    const ended = await followTasks(
+      session,
+      tasks.map(({ manifest, task }) => ({ task, title: `delete ${manifest.kind} ${manifest.name}`, done: 'deleted' })),
+    );
+    for (const [index, { error }] of ended.entries()) {
+      const manifest = tasks[index]?.manifest;
+      if (manifest === undefined) continue;
+      if (error === null) session.terminal.line(`${manifest.kind} ${manifest.name} deleted`);
+      else fail(error, manifest);
+    }
+    if (failures.length > 0) throw new AlreadyPrinted(exitCodeFor(failures[0]));
+  }
+  return 0;
+}
+
+async function deleteOne(session: Session, manifest: Manifest, isForced: boolean): Promise<Task | null> {
+  const { name, project } = manifest;
+  const query = { project };
+  switch (manifest.noun) {
+    case 'vm':
+      return session.client.vm.delete({ params: { vm: name }, query: { project, force: isForced } });
+    case 'volume':
+      return session.client.volume.delete({ params: { volume: name }, query });
+    case 'image':
+      return session.client.image.delete({ params: { image: name }, query });
+    case 'network':
+      await session.client.network.delete({ params: { network: name }, query });
+      return null;
+  }
+}

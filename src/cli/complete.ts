@@ -1,0 +1,301 @@
+// What can follow on a command line: for the completion of shells (`lodge __complete <words…>`, the last word being the
+// one that is typed). Prints a candidate a line, with a tab and what it is; ":files" asks the shell for its files.
+// Never fails and never asks the daemon for longer than a moment: a completion that hangs is worse than none.
+import type { Command, Option } from 'commander';
+import { nextWord } from './arguments.ts';
+import { findNoun, nouns } from './nouns.ts';
+
+/** One candidate. */
+export interface Candidate {
+  word: string;
+  what?: string;
+}
+
+/** Names of objects, by what they are; asked from the daemon. */
+export type NameSource = (kind: NamedKind, words: readonly string[]) => Promise<Candidate[]>;
+export type NamedKind = 'vm' | 'image' | 'volume' | 'network' | 'node' | 'task' | 'token' | 'context';
+
+export interface Completion {
+  candidates: Candidate[];
+  wantsFiles: boolean;
+}
+
+/** Options whose value is the name of something. */
+const namesOfOption: Readonly<Record<string, NamedKind>> = {
+  '--image': 'image',
+  '--cdrom': 'image',
+  '--network': 'network',
+  '--context': 'context',
+};
+const fileOptions = new Set([
+  '--ssh-key',
+  '--user-data',
+  '--network-config',
+  '--ca',
+  '--token-file',
+  '--file',
+  '--socket',
+]);
+const namedKinds = new Set<string>(['vm', 'image', 'volume', 'network', 'node', 'task', 'token', 'context']);
+
+/** Works out the candidates for the last word. */
+export async function complete(words: readonly string[], names: NameSource): Promise<Completion> {
+  const current = words.at(-1) ?? '';
+  const before = words.slice(0, -1);
+  const first = nextWord(before);
+  if (first.word === null) {
+    if (current.startsWith('-')) return { candidates: globalOptions(current), wantsFiles: false };
+    const help = before.length === 0 ? [{ word: 'help', what: 'Help for a noun or verb' }] : [];
+    return filtered([...nouns.map(({ name, summary }) => ({ word: name, what: summary })), ...help], current);
+  }
+  const isHelp = first.word === 'help';
+  const inside = isHelp ? nextWord(first.rest) : first;
+  if (inside.word === null)
+    return filtered(
+      nouns.map(({ name, summary }) => ({ word: name, what: summary })),
+      current,
+    );
+  const entry = findNoun(inside.word);
+  if (!entry) return { candidates: [], wantsFiles: false };
+
+  let command: Command = await entry.load();
+  let rest = inside.rest;
+  while (command.commands.length > 0) {
+    const next = nextWord(rest);
+    if (next.word === null) {
+      return filtered(
+        command.commands.map((verb) => ({ word: verb.name(), what: verb.summary() })),
+        current,
+      );
+    }
+    const verb = command.commands.find((one) => one.name() === next.word || one.aliases().includes(next.word ?? ''));
+    if (!verb) return { candidates: [], wantsFiles: false };
+    command = verb;
+    rest = next.rest;
+  }
+  if (isHelp) return { candidates: [], wantsFiles: false };
+  return completeVerb(command, rest, current, names, words);
+}
+
+async function completeVerb(
+  verb: Command,
+  rest: readonly string[],
+  current: string,
+  names: NameSource,
+  words: readonly string[],
+): Promise<Completion> {
+  let operands = 0;
+  let pending: Option | null = null;
+  let isLiteral = false;
+  const operandWords: string[] = [];
+  for (const word of rest) {
+    if (pending) {
+      pending = null;
+    } else if (!isLiteral && word === '--') isLiteral = true;
+    else if (!isLiteral && word.startsWith('-') && word !== '-') {
+      const option = optionOf(verb, word);
+      if (option?.required === true && !hasValue(word)) pending = option;
+    } else {
+      operands += 1;
+      operandWords.push(word);
+    }
+  }
+  if (pending) return completeValue(pending, current, '', names, words);
+  if (!isLiteral && current.startsWith('--') && current.includes('=')) {
+    const at = current.indexOf('=');
+    const option = optionOf(verb, current.slice(0, at));
+    return option
+      ? completeValue(option, current.slice(at + 1), current.slice(0, at + 1), names, words)
+      : { candidates: [], wantsFiles: false };
+  }
+  if (!isLiteral && current.startsWith('-')) {
+    const options = verb.options.filter((option) => !option.hidden && option.long !== undefined);
+    const flags = options.map((option) => ({ word: option.long ?? '', what: option.description }));
+    return filtered([...flags, { word: '--help', what: 'show help' }], current);
+  }
+  const args = verb.registeredArguments;
+  const argument = args[Math.min(operands, args.length - 1)];
+  if (!argument || (operands >= args.length && !argument.variadic)) return { candidates: [], wantsFiles: false };
+  const kind = argument.name();
+  if (kind === 'path') {
+    if (current.includes(':') || /^[./~]/.test(current)) return { candidates: [], wantsFiles: true };
+    const vms = (await names('vm', words)).map(({ word }) => ({ word: `${word}:/`, what: 'a file in this VM' }));
+    return { ...filtered(vms, current), wantsFiles: true };
+  }
+  if (kind === 'source' || kind === 'file' || kind === 'command') return { candidates: [], wantsFiles: true };
+  if (kind === 'change') return filtered(await changeCandidates(verb.parent?.name() ?? '', current), current);
+  if (kind === 'recipe') {
+    const { imageRecipe } = await import('../api/image.ts');
+    return filtered(
+      imageRecipe.options.map((word) => ({ word })),
+      current,
+    );
+  }
+  if (kind === 'shell')
+    return filtered(
+      ['bash', 'zsh', 'fish'].map((word) => ({ word })),
+      current,
+    );
+  if (kind === 'route') {
+    const { allRoutes } = await import('../api/contract.ts');
+    return filtered(
+      allRoutes().map(({ id, route }) => ({ word: id, what: route.summary })),
+      current,
+    );
+  }
+  if (!namedKinds.has(kind)) return { candidates: [], wantsFiles: false };
+  const given = new Set(operandWords);
+  return filtered(
+    (await names(kind as NamedKind, words)).filter(({ word }) => !given.has(word)),
+    current,
+  );
+}
+
+async function completeValue(
+  option: Option,
+  current: string,
+  prefix: string,
+  names: NameSource,
+  words: readonly string[],
+): Promise<Completion> {
+  const withPrefix = (candidates: readonly Candidate[]): Completion =>
+    filtered(
+      candidates.map((one) => ({ ...one, word: prefix + one.word })),
+      prefix + current,
+    );
+  if (option.argChoices) return withPrefix(option.argChoices.map((word) => ({ word })));
+  const kind = namesOfOption[option.long ?? ''];
+  if (kind) return withPrefix(await names(kind, words));
+  return { candidates: [], wantsFiles: fileOptions.has(option.long ?? '') };
+}
+
+/** Fields that `set` can change, one level at a time. */
+async function changeCandidates(noun: string, current: string): Promise<Candidate[]> {
+  if (current.includes('=')) return [];
+  const [{ updateSchema }, { fieldNamesAt }] = await Promise.all([import('./set.ts'), import('./schema-fields.ts')]);
+  if (noun !== 'vm' && noun !== 'network' && noun !== 'node') return [];
+  const parts = current.split('.').slice(0, -1);
+  const path = parts.map((part) => (/^\d+$/.test(part) ? Number(part) : part));
+  const schema = updateSchema(noun);
+  const prefix = parts.map((part) => `${part}.`).join('');
+  return fieldNamesAt(schema, ['spec', ...path]).map((name) => {
+    const isRecord = fieldNamesAt(schema, ['spec', ...path, name]).length > 0;
+    return { word: `${prefix}${name}${isRecord ? '.' : '='}` };
+  });
+}
+
+function optionOf(verb: Command, word: string): Option | undefined {
+  const flag = word.startsWith('--') ? (word.split('=')[0] ?? word) : word.slice(0, 2);
+  return verb.options.find((option) => option.long === flag || option.short === flag);
+}
+
+function hasValue(word: string): boolean {
+  return word.startsWith('--') ? word.includes('=') : word.length > 2;
+}
+
+function filtered(candidates: readonly Candidate[], current: string): Completion {
+  return { candidates: candidates.filter(({ word }) => word.startsWith(current)), wantsFiles: false };
+}
+
+function globalOptions(current: string): Candidate[] {
+  return [
+    '--project',
+    '--context',
+    '--socket',
+    '--server',
+    '--token',
+    '--token-file',
+    '--ca',
+    '--output',
+    '--quiet',
+    '--version',
+    '--help',
+  ]
+    .filter((word) => word.startsWith(current))
+    .map((word) => ({ word }));
+}
+
+/** How long the daemon may take to give names, milliseconds. */
+const daemonTimeoutMs = 800;
+
+/** Names from the daemon that the command line itself would talk to, or none. */
+export async function namesFromDaemon(kind: NamedKind, words: readonly string[]): Promise<Candidate[]> {
+  if (kind === 'context') {
+    const { configPath, readConfig } = await import('./connect/config.ts');
+    return Object.keys((await readConfig(configPath())).config.contexts).map((word) => ({ word }));
+  }
+  const { openSession } = await import('./connect/session.ts');
+  const session = await openSession({ ...connectionOptions(words), quiet: true });
+  const { client, project } = session;
+  const options = { timeoutMs: daemonTimeoutMs };
+  const query = { limit: 500, project };
+  try {
+    switch (kind) {
+      case 'vm':
+        return (await client.vm.list({ query }, options)).items.map((vm) => ({ word: vm.name, what: vm.status.state }));
+      case 'image':
+        return (await client.image.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.status.state,
+        }));
+      case 'volume':
+        return (await client.volume.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.status.state,
+        }));
+      case 'network':
+        return (await client.network.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.status.state,
+        }));
+      case 'node':
+        return (await client.node.list({ query: { limit: 500 } }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.status.state,
+        }));
+      case 'token':
+        return (await client.token.list({}, options)).items.map((one) => ({ word: one.name, what: one.role }));
+      case 'task':
+        return (await client.task.list({ query: { limit: 50, sort: '-createdAt' } }, options)).items.map((one) => ({
+          word: one.id,
+          what: `${one.type} ${one.target.name}: ${one.state}`,
+        }));
+    }
+  } finally {
+    session.close();
+  }
+}
+
+/** The connection that the words on the line choose. */
+function connectionOptions(words: readonly string[]): Record<string, string> {
+  const options: Record<string, string> = {};
+  const keys: Readonly<Record<string, string>> = {
+    '-p': 'project',
+    '--project': 'project',
+    '--context': 'context',
+    '--socket': 'socket',
+    '--server': 'server',
+    '--token-file': 'tokenFile',
+    '--ca': 'ca',
+  };
+  for (const [index, word] of words.slice(0, -1).entries()) {
+    const at = word.indexOf('=');
+    const key = keys[at === -1 ? word : word.slice(0, at)];
+    const value = at === -1 ? words[index + 1] : word.slice(at + 1);
+    if (key !== undefined && value !== undefined) options[key] = value;
+  }
+  return options;
+}
+
+/** Prints the candidates for a shell. */
+export async function printCandidates(words: readonly string[]): Promise<void> {
+  try {
+    const quiet: NameSource = (kind, line) => namesFromDaemon(kind, line).catch(() => []);
+    const { candidates, wantsFiles } = await complete(words, quiet);
+    for (const { word, what } of candidates)
+      process.stdout.write(what === undefined ? `${word}\n` : `${word}\t${what.replaceAll(/\p{Cc}/gu, ' ')}\n`);
+    if (wantsFiles) process.stdout.write(':files\n');
+  } catch {
+    // No candidates: the shell beeps.
+  }
+}

@@ -1,0 +1,243 @@
+// lodge network: what VMs are connected to.
+import type { Command } from 'commander';
+import type { Lease, Network } from '../../api/network.ts';
+import { formatAge, parseDurationS } from '../../lib/duration.ts';
+import {
+  collected,
+  documentFormats,
+  noun,
+  objectFormats,
+  parsedBy,
+  verb,
+  wholeNumber,
+  withDaemon,
+} from '../command.ts';
+import { confirm } from '../confirm.ts';
+import type { Session } from '../connect/session.ts';
+import { eachOf } from '../delete-each.ts';
+import { parseLabels } from '../labels.ts';
+import { listVerb, showVerb, withSuggestion, type FetchPage } from '../list.ts';
+import { printDocument, printOne, type Printable } from '../output/print.ts';
+import { painted, renderDetails, renderTable, type Column } from '../output/table.ts';
+import { changeObject } from '../set.ts';
+import { ageColumn, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+
+export const networkPrintable: Printable<Network> = {
+  kind: 'Network',
+  name: (network) => network.name,
+  columns: [
+    { header: 'NAME', value: (network) => network.name, minWidth: 12 },
+    {
+      header: 'STATE',
+      value: (network) => network.status.state,
+      color: (text, network, style) => colorState(text, network.status.state, style),
+    },
+    { header: 'MODE', value: (network) => network.spec.mode },
+    { header: 'PREFIX', value: (network) => network.status.ipv4Cidr ?? network.spec.ipv4Cidr ?? '' },
+    { header: 'GATEWAY', value: (network) => network.status.gateway ?? '' },
+    { header: 'BRIDGE', value: (network) => network.status.bridge ?? '' },
+    { header: 'VMS', value: (network) => String(network.status.usedBy.length), side: 'right' },
+    { header: 'LEASES', value: (network) => String(network.status.leaseCount), side: 'right' },
+    ageColumn(),
+    { header: 'DOMAIN', value: (network) => network.spec.dnsDomain, isWide: true },
+    { header: 'MTU', value: (network) => String(network.spec.mtu), side: 'right', isWide: true },
+    labelsColumn(),
+    idColumn(),
+  ],
+};
+
+export const fetchNetworks: FetchPage<Network> = (client, query) => client.network.list({ query });
+
+const leaseColumns: readonly Column<Lease>[] = [
+  { header: 'ADDRESS', value: (lease) => lease.address },
+  { header: 'MAC', value: (lease) => lease.mac },
+  { header: 'VM', value: (lease) => lease.vm ?? '' },
+  { header: 'HOSTNAME', value: (lease) => lease.hostname ?? '', minWidth: 8 },
+  {
+    header: 'EXPIRES IN',
+    value: (lease) => (lease.expiresAt === null ? 'never' : formatAge(Date.parse(lease.expiresAt) - Date.now())),
+    side: 'right',
+  },
+];
+
+function networkDetails(network: Network, session: Session): string[] {
+  const { status, spec } = network;
+  const { style } = session.terminal;
+  const { dhcpRange } = status;
+  return renderDetails(
+    [
+      ['Name', network.name],
+      ['Project', network.project],
+      ['State', painted(status.state, (text) => colorState(text, status.state, style))],
+      ['Reason', status.reason],
+      ['Problems', status.problems.join('\n')],
+      ['Description', spec.description],
+      [
+        'Mode',
+        spec.mode === 'nat' ? 'nat (bridge, DHCP, DNS, address translation)' : 'user (inside QEMU, guests are alone)',
+      ],
+      ['Prefix', status.ipv4Cidr],
+      ['Gateway', status.gateway],
+      [
+        'DHCP',
+        dhcpRange === null
+          ? 'off'
+          : `${dhcpRange.first} to ${dhcpRange.last}, leases of ${formatAge(spec.dhcp.leaseTimeS * 1000)}`,
+      ],
+      ['DNS domain', spec.dnsDomain],
+      ['Bridge', status.bridge],
+      ['MTU', String(spec.mtu)],
+      ['Used by', status.usedBy.join(', ') || 'nothing'],
+      ['Leases', String(status.leaseCount)],
+      ['Labels', labelsText(network.labels)],
+      ['Created', momentOf(network.createdAt)],
+      ['Id', network.id],
+    ],
+    style,
+  );
+}
+
+export async function getNetwork(session: Session, name: string): Promise<Network> {
+  return withSuggestion(session, name, fetchNetworks, () =>
+    session.client.network.get({ params: { network: name }, query: { project: session.project } }),
+  );
+}
+
+interface CreateOptions {
+  mode: 'nat' | 'user';
+  subnet?: string;
+  dhcp: boolean;
+  dhcpFirst?: string;
+  dhcpLast?: string;
+  leaseTime?: number;
+  domain?: string;
+  bridge?: string;
+  mtu?: number;
+  description?: string;
+  label?: string[];
+}
+
+/** `lodge network` and its verbs. */
+export function networkNoun(): Command {
+  const network = noun('network', 'Networks that VMs are connected to');
+
+  listVerb(network, {
+    noun: 'network',
+    plural: 'networks',
+    printable: networkPrintable,
+    fetch: fetchNetworks,
+    projectOf: (one) => one.project,
+    empty: 'Make one: lodge network create web',
+    examples: [['lodge network list', 'all networks with their prefixes']],
+  });
+  showVerb(network, {
+    noun: 'network',
+    printable: networkPrintable,
+    get: getNetwork,
+    details: networkDetails,
+    examples: [['lodge network show default', 'its prefix, bridge, DHCP range and VMs']],
+  });
+
+  verb(network, 'create <name>', 'Create a network', {
+    formats: objectFormats,
+    description: 'Create a network. Without a subnet, a free one is taken and kept.',
+    examples: [
+      ['lodge network create web', 'a NAT network with DHCP and DNS'],
+      ['lodge network create lab --subnet 10.99.0.0/24 --domain lab.internal', 'with a prefix and a domain'],
+      ['lodge network create alone --mode user', 'inside QEMU: needs no privileges, guests see only the outside'],
+    ],
+  })
+    .option('--mode <mode>', 'nat: bridge with DHCP, DNS and address translation; user: inside QEMU', 'nat')
+    .option('--subnet <prefix>', 'IPv4 prefix; its first address is the host’s')
+    .option('--no-dhcp', 'without DHCP')
+    .option('--dhcp-first <address>', 'first address that DHCP gives')
+    .option('--dhcp-last <address>', 'last address that DHCP gives')
+    .option('--lease-time <duration>', 'how long a lease holds, such as 12h', parsedBy(parseDurationS))
+    .option('--domain <domain>', 'guests find each other as name.domain')
+    .option('--bridge <name>', 'name of the bridge')
+    .option('--mtu <bytes>', 'largest packet', wholeNumber(576, 65_535))
+    .option('--description <text>', 'what it is for')
+    .option('--label <key=value>', 'label; may be given several times', collected)
+    .action(
+      withDaemon<[name: string], CreateOptions>(async (session, options, name) => {
+        const made = await session.client.network.create({
+          body: {
+            name,
+            project: session.project,
+            labels: parseLabels(options.label),
+            spec: {
+              mode: options.mode,
+              ipv4Cidr: options.subnet,
+              dhcp: {
+                isEnabled: options.dhcp,
+                firstAddress: options.dhcpFirst,
+                lastAddress: options.dhcpLast,
+                leaseTimeS: options.leaseTime,
+              },
+              dnsDomain: options.domain,
+              bridge: options.bridge,
+              mtu: options.mtu,
+              description: options.description,
+            },
+          },
+        });
+        await printOne(session, networkPrintable, made, () => [
+          `Network ${name} is ${made.status.state}${made.status.ipv4Cidr === null ? '' : `: ${made.status.ipv4Cidr}, gateway ${made.status.gateway ?? 'none'}`}.`,
+        ]);
+      }),
+    );
+
+  verb(network, 'set <network> <change...>', 'Change fields of a network', {
+    formats: objectFormats,
+    description:
+      'Change fields of a network: key=value sets, key- removes. Mode, prefix and bridge can not be changed while VMs use it.',
+    examples: [
+      ['lodge network set web mtu=1400', 'another MTU'],
+      ['lodge network set web labels.team=shop description=', 'a label, and no description'],
+    ],
+  }).action(
+    withDaemon<[name: string, changes: string[]], object>(async (session, _options, name, changes) => {
+      const after = await changeObject(session, 'network', await getNetwork(session, name), changes, (body) =>
+        session.client.network.update({ params: { network: name }, query: { project: session.project }, body }),
+      );
+      if (after) await printOne(session, networkPrintable, after, () => [`Network ${name} is changed.`]);
+    }),
+  );
+
+  verb(network, 'leases <network>', 'List the DHCP leases of a network', {
+    formats: documentFormats,
+    examples: [['lodge network leases default', 'who has which address, and until when']],
+  }).action(
+    withDaemon<[name: string], object>(async (session, _options, name) => {
+      const { items } = await withSuggestion(session, name, fetchNetworks, () =>
+        session.client.network.leases({ params: { network: name }, query: { project: session.project } }),
+      );
+      const { terminal } = session;
+      if (items.length === 0 && session.format === 'table') {
+        terminal.note(`No leases on network ${name}.`);
+        return;
+      }
+      await printDocument(session, items, () =>
+        renderTable(leaseColumns, items, { width: terminal.width, style: terminal.style }),
+      );
+    }),
+  );
+
+  verb(network, 'delete <network...>', 'Delete networks that no VM uses', {
+    aliases: ['rm'],
+    examples: [['lodge network delete lab --yes', 'without being asked']],
+  })
+    .option('-y, --yes', 'do not ask')
+    .action(
+      withDaemon<[names: string[]], { yes?: boolean }>(async (session, options, names) => {
+        const what = names.length === 1 ? `network ${names[0]}` : `${names.length} networks`;
+        await confirm(session, `Delete ${what}?`, options.yes === true);
+        const deleted = await eachOf(session, names, (one) =>
+          session.client.network.delete({ params: { network: one }, query: { project: session.project } }),
+        );
+        for (const { name } of deleted) session.terminal.line(`network ${name} is deleted.`);
+        return Number(process.exitCode ?? 0);
+      }),
+    );
+  return network;
+}

@@ -1,0 +1,466 @@
+// lodge vm: virtual machines. Here are the verbs with their options and help; what they do is in vm/, loaded when it is
+// asked for.
+import { Option, type Command } from 'commander';
+import { LodgeError } from '../../api/errors.ts';
+import { imageRecipe } from '../../api/image.ts';
+import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
+import { parseMib } from '../../lib/quantity.ts';
+import { collected, noun, objectFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
+import { confirm } from '../confirm.ts';
+import { deleteEach } from '../delete-each.ts';
+import { listVerb, selectedNames, showVerb, withSuggestion, type SelectionOptions } from '../list.ts';
+import { printOne } from '../output/print.ts';
+import type { CreateOptions } from '../vm/create.ts';
+import type { PowerOptions } from '../vm/power.ts';
+import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
+import { vmGoals, type VmGoal } from '../vm/wait.ts';
+import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
+
+/** `lodge vm` and its verbs. */
+export function vmNoun(): Command {
+  const vm = noun('vm', 'Virtual machines');
+  vm.commandsGroup('Look:');
+  addLookVerbs(vm);
+  vm.commandsGroup('Make and change:');
+  addChangeVerbs(vm);
+  vm.commandsGroup('Switch:');
+  addPowerVerbs(vm);
+  vm.commandsGroup('Consoles:');
+  addConsoleVerbs(vm);
+  vm.commandsGroup('Inside the guest:');
+  addGuestVerbs(vm);
+  return vm;
+}
+
+function addLookVerbs(vm: Command): void {
+  listVerb(vm, {
+    noun: 'VM',
+    plural: 'VMs',
+    printable: vmPrintable,
+    fetch: fetchVms,
+    projectOf: (one) => one.project,
+    empty: 'Make one: lodge vm create web1 --image debian-12',
+    examples: [
+      ['lodge vm list', 'all VMs of the project'],
+      ['lodge vm list -l app=web --sort -createdAt', 'those with a label, newest first'],
+      ['lodge vm list --filter status.state=running,spec.memoryMib>=1024', 'by their fields'],
+      ['lodge vm stop $(lodge vm list -o name -l app=web)', 'names for another command'],
+    ],
+  });
+  showVerb(vm, {
+    noun: 'vm',
+    printable: vmPrintable,
+    get: (session, name) =>
+      withSuggestion(session, name, fetchVms, () =>
+        session.client.vm.get({ params: { vm: name }, query: { project: session.project } }),
+      ),
+    details: vmDetails,
+    examples: [
+      ['lodge vm show web1', 'its state with the reason, hardware, addresses'],
+      ['lodge vm show web1 -o yaml > web1.yaml', 'as lodge apply takes it'],
+      ['lodge vm show web1 -o json | jq -r .status.pinned.arguments[]', 'the command line of QEMU'],
+    ],
+  });
+
+  verb(vm, 'usage [vm...]', 'Show what VMs use', {
+    formats: objectFormats.filter((format) => format !== 'name'),
+    description: 'Show what running VMs use, measured over one second. lodge top shows it live.',
+    examples: [['lodge vm usage', 'CPU, memory, disk and network of every running VM']],
+  }).action(
+    withDaemon<[names: string[]], object>(async (session, _options, names) => {
+      const { showUsageOnce } = await import('../top.ts');
+      await showUsageOnce(session, names);
+    }),
+  );
+
+  verb(vm, 'wait <vm...>', 'Wait until VMs are as wanted', {
+    description: `Wait until VMs are as wanted: ${vmGoals.join(', ')}. up: the guest itself has said so; ssh: an SSH server answers at its address.`,
+    examples: [
+      ['lodge vm wait web1 --for ssh && lodge vm ssh web1', 'as soon as one can sign in'],
+      ['lodge vm wait web1 web2 --for stopped --timeout 2m', 'both are off'],
+    ],
+  })
+    .addOption(new Option('--for <state>', 'what to wait for').choices(vmGoals).default('up'))
+    .option('--timeout <duration>', 'longest wait (default: 15m)', parsedBy(parseDurationMs))
+    .action(
+      withDaemon<[names: string[]], { for: VmGoal; timeout?: number }>(async (session, options, names) => {
+        const { defaultGuestTimeoutMs, waitForVms } = await import('../vm/power.ts');
+        const { goalText } = await import('../vm/wait.ts');
+        const vms = await waitForVms(session, names, options.for, options.timeout ?? defaultGuestTimeoutMs);
+        for (const one of vms) session.terminal.line(`VM ${one.name} is ${goalText(options.for)}.`);
+      }),
+    );
+
+  verb(vm, 'log <vm>', 'Print what the hypervisor process of a VM printed', {
+    examples: [['lodge vm log web1', 'why QEMU did not start']],
+  }).action(
+    withDaemon<[name: string], object>(async (session, _options, name) => {
+      const log = await withSuggestion(session, name, fetchVms, () =>
+        session.client.vm.log({ params: { vm: name }, query: { project: session.project } }),
+      );
+      const text = await log.text();
+      if (text === '') session.terminal.note(`QEMU of ${name} has printed nothing.`);
+      else session.terminal.raw(text.endsWith('\n') ? text : `${text}\n`);
+    }),
+  );
+}
+
+function addChangeVerbs(vm: Command): void {
+  const create = verb(vm, 'create <name>', 'Create a VM, start it, and wait until one can work with it', {
+    formats: objectFormats,
+    description:
+      'Create a VM and start it. It ends when one can work with it: when ssh answers (with an ssh key, on this machine), else when the guest says that it is up, else when it runs; --wait-for says otherwise. Without --disk the disk is as large as the image’s.',
+    examples: [
+      [
+        'lodge vm create web1 --image debian-12 --cpus 2 --memory 2GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub',
+        'a server to sign in to',
+      ],
+      ['lodge vm create test --image tiny', 'the small test guest'],
+      [
+        'lodge vm create db --image debian-12 --memory 4GiB --disk 20GiB --disk name=data,size=200GiB,cache=none',
+        'with a second disk',
+      ],
+      [
+        'lodge vm create win --disk 64GiB --cdrom win11 --firmware uefi --memory 8GiB --cpus 4',
+        'to install from an ISO image',
+      ],
+      [
+        'lodge vm create lab1 --image debian-12 --network network=lab,model=e1000 --no-start',
+        'on another network, not started',
+      ],
+    ],
+  });
+  const memory = parsedBy((text: string) => parseMib(text, 'MiB'));
+  const choice = (flags: string, description: string, choices: readonly string[]) =>
+    new Option(flags, description).choices(choices);
+  create
+    .optionsGroup('Hardware:')
+    .option('--image <name>', `image it is made from (lodge image list; built ones: ${imageRecipe.options.join(', ')})`)
+    .option('--cpus <count>', 'vCPUs (default: 1)', wholeNumber(1, 1024))
+    .option('--memory <size>', 'memory, such as 2GiB; a bare number is MiB (default: 512MiB)', memory)
+    .option(
+      '--disk <disk>',
+      'disk: 20GiB, or name=data,size=20GiB,bus=virtio,cache=writeback, or volume=NAME; a bare number is GiB; the first is the root disk; may be given several times',
+      collected,
+    )
+    .option('--cdrom <image>', 'ISO image in a CD-ROM drive; may be given several times', collected)
+    .option(
+      '--network <network>',
+      'network: NAME, or network=NAME,model=e1000,mac=…,ip=…, or none; may be given several times',
+      collected,
+    )
+    .option('--mac <address>', 'MAC address of the first NIC')
+    .option('--ip <address>', 'IPv4 address that the network’s DHCP gives to the first NIC')
+    .addOption(choice('--machine <type>', 'machine type', ['q35', 'pc', 'microvm']))
+    .addOption(choice('--firmware <type>', 'what boots it', ['auto', 'direct', 'bios', 'uefi']))
+    .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')
+    .option('--cpu-model <model>', 'auto, host, max, x86-64-v2, x86-64-v3, x86-64-v4, or one of QEMU’s')
+    .option('--cpu-enable <features>', 'CPU features to switch on, with commas', collected)
+    .option('--cpu-disable <features>', 'CPU features to switch off, with commas', collected)
+    .addOption(choice('--accelerator <name>', 'auto takes the best of the node', ['auto', 'kvm', 'tcg']))
+    .addOption(choice('--display <type>', 'display', ['none', 'vnc']))
+    .option('--no-agent', 'without the channel for a guest agent')
+    .optionsGroup('First boot (cloud-init):')
+    .option(
+      '--ssh-key <key>',
+      'public key that may sign in: a file, or the key itself; may be given several times',
+      collected,
+    )
+    .option('--user <name>', 'user that is made (default: the image’s own)')
+    .addOption(
+      new Option(
+        '--password <password>',
+        'password of the user; visible in the process list: prefer the next two',
+      ).conflicts(['passwordStdin', 'passwordAsk']),
+    )
+    .addOption(new Option('--password-stdin', 'read the password from stdin').conflicts('passwordAsk'))
+    .option('--password-ask', 'ask for the password')
+    .option('--user-data <file>', 'own user-data: #cloud-config or a script')
+    .option('--network-config <file>', 'own network-config, version 2')
+    .option('--hostname <name>', 'host name (default: the VM’s name)')
+    .optionsGroup('Behaviour:')
+    .option('--description <text>', 'what it is for')
+    .option('--label <key=value>', 'label; may be given several times', collected)
+    .option('--autostart', 'start it when the node comes up')
+    .addOption(choice('--restart <policy>', 'when it ends by itself', ['never', 'on-failure', 'always']))
+    .option(
+      '--stop-timeout <duration>',
+      'how long the guest may take to shut down (default: 90s)',
+      parsedBy(parseDurationS),
+    )
+    .optionsGroup('Options:')
+    .option('--no-start', 'do not start it')
+    .option('--wait', 'wait until one can work with it (this is the default)')
+    .option('--no-wait', 'end as soon as the daemon has taken it on')
+    .addOption(
+      choice(
+        '--wait-for <state>',
+        'what to wait for',
+        vmGoals.filter((goal) => goal !== 'stopped'),
+      ),
+    )
+    .option('--timeout <duration>', 'longest wait for the guest (default: 15m)', parsedBy(parseDurationMs))
+    .action(
+      withDaemon<[name: string], CreateOptions>(async (session, options, name) => {
+        const { createVm } = await import('../vm/create.ts');
+        await createVm(session, options, name);
+      }),
+    );
+
+  verb(vm, 'set <vm> <change...>', 'Change fields of a VM', {
+    formats: objectFormats,
+    description:
+      'Change fields of a VM’s spec, or its labels: field=value sets, field- removes. What can not change while it runs takes effect at the next start.',
+    examples: [
+      ['lodge vm set web1 cpu.count=4 memoryMib=4GiB', 'more of both'],
+      ['lodge vm set web1 labels.app=web labels.old-', 'a label set, another removed'],
+      ['lodge vm set web1 disks.root.cache=none restartPolicy.mode=on-failure', 'a disk by its name'],
+      ['lodge vm set web1 \'nics[1]={"network":"lab"}\'', 'a second NIC'],
+    ],
+  }).action(
+    withDaemon<[name: string, changes: string[]], object>(async (session, _options, name, changes) => {
+      const { changeObject } = await import('../set.ts');
+      const query = { project: session.project };
+      const before = await withSuggestion(session, name, fetchVms, () =>
+        session.client.vm.get({ params: { vm: name }, query }),
+      );
+      const after = await changeObject(session, 'vm', before, changes, (body) =>
+        session.client.vm.update({ params: { vm: name }, query, body }),
+      );
+      if (after) await printOne(session, vmPrintable, after, () => changedLines(after));
+    }),
+  );
+
+  verb(vm, 'edit <vm>', 'Change a VM in an editor', {
+    description:
+      'Change spec and labels of a VM as YAML in $VISUAL or $EDITOR. What is not valid opens the editor again.',
+    examples: [['EDITOR=nano lodge vm edit web1', 'with another editor']],
+  }).action(
+    withDaemon<[name: string], object>(async (session, _options, name) => {
+      const { editVm } = await import('../vm/edit.ts');
+      const after = await editVm(session, name);
+      if (after) for (const line of changedLines(after)) session.terminal.line(line);
+    }),
+  );
+
+  selecting(
+    verb(vm, 'delete [vm...]', 'Delete VMs and the disks made with them', {
+      aliases: ['rm'],
+      description: 'Delete VMs and the disks made with them. Volumes that were made on their own stay.',
+      examples: [
+        ['lodge vm delete web1', 'asks first; refused while it runs'],
+        ['lodge vm delete web1 web2 --force --yes', 'switched off first, without a question'],
+      ],
+    }),
+  )
+    .option('-f, --force', 'switch them off first')
+    .option('-y, --yes', 'do not ask')
+    .option('--no-wait', 'do not wait until they are gone')
+    .action(
+      withDaemon<[names: string[]], SelectionOptions & { force?: boolean; yes?: boolean; wait: boolean }>(
+        async (session, options, names) => {
+          const meant = await selectedNames(session, names, options, { noun: 'VM', fetch: fetchVms });
+          if (meant.length === 0) {
+            session.terminal.note('No VM to delete.');
+            return 0;
+          }
+          const what = meant.length === 1 ? `VM ${meant[0]}` : `${meant.length} VMs (${meant.join(', ')})`;
+          await confirm(
+            session,
+            `Delete ${what} with all data on the disks made with ${meant.length === 1 ? 'it' : 'them'}?`,
+            options.yes === true,
+          );
+          return deleteEach(
+            session,
+            'VM',
+            meant,
+            (name) =>
+              withSuggestion(session, name, fetchVms, () =>
+                session.client.vm.delete({
+                  params: { vm: name },
+                  query: { project: session.project, force: options.force === true },
+                }),
+              ),
+            options.wait,
+          );
+        },
+      ),
+    );
+}
+
+function changedLines(vm: { name: string; status: { pendingChanges: string[] } }): string[] {
+  const pending = vm.status.pendingChanges;
+  return pending.length === 0
+    ? [`VM ${vm.name} is changed.`]
+    : [`VM ${vm.name} is changed. At its next start: ${pending.join(', ')} (lodge vm restart ${vm.name}).`];
+}
+
+/** Adds the options that select several VMs. */
+function selecting(command: Command): Command {
+  return command
+    .option('-l, --selector <labels>', 'all VMs with these labels: app=web,tier!=db')
+    .option('--all', 'all VMs of the project');
+}
+
+function addPowerVerbs(vm: Command): void {
+  const noWait = ['--no-wait', 'do not wait until it is done'] as const;
+  const load = () => import('../vm/power.ts');
+
+  selecting(
+    verb(vm, 'start [vm...]', 'Start VMs, or resume them from disk', {
+      examples: [
+        ['lodge vm start web1', 'ends when it runs'],
+        ['lodge vm start web1 --wait-for ssh', 'ends when ssh answers'],
+        ['lodge vm start -l app=web', 'all with a label that are off'],
+      ],
+    }),
+  )
+    .option(...noWait)
+    .addOption(new Option('--wait-for <state>', 'wait for more than that it runs').choices(['up', 'ssh']))
+    .option('--timeout <duration>', 'longest wait for the guest (default: 15m)', parsedBy(parseDurationMs))
+    .action(
+      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
+        const { powerTask } = await load();
+        const words = { action: 'start', verb: 'start', done: 'is running', doing: 'is starting' } as const;
+        return powerTask(session, names, options, words, (name) =>
+          session.client.vm.start({ params: { vm: name }, query: { project: session.project } }),
+        );
+      }),
+    );
+
+  const timeoutOption = [
+    '--timeout <duration>',
+    'how long the guest may take before it is switched off (default: as its spec says)',
+    parsedBy(parseDurationS),
+  ] as const;
+  selecting(
+    verb(vm, 'stop [vm...]', 'Shut VMs down, and switch them off when they take too long', {
+      examples: [
+        ['lodge vm stop web1', 'asks the guest by ACPI, as its power button would'],
+        ['lodge vm stop web1 --timeout 10s', 'switched off after ten seconds'],
+        ['lodge vm stop --all --force', 'everything off at once'],
+      ],
+    }),
+  )
+    .option('-f, --force', 'switch off at once, as lodge vm force-off')
+    .option(...timeoutOption)
+    .option(...noWait)
+    .action(
+      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
+        if (options.force === true && options.timeout !== undefined) {
+          throw new LodgeError('invalid_request', '--force switches off at once, so --timeout says nothing', {
+            hint: 'Give one of them.',
+          });
+        }
+        const { powerTask } = await load();
+        const query = { project: session.project };
+        const words = {
+          action: options.force === true ? 'forceOff' : 'stop',
+          verb: 'stop',
+          done: 'is stopped',
+          doing: 'is stopping',
+        } as const;
+        return powerTask(session, names, options, words, (name) =>
+          options.force === true
+            ? session.client.vm.forceOff({ params: { vm: name }, query })
+            : session.client.vm.stop({ params: { vm: name }, query, body: { timeoutS: options.timeout } }),
+        );
+      }),
+    );
+
+  selecting(
+    verb(vm, 'force-off [vm...]', 'Switch VMs off at once, as pulling the plug', {
+      description: 'Switch VMs off at once, as pulling the plug. For a suspended VM its saved memory is discarded.',
+      examples: [['lodge vm force-off web1', 'when nothing else helps']],
+    }),
+  )
+    .option(...noWait)
+    .action(
+      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
+        const { powerTask } = await load();
+        const words = {
+          action: 'forceOff',
+          verb: 'switch off',
+          done: 'is switched off',
+          doing: 'is being switched off',
+        } as const;
+        return powerTask(session, names, options, words, (name) =>
+          session.client.vm.forceOff({ params: { vm: name }, query: { project: session.project } }),
+        );
+      }),
+    );
+
+  selecting(
+    verb(vm, 'restart [vm...]', 'Shut VMs down and start them again with their current spec', {
+      examples: [['lodge vm restart web1', 'changes that wait for the next start take effect']],
+    }),
+  )
+    .option(...timeoutOption)
+    .option(...noWait)
+    .action(
+      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
+        const { powerTask } = await load();
+        const words = { action: 'restart', verb: 'restart', done: 'is restarted', doing: 'is restarting' } as const;
+        return powerTask(session, names, options, words, (name) =>
+          session.client.vm.restart({
+            params: { vm: name },
+            query: { project: session.project },
+            body: { timeoutS: options.timeout },
+          }),
+        );
+      }),
+    );
+
+  const atOnce = [
+    ['reset', 'Reset VMs, as their reset button would', 'is reset', 'the guest is not asked'],
+    ['pause', 'Stop the vCPUs of VMs; their memory stays', 'is paused', 'it stands still until resume'],
+    ['resume', 'Let paused VMs run on', 'runs on', 'after pause; a suspended VM is resumed by start'],
+  ] as const;
+  for (const [action, summary, done, what] of atOnce) {
+    selecting(verb(vm, `${action} [vm...]`, summary, { examples: [[`lodge vm ${action} web1`, what]] })).action(
+      withDaemon<[names: string[]], SelectionOptions>(async (session, options, names) => {
+        const { powerAtOnce } = await load();
+        return powerAtOnce(session, names, options, { action, verb: action, done, doing: '' }, (name) =>
+          session.client.vm[action]({ params: { vm: name }, query: { project: session.project } }),
+        );
+      }),
+    );
+  }
+
+  selecting(
+    verb(vm, 'suspend [vm...]', 'Save the memory of VMs to disk and switch them off', {
+      description: 'Save the memory of VMs to disk and switch them off. lodge vm start resumes them where they were.',
+      examples: [['lodge vm suspend web1', 'then lodge vm start web1 goes on']],
+    }),
+  )
+    .option(...noWait)
+    .action(
+      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
+        const { powerTask } = await load();
+        const words = {
+          action: 'suspend',
+          verb: 'suspend',
+          done: 'is suspended',
+          doing: 'is being suspended',
+        } as const;
+        return powerTask(session, names, options, words, (name) =>
+          session.client.vm.suspend({ params: { vm: name }, query: { project: session.project } }),
+        );
+      }),
+    );
+
+  verb(vm, 'nmi <vm...>', 'Send a non-maskable interrupt to VMs', {
+    examples: [['lodge vm nmi web1', 'a Linux guest that hangs may write a crash dump']],
+  }).action(
+    withDaemon<[names: string[]], object>(async (session, _options, names) => {
+      const { eachOf } = await import('../delete-each.ts');
+      const sent = await eachOf(session, names, (name) =>
+        withSuggestion(session, name, fetchVms, () =>
+          session.client.vm.injectNmi({ params: { vm: name }, query: { project: session.project } }),
+        ),
+      );
+      for (const { name } of sent) session.terminal.line(`VM ${name} got a non-maskable interrupt.`);
+      return Number(process.exitCode ?? 0);
+    }),
+  );
+}

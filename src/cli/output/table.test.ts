@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { displayWidth } from '../../lib/terminal-text.ts';
+import { styleFor } from './style.ts';
+import { painted, renderDetails, renderTable, type Column } from './table.ts';
+
+interface Row {
+  name: string;
+  size: string;
+}
+const columns: Column<Row>[] = [
+  { header: 'NAME', value: (row) => row.name, minWidth: 4 },
+  { header: 'SIZE', value: (row) => row.size, side: 'right' },
+  { header: 'ID', value: () => 'x1', isWide: true },
+];
+
+test('columns are as wide as their widest cell, numbers stand right', () => {
+  assert.deepEqual(
+    renderTable(
+      columns,
+      [
+        { name: 'web1', size: '2 GiB' },
+        { name: 'database', size: '' },
+      ],
+      { width: null },
+    ),
+    ['NAME       SIZE', 'web1      2 GiB', 'database      -'],
+  );
+});
+
+test('wide columns show only in wide output', () => {
+  assert.match(renderTable(columns, [], { width: null, isWide: true })[0] ?? '', /NAME {2}SIZE {2}ID/);
+});
+
+test('a table is cut to the terminal in the columns that may be cut', () => {
+  const lines = renderTable(columns, [{ name: 'a-very-long-name', size: '10 GiB' }], { width: 16 });
+  assert.deepEqual(lines, ['NAME        SIZE', 'a-very-…  10 GiB']);
+});
+
+test('wide characters keep the columns aligned', () => {
+  const lines = renderTable(
+    columns,
+    [
+      { name: '网络', size: '1' },
+      { name: 'abcd', size: '2' },
+    ],
+    { width: null },
+  );
+  assert.equal(new Set(lines.map(displayWidth)).size, 1);
+});
+
+test('a cell can neither steer the terminal nor break the line', () => {
+  const [, line] = renderTable(columns, [{ name: '\u001b]0;owned\u0007\n', size: '1' }], { width: null });
+  assert.equal(line, '\\x1b]0;owned\\x07\\n     1');
+});
+
+test('details are aligned, and leave out what is not known', () => {
+  const lines = renderDetails([
+    ['Name', 'web1'],
+    ['State', painted('ru\u0007n', (text) => `<${text}>`)],
+    ['Address', ''],
+    ['Image', null],
+    ['Disks', ['NAME', 'root']],
+  ]);
+  assert.deepEqual(lines, ['Name:   web1', 'State:  <ru\\x07n>', '', 'Disks:', '  NAME', '  root']);
+});
+
+test('colours come on a terminal only, and never against NO_COLOR', () => {
+  assert.equal(styleFor({ isTTY: true }, {}).hasColor, true);
+  assert.equal(styleFor({ isTTY: true }, { TERM: 'dumb' }).hasColor, false);
+  assert.equal(styleFor({ isTTY: true }, { NO_COLOR: '1' }).hasColor, false);
+  assert.equal(styleFor({ isTTY: false }, {}).hasColor, false);
+  assert.equal(styleFor({ isTTY: false }, { FORCE_COLOR: '1' }).hasColor, true);
+  assert.equal(styleFor({ isTTY: true }, { FORCE_COLOR: '1', NO_COLOR: '1' }).hasColor, false);
+});

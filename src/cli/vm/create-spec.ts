@@ -1,0 +1,230 @@
+// From the options of `lodge vm create` to the spec of the contract. Files are read here, sizes are checked here; what
+// the contract and the node allow is theirs to say.
+import { readFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { LodgeError } from '../../api/errors.ts';
+import type { VmSpecInput } from '../../api/vm-spec.ts';
+import { parseMib, QuantityError } from '../../lib/quantity.ts';
+
+/** The options as commander gives them. */
+export interface CreateSpecOptions {
+  image?: string;
+  cpus?: number;
+  cpuModel?: string;
+  cpuEnable?: string[];
+  cpuDisable?: string[];
+  memory?: number;
+  disk?: string[];
+  cdrom?: string[];
+  network?: string[];
+  mac?: string;
+  ip?: string;
+  machine?: string;
+  firmware?: string;
+  kernelArgs?: string;
+  accelerator?: string;
+  display?: string;
+  agent: boolean;
+  sshKey?: string[];
+  user?: string;
+  password?: string;
+  userData?: string;
+  networkConfig?: string;
+  hostname?: string;
+  description?: string;
+  autostart?: boolean;
+  restart?: string;
+  stopTimeout?: number;
+}
+
+type Disk = NonNullable<VmSpecInput['disks']>[number];
+type Nic = NonNullable<VmSpecInput['nics']>[number];
+
+/** The spec that the options describe. What wasn't given stays out, so that the contract's defaults hold. */
+export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpecInput> {
+  const cloudInit = await cloudInitFrom(options);
+  const disks = [...(options.disk ?? []).map(parseDisk), ...(options.cdrom ?? []).map(cdrom)];
+  const nics = nicsFrom(options);
+  return withoutUndefined({
+    description: options.description,
+    image: options.image,
+    cpu: withoutUndefined({
+      count: options.cpus,
+      model: options.cpuModel,
+      enable: words(options.cpuEnable),
+      disable: words(options.cpuDisable),
+    }),
+    memoryMib: options.memory,
+    machine: options.machine as VmSpecInput['machine'],
+    accelerator: options.accelerator as VmSpecInput['accelerator'],
+    firmware: withoutUndefined({
+      type: options.firmware as NonNullable<VmSpecInput['firmware']>['type'],
+      commandLineExtra: options.kernelArgs,
+    }),
+    disks: disks.length === 0 ? undefined : disks,
+    nics,
+    display: options.display as VmSpecInput['display'],
+    hasAgentChannel: options.agent ? undefined : false,
+    cloudInit,
+    autostart: options.autostart,
+    restartPolicy:
+      options.restart === undefined ? undefined : { mode: options.restart as 'never' | 'on-failure' | 'always' },
+    stopTimeoutS: options.stopTimeout,
+  });
+}
+
+/** A copy without the fields that are undefined. */
+function withoutUndefined<Document extends object>(document: Document): Document {
+  return Object.fromEntries(Object.entries(document).filter(([, value]) => value !== undefined)) as Document;
+}
+
+/** Words that were given one by one or with commas. */
+function words(given: readonly string[] | undefined): string[] | undefined {
+  return given
+    ?.flatMap((one) => one.split(','))
+    .map((one) => one.trim())
+    .filter(Boolean);
+}
+
+const diskKeys = ['name', 'size', 'volume', 'image', 'bus', 'cache', 'readonly'] as const;
+
+/**
+ * A disk: "20GiB", or keys: "name=data,size=100GiB,bus=scsi", "volume=data". The first one that says only a size is
+ * the root disk; the names of the others follow their places.
+ */
+export function parseDisk(text: string, index: number): Disk {
+  const name = index === 0 ? 'root' : `disk${index}`;
+  if (!text.includes('=')) return { name, sizeMib: diskSize(text) };
+  const fields = keyValues(text, diskKeys, '--disk');
+  return withoutUndefined({
+    name: fields['name'] ?? (index === 0 && fields['volume'] === undefined ? 'root' : (fields['volume'] ?? name)),
+    sizeMib: fields['size'] === undefined ? undefined : diskSize(fields['size']),
+    volume: fields['volume'],
+    image: fields['image'],
+    bus: fields['bus'] as Disk['bus'],
+    cache: fields['cache'] as Disk['cache'],
+    isReadOnly: fields['readonly'] === undefined ? undefined : yesOrNo('--disk readonly', fields['readonly']),
+  });
+}
+
+function cdrom(image: string, index: number): Disk {
+  return { name: index === 0 ? 'cdrom' : `cdrom${index + 1}`, image, device: 'cdrom', bus: 'sata', isReadOnly: true };
+}
+
+const nicKeys = ['network', 'model', 'mac', 'ip', 'connected'] as const;
+
+/** A NIC: the name of a network, or keys: "network=lab,model=e1000,mac=52:54:00:12:34:56,ip=10.77.0.9". */
+export function parseNic(text: string): Nic {
+  if (!text.includes('=')) return { network: text };
+  const fields = keyValues(text, nicKeys, '--network');
+  return withoutUndefined({
+    network: fields['network'],
+    model: fields['model'] as Nic['model'],
+    mac: fields['mac']?.toLowerCase(),
+    ipv4Address: fields['ip'],
+    isConnected: fields['connected'] === undefined ? undefined : yesOrNo('--network connected', fields['connected']),
+  });
+}
+
+function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
+  const given = options.network ?? [];
+  const hasAddress = options.mac !== undefined || options.ip !== undefined;
+  if (given.length === 1 && given[0] === 'none') {
+    if (!hasAddress) return [];
+    throw new LodgeError('invalid_request', '--mac and --ip are for a NIC, and there is none with --network none');
+  }
+  if (given.length === 0 && !hasAddress) return undefined;
+  const nics: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
+  const [first, ...others] = nics;
+  return [
+    withoutUndefined({
+      ...first,
+      mac: options.mac?.toLowerCase() ?? first?.mac,
+      ipv4Address: options.ip ?? first?.ipv4Address,
+    }),
+    ...others,
+  ];
+}
+
+/** "key=value,key=value" with known keys. */
+function keyValues(text: string, keys: readonly string[], option: string): Record<string, string> {
+  return Object.fromEntries(
+    text.split(',').map((part) => {
+      const at = part.indexOf('=');
+      const key = at === -1 ? part : part.slice(0, at);
+      if (at === -1 || !keys.includes(key)) {
+        throw new LodgeError('invalid_request', `${option}: ${JSON.stringify(part)} is not understood`, {
+          hint: `Write key=value, several with commas; the keys are ${keys.join(', ')}.`,
+        });
+      }
+      return [key, part.slice(at + 1)];
+    }),
+  );
+}
+
+function diskSize(text: string): number {
+  try {
+    return parseMib(text, 'GiB');
+  } catch (failure) {
+    if (failure instanceof QuantityError) throw new LodgeError('invalid_request', `--disk: ${failure.message}`);
+    throw failure;
+  }
+}
+
+function yesOrNo(what: string, text: string): boolean {
+  if (text === 'yes' || text === 'true') return true;
+  if (text === 'no' || text === 'false') return false;
+  throw new LodgeError('invalid_request', `${what} is yes or no (given: ${JSON.stringify(text)})`);
+}
+
+async function cloudInitFrom(options: CreateSpecOptions): Promise<VmSpecInput['cloudInit']> {
+  const keys = await Promise.all((options.sshKey ?? []).map(readSshKeys));
+  const cloudInit = withoutUndefined({
+    user: options.user,
+    sshKeys: keys.length === 0 ? undefined : keys.flat(),
+    password: options.password,
+    userData: options.userData === undefined ? undefined : await readText(options.userData, '--user-data'),
+    networkConfig:
+      options.networkConfig === undefined ? undefined : await readText(options.networkConfig, '--network-config'),
+    hostname: options.hostname,
+  });
+  return Object.keys(cloudInit).length === 0 ? undefined : cloudInit;
+}
+
+/** Public keys: the text of one, or a file with one or several. A private key is refused, before it goes anywhere. */
+export async function readSshKeys(given: string): Promise<string[]> {
+  if (/^(ssh-|ecdsa-|sk-)\S+ \S+/.test(given)) return [given.trim()];
+  const path = given.startsWith('~/') ? join(homedir(), given.slice(2)) : given;
+  const text = await readText(path, '--ssh-key');
+  if (text.includes('PRIVATE KEY')) {
+    throw new LodgeError('invalid_request', `--ssh-key: ${given} is a private key`, {
+      hint: `Give the public one: ${given}.pub`,
+    });
+  }
+  const keys = text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && !line.startsWith('#'));
+  if (keys.length === 0) throw new LodgeError('invalid_request', `--ssh-key: ${given} holds no key`);
+  return keys;
+}
+
+async function readText(path: string, option: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (cause) {
+    const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
+    throw new LodgeError(
+      'invalid_request',
+      `${option}: the file ${path} ${code === 'ENOENT' ? 'does not exist' : `can not be read (${code})`}`,
+      {
+        hint:
+          option === '--ssh-key'
+            ? 'Give the path of a public key, or the key itself. Make one with: ssh-keygen -t ed25519'
+            : 'Check the path.',
+        cause,
+      },
+    );
+  }
+}

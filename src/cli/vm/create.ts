@@ -1,0 +1,146 @@
+// lodge vm create: makes a VM, starts it, and waits until one can work with it.
+import { randomUUID } from 'node:crypto';
+import type { Image } from '../../api/image.ts';
+import { LodgeError } from '../../api/errors.ts';
+import type { Vm } from '../../api/vm.ts';
+import type { VmSpecInput } from '../../api/vm-spec.ts';
+import { askSecret, readStdin } from '../confirm.ts';
+import type { Session } from '../connect/session.ts';
+import { parseLabels } from '../labels.ts';
+import { followTask } from '../output/follow.ts';
+import { printOne } from '../output/print.ts';
+import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
+import { defaultGuestTimeoutMs, waitForVms } from './power.ts';
+import { addressesOf, vmPrintable } from './view.ts';
+import type { VmGoal } from './wait.ts';
+
+export interface CreateOptions extends CreateSpecOptions {
+  label?: string[];
+  passwordStdin?: boolean;
+  passwordAsk?: boolean;
+  start: boolean;
+  wait: boolean | undefined;
+  waitFor?: VmGoal;
+  timeout?: number;
+}
+
+/** Options by the field of the contract that they set, so that errors speak of what was typed. */
+const optionOfField: Readonly<Record<string, string>> = {
+  'body.name': '<name>',
+  'spec.cpu.count': '--cpus',
+  'spec.cpu.model': '--cpu-model',
+  'spec.memoryMib': '--memory',
+  'spec.image': '--image',
+  'spec.machine': '--machine',
+  'spec.firmware.type': '--firmware',
+  'spec.accelerator': '--accelerator',
+  'spec.cloudInit.user': '--user',
+  'spec.cloudInit.password': '--password-stdin',
+  'spec.cloudInit.userData': '--user-data',
+  'spec.cloudInit.hostname': '--hostname',
+};
+
+export async function createVm(session: Session, options: CreateOptions, name: string): Promise<void> {
+  if (options.waitFor !== undefined && options.waitFor !== 'created' && !options.start) {
+    throw new LodgeError('invalid_request', `--wait-for ${options.waitFor} needs the VM to start`, {
+      hint: 'Leave --no-start out.',
+    });
+  }
+  const password = await passwordOf(options);
+  const spec = await specFromOptions({ ...options, ...(password === undefined ? {} : { password }) });
+  const { project, client, terminal } = session;
+  const task = await inWordsOfOptions(() =>
+    client.vm.create({
+      query: { start: options.start },
+      body: { name, project, labels: parseLabels(options.label), spec },
+      // A lost answer must not make a second VM.
+      idempotencyKey: randomUUID(),
+    }),
+  );
+  if (options.wait === false) {
+    terminal.line(`VM ${name} is being created${options.start ? ' and started' : ''} (task ${task.id}).`);
+    terminal.note(`Follow it: lodge task wait ${task.id}`);
+    return;
+  }
+  await followTask(session, task, `create VM ${name}`, { done: options.start ? 'created and started' : 'created' });
+  const read = (): Promise<Vm> => client.vm.get({ params: { vm: name }, query: { project } });
+  let vm = await read();
+  const goal = options.waitFor ?? (options.start ? await bestGoal(session, vm, spec) : 'created');
+  if (goal !== 'created' && goal !== 'running') {
+    [vm = vm] = await waitForVms(session, [name], goal, options.timeout ?? defaultGuestTimeoutMs);
+  }
+  await printOne(session, vmPrintable, vm, () => [summary(vm, goal)]);
+  if (session.format === 'table') for (const line of nextSteps(vm, goal)) terminal.note(line);
+}
+
+async function passwordOf(options: CreateOptions): Promise<string | undefined> {
+  if (options.passwordStdin === true) return (await readStdin(1000, 'the password')).replace(/\r?\n$/, '');
+  if (options.passwordAsk === true) {
+    const password = await askSecret('Password for the guest’s user: ');
+    if (password !== (await askSecret('Once more: ')))
+      throw new LodgeError('invalid_request', 'the two passwords differ');
+    return password;
+  }
+  return options.password;
+}
+
+/** Runs a request, and names options instead of fields in its errors. */
+async function inWordsOfOptions<Result>(body: () => Promise<Result>): Promise<Result> {
+  try {
+    return await body();
+  } catch (failure) {
+    if (!(failure instanceof LodgeError) || failure.fields === undefined) throw failure;
+    const fields = failure.fields.map((field) => {
+      const option = Object.entries(optionOfField).find(
+        ([path]) => field.field === path || field.field.endsWith(`.${path}`),
+      );
+      return option ? { ...field, field: `${option[1]} (${field.field})` } : field;
+    });
+    throw new LodgeError(failure.code, failure.message, {
+      hint: failure.hint,
+      fields,
+      requestId: failure.requestId,
+      cause: failure,
+    });
+  }
+}
+
+/**
+ * What can be waited for: ssh where it will answer and can be reached from here, the guest's own word where it can give
+ * one, else that it runs.
+ */
+async function bestGoal(session: Session, vm: Vm, spec: VmSpecInput): Promise<VmGoal> {
+  if (spec.image === undefined) return 'running';
+  const image = await session.client.image
+    .get({ params: { image: spec.image }, query: { project: session.project } })
+    .catch((): Image | null => null);
+  if (image === null || image.status.kind === 'iso') return 'running';
+  const hasLogin = spec.cloudInit?.sshKeys !== undefined && spec.cloudInit.sshKeys.length > 0;
+  const isBridged = vm.status.nics.some((nic) => nic.hostInterface !== null);
+  if (image.status.hasCloudInit && hasLogin && session.isLocal && isBridged) return 'ssh';
+  return image.status.hasAgent || image.status.kind === 'kernel' ? 'up' : 'running';
+}
+
+function summary(vm: Vm, goal: VmGoal): string {
+  const [address] = addressesOf(vm);
+  const at = address === undefined ? '' : ` at ${address}`;
+  switch (goal) {
+    case 'ssh':
+      return `VM ${vm.name} is up and answers ssh${at}.`;
+    case 'up':
+      return `VM ${vm.name} is up${at}.`;
+    case 'created':
+    case 'running':
+    case 'stopped':
+      return `VM ${vm.name} is created and ${vm.status.state}${at}.`;
+  }
+}
+
+function nextSteps(vm: Vm, goal: VmGoal): string[] {
+  if (vm.status.state === 'stopped') return [`  start it:    lodge vm start ${vm.name}`];
+  return [
+    ...(goal === 'ssh' ? [`  sign in:     lodge vm ssh ${vm.name}`] : []),
+    `  its console: lodge vm console ${vm.name}   (Ctrl-] leaves it)`,
+    `  stop it:     lodge vm stop ${vm.name}`,
+  ];
+}

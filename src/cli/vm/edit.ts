@@ -1,0 +1,176 @@
+// lodge vm edit: the VM as YAML in an editor. What is saved is checked against the contract; mistakes open the editor
+// again with the complaints at its top; changes of others in between are kept unless they touch the same fields.
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Vm } from '../../api/vm.ts';
+import { LodgeError } from '../../api/errors.ts';
+import { differences } from '../../lib/difference.ts';
+import { formatPath, withoutValueAt, withValueAt, type Json } from '../../lib/field-path.ts';
+import type { Session } from '../connect/session.ts';
+import { withSuggestion } from '../list.ts';
+import { invalidDocument, updateSchema } from '../set.ts';
+import { run } from './ssh.ts';
+import { fetchVms } from './view.ts';
+
+interface Editable {
+  labels: Record<string, string>;
+  spec: object;
+}
+
+export async function editVm(session: Session, name: string): Promise<Vm | null> {
+  if (!session.terminal.canAsk) {
+    throw new LodgeError('invalid_request', 'an editor needs a terminal', {
+      hint: `In a script use lodge vm set ${name} cpu.count=4, or lodge apply.`,
+    });
+  }
+  const before = await withSuggestion(session, name, fetchVms, () => read(session, name));
+  const folder = await mkdtemp(join(tmpdir(), 'lodge-edit-'));
+  const path = join(folder, `${name}.yaml`);
+  let isKept = false;
+  try {
+    let edited: Editable | null;
+    try {
+      edited = await editUntilValid(path, before);
+      if (edited === null) {
+        session.terminal.line(`VM ${name} is as it was; nothing was changed.`);
+        return null;
+      }
+      return await save(session, name, before, edited);
+    } catch (failure) {
+      isKept = true;
+      session.terminal.note(`What you wrote is kept in ${path}.`);
+      throw failure;
+    }
+  } finally {
+    if (!isKept) await rm(folder, { recursive: true, force: true });
+  }
+}
+
+function read(session: Session, name: string): Promise<Vm> {
+  return session.client.vm.get({ params: { vm: name }, query: { project: session.project } });
+}
+
+/** Opens the editor until what is saved is valid; null when nothing was changed. */
+async function editUntilValid(path: string, before: Vm): Promise<Editable | null> {
+  const { parse, stringify } = await import('yaml');
+  const original: Editable = { labels: before.labels, spec: before.spec };
+  const body = stringify(original, { lineWidth: 0 });
+  let complaints: string[] = [];
+  let text = body;
+  for (;;) {
+    await writeFile(path, `${header(before.name, complaints)}${text}`, { mode: 0o600 });
+    const [program = 'vi', ...args] = (process.env['VISUAL'] ?? process.env['EDITOR'] ?? 'vi')
+      .split(/\s+/)
+      .filter(Boolean);
+    const code = await run(program, [...args, path]);
+    if (code !== 0)
+      throw new LodgeError('invalid_request', `the editor ${program} ended with code ${code}; nothing was changed`);
+    const saved = withoutHeader(await readFile(path, 'utf8'));
+    if (saved.trim() === '') return null;
+    // Saved as it was opened after a complaint: whoever gives up must get out.
+    if (saved === text && complaints.length > 0) {
+      throw new LodgeError('invalid_request', 'the document is still not valid; nothing was changed');
+    }
+    text = saved;
+    try {
+      const document = parse(saved) as Json;
+      const schema = updateSchema('vm');
+      const checked = schema.safeParse(document);
+      if (!checked.success) throw invalidDocument(schema, checked.error, document);
+      const edited = document as unknown as Editable;
+      return differences(original as unknown as Json, { labels: edited.labels ?? {}, spec: edited.spec as Json })
+        .length === 0
+        ? null
+        : { labels: edited.labels ?? {}, spec: edited.spec };
+    } catch (failure) {
+      complaints = complaintsOf(failure);
+    }
+  }
+}
+
+function complaintsOf(failure: unknown): string[] {
+  if (!(failure instanceof Error)) return [String(failure)];
+  const fields = failure instanceof LodgeError ? (failure.fields ?? []) : [];
+  return fields.length > 0 ? fields.map(({ field, message }) => `${field}: ${message}`) : failure.message.split('\n');
+}
+
+const headerMark = '#|';
+
+function header(name: string, complaints: readonly string[]): string {
+  const lines = [
+    `VM ${name}: change spec and labels, save, and leave the editor. An empty file changes nothing.`,
+    ...(complaints.length === 0 ? [] : ['', 'This is not valid yet:', ...complaints.map((line) => `  ${line}`)]),
+  ];
+  return `${lines.map((line) => `${headerMark} ${line}`.trimEnd()).join('\n')}\n`;
+}
+
+function withoutHeader(text: string): string {
+  return text
+    .split('\n')
+    .filter((line) => !line.startsWith(headerMark))
+    .join('\n');
+}
+
+/** Writes the changes; when somebody else changed the VM meanwhile, onto what it is now, unless both changed the same. */
+async function save(session: Session, name: string, before: Vm, edited: Editable): Promise<Vm> {
+  const write = (revision: number, document: Editable): Promise<Vm> =>
+    session.client.vm.update({
+      params: { vm: name },
+      query: { project: session.project },
+      body: { revision, labels: document.labels, spec: document.spec },
+    });
+  try {
+    return await write(before.revision, edited);
+  } catch (failure) {
+    if (!(failure instanceof LodgeError) || failure.code !== 'revision_conflict') throw failure;
+    const now = await read(session, name);
+    const merged = rebase({ labels: before.labels, spec: before.spec }, edited, { labels: now.labels, spec: now.spec });
+    if ('conflicts' in merged) {
+      throw new LodgeError(
+        'revision_conflict',
+        `somebody else changed VM ${name} meanwhile, in the same fields: ${merged.conflicts.join(', ')}`,
+        {
+          hint: `Look at it (lodge vm show ${name} -o yaml) and edit it again.`,
+        },
+      );
+    }
+    session.terminal.note('Somebody else changed other fields meanwhile; these changes are kept.');
+    return write(now.revision, merged.document);
+  }
+}
+
+/** Applies the changes from `original` to `edited` onto `now`; or names the fields that both have changed. */
+export function rebase(
+  original: Editable,
+  edited: Editable,
+  now: Editable,
+): { document: Editable } | { conflicts: string[] } {
+  const mine = differences(original as unknown as Json, edited as unknown as Json);
+  const theirs = differences(original as unknown as Json, now as unknown as Json);
+  const overlap = (one: string, other: string): boolean =>
+    one === other || one.startsWith(`${other}.`) || one.startsWith(`${other}[`);
+  const conflicts = mine
+    .map(({ path }) => formatPath(path))
+    .filter((path) => theirs.some((one) => overlap(path, formatPath(one.path)) || overlap(formatPath(one.path), path)));
+  if (conflicts.length > 0) return { conflicts };
+  let document = now as unknown as Json;
+  for (const { path, after } of mine) {
+    document = after === undefined ? withoutValueAt(document, path) : withNamed(document, path, after);
+  }
+  return { document: document as unknown as Editable };
+}
+
+/** Sets a value; an element that is addressed by its name and isn't there is added to the end of its list. */
+function withNamed(document: Json, path: (string | number)[], value: Json): Json {
+  const parentPath = path.slice(0, -1);
+  const last = path.at(-1);
+  const parent = parentPath.reduce<Json | undefined>(
+    (current, part) =>
+      typeof current === 'object' && current !== null ? (current as Record<string, Json>)[String(part)] : undefined,
+    document,
+  );
+  if (typeof last === 'string' && Array.isArray(parent))
+    return withValueAt(document, [...parentPath, parent.length], value);
+  return withValueAt(document, path, value);
+}

@@ -1,0 +1,151 @@
+// How VMs look: the columns of a list and the details of one.
+import type { Vm } from '../../api/vm.ts';
+import { liveVmStates } from '../../api/vm-state.ts';
+import { formatMib } from '../../lib/quantity.ts';
+import type { Session } from '../connect/session.ts';
+import type { FetchPage } from '../list.ts';
+import type { Printable } from '../output/print.ts';
+import { painted, renderDetails, renderTable, type Column } from '../output/table.ts';
+import { ageColumn, ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+
+export const fetchVms: FetchPage<Vm> = (client, query) => client.vm.list({ query });
+
+/** Every address of a VM, those one can connect to first: IPv4, IPv6, then link-local ones. */
+export function addressesOf(vm: Vm): string[] {
+  const all = [...new Set(vm.status.nics.flatMap((nic) => nic.addresses))].filter(
+    (address) => !address.startsWith('127.') && address !== '::1',
+  );
+  const rank = (address: string): number => (isLinkLocal(address) ? 2 : address.includes(':') ? 1 : 0);
+  return all.toSorted((one, other) => rank(one) - rank(other));
+}
+
+export function isLinkLocal(address: string): boolean {
+  return /^(169\.254\.|fe[89ab][0-9a-f]:)/i.test(address);
+}
+
+/** How long the guest has been up, as it said itself. */
+function upText(vm: Vm): string {
+  const { status } = vm;
+  if (!liveVmStates.has(status.state)) return '';
+  return status.isUp ? ageOf(status.upAt) || 'yes' : 'not yet';
+}
+
+export const vmPrintable: Printable<Vm> = {
+  kind: 'Vm',
+  name: (vm) => vm.name,
+  columns: [
+    { header: 'NAME', value: (vm) => vm.name, minWidth: 12 },
+    {
+      header: 'STATE',
+      value: (vm) => vm.status.state,
+      color: (text, vm, style) => colorState(text, vm.status.state, style),
+    },
+    { header: 'UP', value: upText, side: 'right' },
+    { header: 'ADDRESS', value: (vm) => addressesOf(vm)[0] ?? '' },
+    { header: 'CPUS', value: (vm) => String(vm.spec.cpu.count), side: 'right' },
+    { header: 'MEMORY', value: (vm) => formatMib(vm.spec.memoryMib), side: 'right' },
+    { header: 'IMAGE', value: (vm) => vm.spec.image ?? '', minWidth: 8 },
+    ageColumn(),
+    { header: 'ACCELERATOR', value: (vm) => vm.status.pinned?.rung ?? '', isWide: true },
+    { header: 'NODE', value: (vm) => vm.status.node ?? '', isWide: true },
+    { header: 'PID', value: (vm) => String(vm.status.pid ?? ''), isWide: true, side: 'right' },
+    { header: 'GUEST', value: (vm) => vm.status.guest?.osName ?? '', isWide: true, minWidth: 8 },
+    labelsColumn(),
+    idColumn(),
+  ],
+};
+
+type StatusDisk = Vm['status']['disks'][number];
+type StatusNic = Vm['status']['nics'][number];
+
+const nicColumns: readonly Column<StatusNic>[] = [
+  { header: 'NETWORK', value: (nic) => nic.network },
+  { header: 'MAC', value: (nic) => nic.mac },
+  { header: 'ADDRESSES', value: (nic) => nic.addresses.join(' ') },
+  { header: 'MODEL', value: (nic) => nic.model },
+  { header: 'ON HOST', value: (nic) => nic.hostInterface ?? '' },
+];
+
+/** Everything about a VM, for people. */
+export function vmDetails(vm: Vm, session: Session): string[] {
+  const { spec, status } = vm;
+  const { style } = session.terminal;
+  const { pinned, guest, lastExit } = status;
+  const diskColumns: Column<StatusDisk>[] = [
+    { header: 'NAME', value: (disk) => disk.name },
+    { header: 'SIZE', value: (disk) => (disk.sizeMib === null ? '' : formatMib(disk.sizeMib)), side: 'right' },
+    { header: 'VOLUME', value: (disk) => disk.volume ?? '' },
+    { header: 'IMAGE', value: (disk) => disk.image ?? '' },
+    { header: 'BUS', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.bus ?? 'virtio' },
+    { header: 'CACHE', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.cache ?? '' },
+  ];
+  const cpu = [
+    `${spec.cpu.count}`,
+    `model ${spec.cpu.model}`,
+    ...spec.cpu.enable.map((feature) => `+${feature}`),
+    ...spec.cpu.disable.map((feature) => `-${feature}`),
+  ].join(' ');
+  const { restartPolicy } = spec;
+  return renderDetails(
+    [
+      ['Name', vm.name],
+      ['Project', vm.project],
+      ['State', painted(status.state, (text) => colorState(text, status.state, style))],
+      ['Reason', status.reason],
+      ['Since', momentOf(status.since)],
+      [
+        'Guest is up',
+        status.isUp
+          ? `yes, since ${momentOf(status.upAt) ?? ''}`
+          : liveVmStates.has(status.state)
+            ? 'has not reported it yet'
+            : null,
+      ],
+      ['Works on it', status.taskId === null ? null : `task ${status.taskId}`],
+      ['Description', spec.description],
+      ['Addresses', addressesOf(vm).join(' ')],
+      ['Guest', guest === null ? null : [guest.osName, guest.kernel, guest.hostname].filter(Boolean).join(', ')],
+      [
+        'Guest agent',
+        guest === null
+          ? null
+          : guest.hasAgent
+            ? `answers (${guest.agentVersion ?? 'version unknown'})`
+            : 'does not answer',
+      ],
+      ['CPUs', cpu],
+      ['Memory', formatMib(spec.memoryMib)],
+      ['Image', spec.image],
+      ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
+      ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
+      ['Accelerator', pinned === null ? spec.accelerator : `${pinned.rung}: ${pinned.acceleratorReason}`],
+      ['CPU model', pinned?.cpuModel],
+      ['QEMU', pinned === null ? null : `${pinned.qemuVersion}${status.pid === null ? '' : `, process ${status.pid}`}`],
+      ['Node', status.node],
+      ['Autostart', spec.autostart ? 'yes' : 'no'],
+      [
+        'Restart policy',
+        restartPolicy.mode === 'never'
+          ? 'never'
+          : `${restartPolicy.mode}, ${status.restarts.count} in a row${status.restarts.nextAt === null ? '' : `, next at ${status.restarts.nextAt}`}`,
+      ],
+      [
+        'Last exit',
+        lastExit === null ? null : `${lastExit.cause}, ${momentOf(lastExit.at) ?? ''}: ${lastExit.message}`,
+      ],
+      [
+        'At next start',
+        status.pendingChanges.length === 0 ? null : `changes of ${status.pendingChanges.join(', ')} take effect`,
+      ],
+      ['Labels', labelsText(vm.labels)],
+      ['Created', momentOf(vm.createdAt)],
+      ['Id', vm.id],
+      ['Disks', status.disks.length === 0 ? null : renderTable(diskColumns, status.disks, { width: null, style })],
+      [
+        'Network interfaces',
+        status.nics.length === 0 ? null : renderTable(nicColumns, status.nics, { width: null, style }),
+      ],
+    ],
+    style,
+  );
+}
