@@ -6,10 +6,9 @@ import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type TestContext } from 'node:test';
 import { type LodgeClient } from '../../src/client/client.ts';
 import { connect, type NodeClient } from '../../src/client/node-transport.ts';
-import { atEnd } from './cleanup.ts';
+import { atEnd, type Cleanup } from './cleanup.ts';
 import { removeTraces } from './leaks.ts';
 import { markedName } from './mark.ts';
 import { type NetworkNamespace } from './namespace.ts';
@@ -82,6 +81,7 @@ export class TestDaemon {
       runDir,
       logDir: join(this.folder, 'log'),
       socketPath: this.socketPath,
+      socketGroup: null,
       listen: this.#options.listen ?? 'none',
       driver: this.#options.driver,
       instance: this.instance,
@@ -182,14 +182,14 @@ export class TestDaemon {
 }
 
 /** Starts the daemon for a test, and ends it with the test. */
-export async function startDaemon(test: TestContext, options: DaemonOptions): Promise<TestDaemon> {
+export async function startDaemon(test: Cleanup, options: DaemonOptions): Promise<TestDaemon> {
   const daemon = await prepareDaemon(test, options);
   await daemon.start();
   return daemon;
 }
 
 /** Like {@link startDaemon}, but leaves the start to the test. */
-export async function prepareDaemon(test: TestContext, options: DaemonOptions): Promise<TestDaemon> {
+export async function prepareDaemon(test: Cleanup, options: DaemonOptions): Promise<TestDaemon> {
   const daemon = new TestDaemon(await temporaryFolder(test), options);
   atEnd(test, () => daemon.destroy());
   atEnd(test, () => daemon.report((test as { passed?: boolean }).passed ?? true));
