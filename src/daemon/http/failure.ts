@@ -27,6 +27,11 @@ function frameworkError(failure: unknown): LodgeError | null {
   if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') {
     return new LodgeError('unsupported_media_type', 'the header Content-Type is not a media type');
   }
+  // Whatever else Fastify refuses for what the client sent.
+  const isRefusal = failure instanceof Error && 'statusCode' in failure && typeof failure.statusCode === 'number';
+  if (code?.startsWith('FST_') === true && isRefusal && Number(failure.statusCode) < 500) {
+    return new LodgeError('invalid_request', failure.message, { cause: failure });
+  }
   return null;
 }
 

@@ -244,9 +244,11 @@ class Server implements HttpServer {
     // Bodies are read by request-body.ts, after the permission was checked.
     app.removeAllContentTypeParsers();
     app.addContentTypeParser('*', (_request, _payload, done) => done(null));
-    app.setErrorHandler((failure, request, reply) =>
-      request.exchange ? request.exchange.fail(reply, failure) : this.#refuse(request, reply, failure),
-    );
+    app.setErrorHandler((failure, request, reply) => {
+      if (request.exchange) return request.exchange.fail(reply, failure);
+      // Fastify looks at the body of a QUERY before it looks for a route.
+      return request.method === 'QUERY' ? this.#notFound(request, reply) : this.#refuse(request, reply, failure);
+    });
     app.setNotFoundHandler((request, reply) => this.#notFound(request, reply));
     for (const served of this.#routes) this.#register(app, served);
     for (const file of files) {
@@ -274,7 +276,8 @@ class Server implements HttpServer {
         const { exchange } = request;
         if (exchange === null) throw new Error('a request without an exchange');
         try {
-          return await exchange.serve(reply, request.params as Record<string, string>);
+          // Fastify's own object has no prototype, which handlers needn't know.
+          return await exchange.serve(reply, { ...(request.params as Record<string, string>) });
         } catch (failure) {
           return exchange.fail(reply, failure);
         }
