@@ -125,7 +125,7 @@ export function listVerb<Item extends object>(parent: Command, definition: ListV
       );
       const isSelected = options.selector !== undefined || options.filter !== undefined;
       const where = isAll || isAcrossProjects ? '' : ` in project ${session.project}`;
-      const empty = isSelected ? `No ${noun}${where} matches.` : `No ${plural}${where}. ${definition.empty}`;
+      const empty = isSelected ? `No ${noun}${where} matches.` : `No ${plural}${where}. ${definition.empty}`.trimEnd();
       const { projectOf } = definition;
       const columns: readonly Column<Item>[] =
         options.allProjects === true && projectOf

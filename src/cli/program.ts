@@ -145,7 +145,7 @@ function fromCommander(failure: CommanderError, command: Command): Error {
   const path = pathOf(command);
   const [line = '', ...more] = failure.message.replace(/^error: /, '').split('\n');
   const suggestion = more.join(' ').replace(/^\((.*)\)$/, '$1 ');
-  const isAboutWords = /argument/.test(failure.code) && failure.code !== 'commander.invalidArgument';
+  const isAboutWords = /Argument/.test(failure.code) && failure.code !== 'commander.invalidArgument';
   const usage = isAboutWords ? `Usage: ${path} ${command.usage()}. ` : '';
   return new LodgeError('invalid_request', line.replace(/\.$/, ''), {
     hint: `${suggestion}${usage}See ${path} --help.`,

@@ -37,6 +37,27 @@ export function schemaAt(schema: z.core.$ZodType, path: readonly PropertyKey[]):
   return next ? schemaAt(next, rest) : null;
 }
 
+/** The values that a field of a fixed set takes. */
+export function choicesAt(schema: z.core.$ZodType, path: readonly PropertyKey[]): string[] {
+  const found = schemaAt(schema, path);
+  const entries = (found?._zod.def as { entries?: Record<string, string> } | undefined)?.entries ?? {};
+  return Object.values(entries);
+}
+
+/** A complaint of a schema in words for people; what is missing is said to be missing. */
+export function issueText(issue: z.core.$ZodIssue): string {
+  const missing = /^Invalid input: expected (\w+), received undefined$/.exec(issue.message);
+  if (missing) return `is missing (${missing[1]})`;
+  return issue.message
+    .replace(/^Too small: expected number to be >=?(\S+)$/, 'is at least $1')
+    .replace(/^Too big: expected number to be <=?(\S+)$/, 'is at most $1')
+    .replace(/^Invalid input: expected (\w+), received (\w+)$/, 'is a $1, not a $2')
+    .replace(
+      /^Invalid option: expected one of (.*)$/,
+      (_whole, options: string) => `is one of ${options.replaceAll('|', ', ').replaceAll('"', '')}`,
+    );
+}
+
 /** The names of the fields that a record at a path may have. */
 export function fieldNamesAt(schema: z.core.$ZodType, path: readonly PropertyKey[]): string[] {
   const found = schemaAt(schema, path);

@@ -17,7 +17,7 @@ import {
 } from '../lib/field-path.ts';
 import { parseMib, QuantityError } from '../lib/quantity.ts';
 import type { Session } from './connect/session.ts';
-import { fieldNamesAt } from './schema-fields.ts';
+import { fieldNamesAt, issueText } from './schema-fields.ts';
 
 /** Nouns whose objects can be changed. */
 export type ChangeableNoun = 'vm' | 'image' | 'volume' | 'network' | 'node';
@@ -160,7 +160,7 @@ export function invalidDocument(schema: z.ZodType, error: z.ZodError, document: 
     }
     const value = valueAt(document, path);
     const given = value === undefined ? '' : ` (given: ${shorten(value)})`;
-    return { field: formatPath(path), message: `${issue.message}${given}` };
+    return { field: formatPath(path), message: `${issueText(issue)}${given}` };
   });
   return new LodgeError(
     'invalid_request',

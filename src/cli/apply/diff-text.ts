@@ -28,9 +28,19 @@ function isTelling({ after }: Difference): boolean {
   return !(typeof after === 'object' && after !== null && Object.keys(after).length === 0);
 }
 
+function isRecord(value: Json): value is { [key: string]: Json } {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 /** Differences with records opened, so that each line is one field. */
 export function opened(difference: Difference): Difference[] {
   const { path, before, after } = difference;
+  if (before === undefined && Array.isArray(after) && after.length > 0 && after.every((one) => isRecord(one))) {
+    return after.flatMap((one, index) => {
+      const name = isRecord(one) && typeof one['name'] === 'string' ? one['name'] : index;
+      return opened({ path: [...path, name], before, after: one });
+    });
+  }
   const isOpen = (value: Json | undefined): value is { [key: string]: Json } =>
     typeof value === 'object' && value !== null && !Array.isArray(value) && Object.keys(value).length > 0;
   if (before === undefined && isOpen(after)) {

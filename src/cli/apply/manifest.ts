@@ -8,8 +8,9 @@ import { LodgeError, shorten } from '../../api/errors.ts';
 import { isSchema } from '../../api/route.ts';
 import { closestWord } from '../../lib/closest-word.ts';
 import { formatPath, type Json, type PathPart } from '../../lib/field-path.ts';
+import { parseMib } from '../../lib/quantity.ts';
 import { readStdin } from '../confirm.ts';
-import { fieldNamesAt } from '../schema-fields.ts';
+import { fieldNamesAt, issueText } from '../schema-fields.ts';
 
 /** Kinds in the order in which they need each other; deletion goes the other way. */
 export const manifestKinds = ['Network', 'Image', 'Volume', 'Vm'] as const;
@@ -33,6 +34,8 @@ export interface Manifest {
   labels: Record<string, string> | undefined;
   /** With the contract's defaults filled in. */
   spec: Json;
+  /** As the file has it. */
+  given: Json;
   /** "web.yaml, document 2, line 7". */
   where: string;
 }
@@ -204,7 +207,7 @@ class ObjectReader {
       name: object['name'],
       project: object['project'] ?? defaultProject,
       ...(object['labels'] === undefined ? {} : { labels: object['labels'] }),
-      spec: object['spec'] ?? {},
+      spec: this.#withSizes(object['spec'] ?? {}, ['spec']),
     };
     if (!isSchema(body)) throw new LodgeError('internal', `${noun}.create has no schema`);
     const schema = body as unknown as z.ZodType<{
@@ -226,6 +229,7 @@ class ObjectReader {
       project: checked.data.project,
       labels: object['labels'] === undefined ? undefined : checked.data.labels,
       spec: checked.data.spec,
+      given: document.spec as Json,
       where: this.#where([]),
     };
   }
@@ -241,6 +245,22 @@ class ObjectReader {
     const near = typeof value === 'string' ? closestWord(value, manifestKinds) : null;
     this.#complain(['kind'], `${allowed} (given: ${shorten(value)})${near === null ? '' : `; did you mean ${near}?`}`);
     return null;
+  }
+
+  /** A copy in which sizes with units stand as numbers: "memoryMib: 2GiB" is what people write. */
+  #withSizes(value: unknown, path: readonly PathPart[]): unknown {
+    if (Array.isArray(value)) return value.map((one: unknown, index) => this.#withSizes(one, [...path, index]));
+    if (typeof value === 'object' && value !== null) {
+      return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, this.#withSizes(one, [...path, key])]));
+    }
+    const last = path.at(-1);
+    if (typeof value !== 'string' || typeof last !== 'string' || !last.endsWith('Mib')) return value;
+    try {
+      return parseMib(value, 'MiB');
+    } catch {
+      // The schema says what a field takes, and its complaint names the line.
+      return value;
+    }
   }
 
   #complainOf(issue: z.core.$ZodIssue, schema: z.ZodType): void {
@@ -259,7 +279,7 @@ class ObjectReader {
     const node = this.#document.getIn([...this.#base, ...path], true);
     const value = this.#document.getIn([...this.#base, ...path]);
     const given = node === undefined || isCollection(node) || isAlias(node) ? '' : ` (given: ${shorten(value)})`;
-    this.#complain(path, `${issue.message}${given}`);
+    this.#complain(path, `${issueText(issue)}${given}`);
   }
 
   #complain(path: readonly PathPart[], message: string): void {

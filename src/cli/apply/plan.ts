@@ -5,7 +5,7 @@ import type { Network } from '../../api/network.ts';
 import type { Volume } from '../../api/volume.ts';
 import type { Vm } from '../../api/vm.ts';
 import { differences, type Difference } from '../../lib/difference.ts';
-import { valueAt, withoutValueAt, withValueAt, type Json, type PathPart } from '../../lib/field-path.ts';
+import { valueAt, withValueAt, type Json, type PathPart } from '../../lib/field-path.ts';
 import { closestWord } from '../../lib/closest-word.ts';
 import { manifestKinds, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 
@@ -28,7 +28,7 @@ export interface PlannedObject {
 
 /**
  * Fields that stay as they are when a file doesn't name them, because the daemon chose them or they were changed by a
- * command of their own; and fields that can be written but never read.
+ * command of their own.
  */
 const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
   volume: [['sizeMib']],
@@ -41,7 +41,7 @@ const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
 export function planObject(manifest: Manifest, existing: Existing | null): PlannedObject {
   const labels = manifest.labels ?? existing?.labels ?? {};
   if (existing === null) {
-    const changes = differences({}, { spec: manifest.spec, ...(Object.keys(labels).length > 0 ? { labels } : {}) });
+    const changes = differences({}, { spec: manifest.given, ...(Object.keys(labels).length > 0 ? { labels } : {}) });
     return { manifest, action: 'create', existing, spec: manifest.spec, labels, changes };
   }
   const current = plainJson(existing.spec);
@@ -50,12 +50,12 @@ export function planObject(manifest: Manifest, existing: Existing | null): Plann
     const kept = valueAt(current, path);
     if (valueAt(spec, path) === undefined && kept !== undefined) spec = withValueAt(spec, path, kept);
   }
-  const isSecretUnreadable =
-    manifest.noun === 'vm' &&
-    valueAt(current, ['cloudInit']) !== undefined &&
-    valueAt(current, ['cloudInit', 'password']) === undefined;
-  // A password is never shown again, so it can't be compared: it counts for the first boot alone.
-  if (isSecretUnreadable) spec = withoutValueAt(spec, ['cloudInit', 'password']);
+  // The daemon keeps a password as a hash alone, so one in plain text can't be compared. It was for the first boot.
+  const password = valueAt(spec, ['cloudInit', 'password']);
+  const hash = valueAt(current, ['cloudInit', 'password']);
+  if (manifest.noun === 'vm' && typeof password === 'string' && !password.startsWith('$6$') && hash !== undefined) {
+    spec = withValueAt(spec, ['cloudInit', 'password'], hash);
+  }
   const changes = [...differences(existing.labels, labels, ['labels']), ...differences(current, spec, ['spec'])];
   return { manifest, action: changes.length === 0 ? 'unchanged' : 'update', existing, spec, labels, changes };
 }

@@ -82,7 +82,12 @@ function imageDetails(image: Image, session: Session): string[] {
       ['Boots by', status.firmware.join(', ')],
       ['Operating system', spec.os],
       ['Disk size', status.virtualSizeMib === null ? null : formatMib(status.virtualSizeMib)],
-      ['Takes on node', status.sizeBytes === null ? null : `${formatBytes(status.sizeBytes)} (${status.format ?? ''})`],
+      [
+        'Takes on node',
+        status.sizeBytes === null
+          ? null
+          : `${formatBytes(status.sizeBytes)}${status.format === null ? '' : ` (${status.format})`}`,
+      ],
       ['Needs memory', status.minMemoryMib > 0 ? `at least ${formatMib(status.minMemoryMib)}` : null],
       ['Guest agent', status.hasAgent ? 'installed' : 'not known to be installed'],
       ['cloud-init', status.hasCloudInit ? 'installed' : 'not known to be installed'],
@@ -269,7 +274,8 @@ async function createImage(
     session.terminal.note(`Follow it: lodge task wait ${task.id}`);
     return;
   }
-  await followTask(session, task, `${source.type === 'build' ? 'build' : 'import'} image ${name}`);
+  const word = { build: 'build', url: 'import', file: 'import', upload: 'prepare' }[source.type];
+  await followTask(session, task, `${word} image ${name}`);
   if (done === '') return;
   const made = await getImage(session, name);
   await printOne(session, imagePrintable, made, () => [`Image ${name} is ${done}: ${made.status.state}.`]);

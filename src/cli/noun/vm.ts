@@ -4,6 +4,7 @@ import { Option, type Command } from 'commander';
 import { LodgeError } from '../../api/errors.ts';
 import { imageRecipe } from '../../api/image.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
+import { vmSpec } from '../../api/vm-spec.ts';
 import { parseMib } from '../../lib/quantity.ts';
 import { collected, noun, objectFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
@@ -12,6 +13,7 @@ import { listVerb, selectedNames, showVerb, withSuggestion, type SelectionOption
 import { printOne } from '../output/print.ts';
 import type { CreateOptions } from '../vm/create.ts';
 import type { PowerOptions } from '../vm/power.ts';
+import { choicesAt } from '../schema-fields.ts';
 import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
@@ -151,14 +153,14 @@ function addChangeVerbs(vm: Command): void {
     )
     .option('--mac <address>', 'MAC address of the first NIC')
     .option('--ip <address>', 'IPv4 address that the network’s DHCP gives to the first NIC')
-    .addOption(choice('--machine <type>', 'machine type', ['q35', 'pc', 'microvm']))
-    .addOption(choice('--firmware <type>', 'what boots it', ['auto', 'direct', 'bios', 'uefi']))
+    .addOption(choice('--machine <type>', 'machine type', choicesAt(vmSpec, ['machine'])))
+    .addOption(choice('--firmware <type>', 'what boots it', choicesAt(vmSpec, ['firmware', 'type'])))
     .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')
     .option('--cpu-model <model>', 'auto, host, max, x86-64-v2, x86-64-v3, x86-64-v4, or one of QEMU’s')
     .option('--cpu-enable <features>', 'CPU features to switch on, with commas', collected)
     .option('--cpu-disable <features>', 'CPU features to switch off, with commas', collected)
-    .addOption(choice('--accelerator <name>', 'auto takes the best of the node', ['auto', 'kvm', 'tcg']))
-    .addOption(choice('--display <type>', 'display', ['none', 'vnc']))
+    .addOption(choice('--accelerator <name>', 'auto takes the best of the node', choicesAt(vmSpec, ['accelerator'])))
+    .addOption(choice('--display <type>', 'display', choicesAt(vmSpec, ['display'])))
     .option('--no-agent', 'without the channel for a guest agent')
     .optionsGroup('First boot (cloud-init):')
     .option(
@@ -182,7 +184,7 @@ function addChangeVerbs(vm: Command): void {
     .option('--description <text>', 'what it is for')
     .option('--label <key=value>', 'label; may be given several times', collected)
     .option('--autostart', 'start it when the node comes up')
-    .addOption(choice('--restart <policy>', 'when it ends by itself', ['never', 'on-failure', 'always']))
+    .addOption(choice('--restart <policy>', 'when it ends by itself', choicesAt(vmSpec, ['restartPolicy', 'mode'])))
     .option(
       '--stop-timeout <duration>',
       'how long the guest may take to shut down (default: 90s)',

@@ -73,7 +73,7 @@ export function currentStep(task: Task): string {
   const undoing = task.state === 'undoing' ? 'undoing: ' : task.state === 'cancelling' ? 'cancelling: ' : '';
   const running =
     task.steps.find((step) => step.state === 'running') ?? task.steps.find((step) => step.state === 'pending');
-  const words = task.progress.message ?? running?.name ?? task.type;
+  const words = task.progress.message ?? running?.name ?? 'finishing';
   return `${undoing}${words.replaceAll('-', ' ')}`;
 }
 
@@ -120,7 +120,8 @@ export function plainLine(followed: Followed, before: string | undefined): { key
   const step = currentStep(task);
   const tenth = Math.floor(task.progress.percent / 10) * 10;
   const key = `${step} ${tenth}`;
-  if (finalTaskStates.has(task.state) || key === before) return null;
+  // That it waits its turn is worth a line only when it lasts, and then the steps will tell.
+  if (finalTaskStates.has(task.state) || task.state === 'queued' || key === before) return null;
   return { key, line: `${title}: ${step} (${Math.floor(task.progress.percent)} %)` };
 }
 
