@@ -263,6 +263,8 @@ suite('A list', () => {
     assert.equal(result.items.length, 3);
     assert.notEqual(result.continue, null);
     assert.equal(listObjects(objects, {}).total, 60);
+    assert.equal(listObjects(objects, { limit: 60 }).continue, null, 'a page that is full and last');
+    assert.notEqual(listObjects(objects, { limit: 59 }).continue, null);
     assert.equal(listObjects(objects, { filter: 'name=none' }).continue, null);
   });
 

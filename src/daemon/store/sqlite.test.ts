@@ -253,6 +253,11 @@ suite('The SQLite store', () => {
     const store = await openFor(t, { file: inFolder(t), maxBytes: 400_000, historyRevisions: 1 });
     await store.transact({ success: [{ put: '/a', value: '1' }] });
     const large = 'x'.repeat(150_000);
+    const before = await store.revision();
+    const watching = readWatch(store, { prefix: '/', fromRevision: before + 1 }, (batches) =>
+      batches.some(({ events }) => events.some(({ key }) => key === '/small')),
+    );
+    const small = store.transact({ success: [{ put: '/small', value: '1' }] });
     const writes = ['/l1', '/l2', '/l3', '/l4'].map((key) =>
       store.transact({
         success: [
@@ -265,13 +270,21 @@ suite('The SQLite store', () => {
     const kept = results.filter(({ status }) => status === 'fulfilled').length;
     assert.ok(kept > 0 && kept < 4, `${kept} of 4 fit`);
     for (const result of results) if (result.status === 'rejected') assert.ok(result.reason instanceof StoreFullError);
+    await small;
     const { items, revision } = await store.list({ prefix: '/l' });
+    await store.transact({ success: [{ put: '/small', value: '2' }] });
+    const seen = (await watching).flatMap((batch) => batch.events.map(({ key }) => key));
+    assert.ok(
+      seen.every((key) => ['/small', '/last', ...items.map((item) => item.key)].includes(key)),
+      seen.join(),
+    );
     assert.equal(items.length, kept + 1, 'nothing of the refused writes is there');
     assert.equal(
       Math.max(...items.map(({ modRevision }) => modRevision)),
       revision,
       'the refused ones took no revision',
     );
+    assert.equal(revision, before + 1 + kept);
     await store.transact({ success: ['/l1', '/l2', '/l3'].map((key) => ({ delete: key })) });
     await store.compact(await store.revision());
     await store.transact({ success: [{ put: '/b', value: large }] });

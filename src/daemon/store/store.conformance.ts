@@ -368,32 +368,47 @@ export function storeConformance(name: string, open: () => Promise<OpenedStore>)
       assert.ok((batch?.revision ?? 0) >= now + 3, `the first batch is ${batch?.revision}`);
     });
 
-    test('a watch gives everything between two lists, and a reader may be slow', async () => {
-      const { revision } = await store.list({ prefix: at('') });
-      const state = new Map<string, string>();
-      const controller = new AbortController();
-      const batches = store.watch({ prefix: at(''), fromRevision: revision + 1 }, controller.signal);
-      for (let round = 0; round < 30; round++) {
-        const writes = Array.from({ length: 50 }, (_, index) => {
-          const key = at(`k${(index * 7 + round) % 40}`);
-          return index % 5 === 0 ? write({ delete: key }) : write(put(key, `${round}.${index}`));
-        });
-        await Promise.all(writes);
-      }
-      await write(put(at('end'), '1'));
-      const giveUp = setTimeout(() => controller.abort(), deadlineMs);
-      for await (const batch of batches) {
-        for (const event of batch.events) {
-          if (event.type === 'put') state.set(event.key, event.current.value);
-          else state.delete(event.key);
+    for (const isLate of [false, true]) {
+      test(`a reader that is slow ${isLate ? 'and comes late ' : ''}misses nothing and gets nothing twice`, async () => {
+        const expected: { revision: number; key: string }[] = [];
+        const writeSome = async (count: number): Promise<void> => {
+          for (let start = 0; start < count; start += 100) {
+            const keys = Array.from({ length: 100 }, (_, index) => at(`k${(start + index) % 40}`));
+            const revisions = await Promise.all(keys.map((key) => write(put(key, '1'))));
+            expected.push(...keys.map((key, index) => ({ key, revision: revisions[index] ?? 0 })));
+          }
+        };
+        const fromRevision = (await store.revision()) + 1;
+        if (isLate) await writeSome(500);
+        const controller = new AbortController();
+        const batches = store.watch({ prefix: at(''), fromRevision }, controller.signal);
+        await writeSome(1300);
+        const seen: typeof expected = [];
+        const giveUp = setTimeout(() => controller.abort(), deadlineMs);
+        for await (const { revision, events } of batches) {
+          seen.push(...events.map(({ key }) => ({ key, revision })));
+          // Some come while it reads.
+          if (seen.length === 700) await writeSome(200);
+          if (seen.length >= expected.length) break;
         }
-        if (state.has(at('end'))) break;
-      }
-      clearTimeout(giveUp);
-      const { items } = await store.list({ prefix: at('') });
+        clearTimeout(giveUp);
+        assert.deepEqual(
+          seen,
+          expected.toSorted((left, right) => left.revision - right.revision),
+        );
+      });
+    }
+
+    test('writes that are made together resolve in the order of their revisions', async () => {
+      const order: number[] = [];
+      await Promise.all(
+        Array.from({ length: 20 }, (_, index) =>
+          write(put(at(`k${index}`), '1')).then((revision) => order.push(revision)),
+        ),
+      );
       assert.deepEqual(
-        Array.from(state, ([key, value]) => `${key}=${value}`).toSorted(),
-        items.map(summary).toSorted(),
+        order,
+        order.toSorted((left, right) => left - right),
       );
     });
 

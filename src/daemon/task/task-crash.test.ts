@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, suite, test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
+import { silentLog } from '../store/informer.ts';
 import type { SqliteStore } from '../store/sqlite.ts';
 import { StoreFullError, type Store } from '../store/store.ts';
 import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './sample-tasks.ts';
-import type { TaskEngine } from './task-engine.ts';
+import { TaskEngine } from './task-engine.ts';
+import { TaskRecords } from './task-records.ts';
 import type { TaskType } from './task.ts';
 import { CrashingStore, startEngine, taskConformance, temporaryStore, withSteps } from './task.conformance.ts';
 
@@ -115,6 +117,7 @@ suite('The task engine, interrupted,', () => {
     const record = await (await start([type])).wait(id, { timeoutMs });
     assert.equal(record.state, 'cancelled');
     assert.equal(world.files.size, 0);
+    assert.equal(world.log.filter((entry) => entry === 'run b').length, 1, 'it is not run again before');
   });
 
   test('a task of another node is left to it, and a cancel reaches it there, waiting or running', async () => {
@@ -133,6 +136,23 @@ suite('The task engine, interrupted,', () => {
     await near.cancel(running.id);
     assert.equal((await near.wait(running.id, { timeoutMs })).state, 'cancelled');
     assert.equal((await far.wait(running.id, { timeoutMs })).steps[0]?.state, 'failed');
+  });
+
+  test('a save keeps the mark that another node has set meanwhile', async () => {
+    const type = singleTask(() => {});
+    const engine = new TaskEngine({ store, types: [type] });
+    engines.push(engine);
+    await engine.load();
+    const { id } = await engine.submit(type, submission());
+    const records = new TaskRecords(store, silentLog);
+    await records.load();
+    const stored = records.stored(id) ?? assert.fail();
+    const { signal } = new AbortController();
+    await records.update(id, { isCancelRequested: true }, signal);
+    const saved = await records.save(stored, { state: 'running' }, signal);
+    assert.equal(saved.record.isCancelRequested, true);
+    assert.equal(saved.record.state, 'running');
+    await records.close();
   });
 
   test('tasks of types and steps that this version does not have fail with that as the reason', async () => {
@@ -184,6 +204,43 @@ suite('The task engine, interrupted,', () => {
     const record = await engine.wait((await engine.submit(type, submission())).id, { timeoutMs });
     assert.equal(record.state, 'succeeded');
     assert.ok(refusals <= 0);
+  });
+
+  test('dies again and again, also while it recovers, and ends as it should', async () => {
+    for (const [writes, scenario] of [
+      [3, 'success'],
+      [3, 'failure'],
+      [4, 'failure'],
+    ] as const) {
+      const own = await temporaryStore();
+      const world = new World();
+      const type = withSteps(fillTask(world), (step, index) => ({
+        run: async (context) => {
+          await step.run(context);
+          if (scenario === 'failure' && index === 2) throw new LodgeError('timeout', 'as planned');
+        },
+      }));
+      let id = '';
+      let state = '';
+      let deaths = 0;
+      for (; state !== 'succeeded' && state !== 'failed'; deaths++) {
+        assert.ok(deaths < 30, 'it gets nowhere');
+        const dying = new CrashingStore(own.store);
+        dying.isLastWriteKept = deaths % 2 === 0;
+        const engine = await startEngine(dying, [type]);
+        id ||= (await engine.submit(type, submission())).id;
+        dying.writesLeft = writes;
+        while (!dying.isCrashed && !['succeeded', 'failed'].includes(state)) {
+          await new Promise(setImmediate);
+          state = engine.get(id)?.state ?? '';
+        }
+        await engine.stop();
+      }
+      assert.ok(deaths > 2, `it died only ${deaths} times`);
+      assert.equal(state, scenario === 'success' ? 'succeeded' : 'failed');
+      assert.deepEqual([...world.files.keys()], scenario === 'success' ? ['a', 'b', 'c'] : []);
+      await own.remove();
+    }
   });
 
   for (const scenario of ['success', 'failure'] as const) {

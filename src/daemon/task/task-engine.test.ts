@@ -8,6 +8,7 @@ import type { SqliteStore } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
 import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './sample-tasks.ts';
 import type { TaskEngine } from './task-engine.ts';
+import { runStep, StepAborted } from './step-run.ts';
 import { defineTask, toTask, type TaskRecord, type TaskType } from './task.ts';
 import { startEngine, temporaryStore, withSteps } from './task.conformance.ts';
 
@@ -279,6 +280,22 @@ suite('The task engine', () => {
     assert.equal((await engine.wait(id, { timeoutMs })).state, 'succeeded');
   });
 
+  test('a cancel that comes while a pivot ends well is too late', async () => {
+    const world = new World();
+    const cancels: Promise<unknown>[] = [];
+    const type: TaskType = withSteps(fillTask(world, { pivot: 1 }), (step, index) => ({
+      run: async (context) => {
+        await step.run(context);
+        if (index === 1) cancels.push(engine.cancel(context.taskId));
+      },
+    }));
+    const engine = await start([type]);
+    const { id } = await engine.submit(type, submission());
+    assert.equal((await engine.wait(id, { timeoutMs })).state, 'succeeded');
+    await Promise.all(cancels);
+    assert.deepEqual(world.log, ['run a', 'run b', 'run c']);
+  });
+
   test('after the pivot there is no cancelling', async () => {
     const world = new World();
     const gate = Promise.withResolvers<void>();
@@ -479,5 +496,30 @@ suite('The task engine', () => {
     gate.resolve();
     await engine.wait(id, { timeoutMs });
     assert.deepEqual(engine.activeOn({ kind: 'vm', id: 'id-web' }), []);
+  });
+});
+
+suite('A run of a step', () => {
+  const never = (signal: AbortSignal): Promise<void> => untilAborted(signal);
+
+  test('ends for the first reason it is given', async () => {
+    const run = runStep({ work: never, timeoutMs: 10_000, graceMs: 1000 });
+    run.abort('cancelled');
+    run.abort('deadline');
+    await assert.rejects(run.ended, (error) => error instanceof StepAborted && error.reason === 'cancelled');
+  });
+
+  test('tells its own error apart from being ended', async () => {
+    const failing = runStep({ work: () => Promise.reject(new Error('own')), timeoutMs: 10_000, graceMs: 1000 });
+    await assert.rejects(failing.ended, /^Error: own$/);
+    const aborted = runStep({
+      work: (signal) => untilAborted(signal).catch(() => Promise.reject(new Error('own'))),
+      timeoutMs: 1,
+      graceMs: 10_000,
+    });
+    await assert.rejects(
+      aborted.ended,
+      (error) => error instanceof StepAborted && error.reason === 'timeout' && String(error.cause) === 'Error: own',
+    );
   });
 });

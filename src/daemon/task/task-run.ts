@@ -298,7 +298,9 @@ export class TaskRun {
       },
       remember: async (values) => {
         check();
-        await this.#save((current) => ({ remembered: { ...current.remembered, ...values } }));
+        // A step that runs again remembers the same again.
+        const isKnown = isDeepStrictEqual({ ...this.record.remembered, ...values }, this.record.remembered);
+        if (!isKnown) await this.#save((current) => ({ remembered: { ...current.remembered, ...values } }));
         check();
       },
       progress: (progress) => {
