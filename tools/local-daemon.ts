@@ -6,9 +6,8 @@ import { mkdir, readFile, stat } from 'node:fs/promises';
 import { connect as connectSocket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parse } from 'yaml';
-import { defaultSocket } from '../src/cli/connect/connection.ts';
 import { connect, type NodeClient } from '../src/client/node-transport.ts';
+import { loadConfig } from '../src/daemon/config.ts';
 import { run } from '../src/host/command.ts';
 import { findProcesses, terminateProcess, type ProcessIdentity } from '../src/host/process.ts';
 
@@ -24,23 +23,15 @@ const STOP_TIMEOUT_MS = 60_000;
 export interface DaemonPlace {
   configPath: string | null;
   socketPath: string;
+  /** The group whose members may use the socket; null: only root. */
+  socketGroup: string | null;
   logPath: string;
 }
 
-/** Reads where the daemon with this configuration file listens and logs. */
+/** Reads where the daemon with this configuration file, or with the machine's own, listens and logs. */
 export async function daemonPlace(configPath: string | undefined): Promise<DaemonPlace> {
-  const place = {
-    configPath: configPath ?? null,
-    socketPath: defaultSocket,
-    logPath: '/var/log/lodge/daemon.log',
-  };
-  if (configPath === undefined) return place;
-  const config = (parse(await readFile(configPath, 'utf8')) ?? {}) as { socketPath?: string; logDir?: string };
-  return {
-    ...place,
-    ...(config.socketPath === undefined ? {} : { socketPath: config.socketPath }),
-    ...(config.logDir === undefined ? {} : { logPath: join(config.logDir, 'daemon.log') }),
-  };
+  const { socketPath, socketGroup, logDir } = await loadConfig(configPath, process.env);
+  return { configPath: configPath ?? null, socketPath, socketGroup, logPath: join(logDir, 'daemon.log') };
 }
 
 /** Whether something listens at the daemon's socket. */

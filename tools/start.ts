@@ -5,6 +5,7 @@
 //   npm start                            all of it
 //   npm start -- --no-guest              only the daemon
 //   npm start -- --config FILE           a daemon with a configuration of its own
+//   npm start -- --launcher PATH         where the command lodge is linked; default /usr/local/bin/lodge
 //
 // Promises: what exists already stays as it is, so that a second run takes seconds; every failure ends with what to do.
 import { mkdir, readFile } from 'node:fs/promises';
@@ -36,6 +37,7 @@ const UP_TIMEOUT_MS = 180_000;
 const { values: options } = parseArgs({
   options: {
     config: { type: 'string' },
+    launcher: { type: 'string', default: '/usr/local/bin/lodge' },
     'no-guest': { type: 'boolean', default: false },
   },
 });
@@ -74,10 +76,10 @@ async function ownVersion(): Promise<string> {
   return version;
 }
 
-/** Members of the group `lodge` may use the daemon's socket without being root. */
-async function ensureGroup(): Promise<void> {
-  const { exitCode } = await run(['getent', 'group', 'lodge'], { okExitCodes: [0, 2] });
-  if (exitCode !== 0) await run(['groupadd', '--system', 'lodge']);
+/** Makes the group whose members may use the daemon's socket without being root. */
+async function ensureGroup(name: string): Promise<void> {
+  const { exitCode } = await run(['getent', 'group', name], { okExitCodes: [0, 2] });
+  if (exitCode !== 0) await run(['groupadd', '--system', name]);
 }
 
 async function ensureDaemon(steps: Steps, place: DaemonPlace): Promise<void> {
@@ -254,12 +256,12 @@ async function main(): Promise<void> {
   const place = await daemonPlace(options.config);
   const steps = new Steps();
   console.log(styleText('bold', '\nLodge'));
-  await ensureGroup();
+  if (place.socketGroup !== null) await ensureGroup(place.socketGroup);
 
   const launcher = join(root, 'bin/lodge');
-  await mkdir('/usr/local/bin', { recursive: true });
-  const link = await linkLauncher(launcher, '/usr/local/bin/lodge');
-  if (link.outcome === 'linked') steps.already('The command lodge is in /usr/local/bin');
+  await mkdir(dirname(options.launcher), { recursive: true });
+  const link = await linkLauncher(launcher, options.launcher);
+  if (link.outcome === 'linked') steps.already(`The command lodge is in ${dirname(options.launcher)}`);
   if (link.outcome === 'refused') steps.already(`The command is ${launcher}: ${link.reason}`);
 
   await ensureDaemon(steps, place);

@@ -19,6 +19,7 @@ import {
   listBelow,
   readSystemState,
   removeLeaks,
+  removeSharedGroups,
   type Leak,
   type SystemState,
 } from '../test/support/leaks.ts';
@@ -119,6 +120,7 @@ async function checkLeaks(mark: string, before: SystemState): Promise<number> {
   const left = await listBelow(folder, 20);
   // Empty, it is the run's own folder and no leak.
   await rmdir(folder).catch(() => {});
+  await removeSharedGroups(before);
   const leaks = (await findLeaks(mark, before)).filter(({ isMarked }) => isMarked || !IS_SHARED_MACHINE);
   if (leaks.length === 0) return 0;
   console.log(styleText('red', '\nThe tests left this behind:'));

@@ -1,7 +1,7 @@
 // The search for what tests leave behind finds each kind of thing that bears a run's mark, and removes it.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { test, type TestContext } from 'node:test';
 import { run } from '../../src/host/command.ts';
@@ -37,6 +37,26 @@ test('a process without the mark in its environment is found by the files it nam
   await expectLeak(t, mark, 'process', async () => {
     const argv = ['-f', '/dev/null', '--', `${markedFolder(mark)}/x/disk.qcow2`];
     await once(spawn('tail', argv, { env: { PATH: process.env['PATH'] }, stdio: 'ignore' }), 'spawn');
+  });
+});
+
+test('a process that names nothing is found by the folder it works in', async (t) => {
+  const mark = newMark();
+  await expectLeak(t, mark, 'process', async () => {
+    await mkdir(markedFolder(mark));
+    const options = { env: { PATH: process.env['PATH'] }, cwd: markedFolder(mark) };
+    await once(spawn('sleep', ['600'], options), 'spawn');
+  });
+});
+
+test('a process that names nothing is found by its cgroup, and the group goes with it', async (t) => {
+  const mark = newMark();
+  const root = (await readdir('/sys/fs/cgroup')).includes('pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup';
+  await expectLeak(t, mark, 'process', async () => {
+    await mkdir(`${root}/lodge-${mark}`);
+    const child = spawn('sleep', ['600'], { env: { PATH: process.env['PATH'] }, cwd: '/' });
+    await once(child, 'spawn');
+    await writeFile(`${root}/lodge-${mark}/cgroup.procs`, String(child.pid));
   });
 });
 

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { run } from '../../src/host/command.ts';
 import { findProcesses, terminateProcess, type FoundProcess } from '../../src/host/process.ts';
 import { MARK_VARIABLE, markedFolder } from './mark.ts';
+import { eventually } from './wait.ts';
 
 type LeakKind = 'process' | 'link' | 'namespace' | 'mount' | 'nft table' | 'cgroup' | 'file';
 
@@ -115,9 +116,14 @@ async function cgroups(folder = '/sys/fs/cgroup', depth = 0): Promise<Thing[]> {
     const path = join(folder, entry.name);
     found.push(...(await cgroups(path, depth + 1)));
     // Linked hierarchies (cpu -> cpu,cpuacct) are no directories here, so every group is met once.
-    if (depth > 0) found.push({ kind: 'cgroup', name: path, remove: () => rmdir(path) });
+    if (depth > 0) found.push({ kind: 'cgroup', name: path, remove: () => removeGroup(path) });
   }
   return found;
+}
+
+/** A process that was killed may be in its group for a moment longer, until the kernel is done with it. */
+async function removeGroup(path: string): Promise<void> {
+  await eventually(() => rmdir(path).then(() => true), { timeoutMs: 3000, describe: 'the group is empty' });
 }
 
 async function files(): Promise<Thing[]> {
@@ -146,14 +152,25 @@ export async function readSystemState(): Promise<SystemState> {
 /** The processes of the run with this mark, without this one and those that started it. */
 export async function findMarkedProcesses(mark: string): Promise<Leak[]> {
   const byEnvironment = await findProcesses({ environmentVariable: MARK_VARIABLE });
-  // QEMU and its like are started with an environment of their own, but name files of the run.
-  const byArguments = await findProcessesNaming(`${markedFolder(mark)}/`);
-  return asLeaks([...byEnvironment.filter((process) => process.mark === mark), ...byArguments]);
+  const bySigns = await findProcessesBySigns(`${markedFolder(mark)}/`, mark);
+  return asLeaks([...byEnvironment.filter((process) => process.mark === mark), ...bySigns]);
 }
 
-/** The processes with an argument that holds this text. */
-function findProcessesNaming(text: string): Promise<FoundProcess[]> {
-  return findProcesses({ matchesArguments: (argv) => argv.some((word) => word.includes(text)) });
+/**
+ * The processes that name a file below a folder, work in it, or are in a cgroup whose name holds a text. QEMU and its
+ * like are started with an environment of their own and may name nothing but descriptors.
+ */
+async function findProcessesBySigns(folder: string, groupText: string): Promise<FoundProcess[]> {
+  const all = await findProcesses({ matchesArguments: () => true });
+  const matches = await Promise.all(
+    all.map(async ({ identity, argv }) => {
+      if (argv.some((word) => word.includes(folder))) return true;
+      const group = await readFile(`/proc/${identity.pid}/cgroup`, 'utf8').catch(() => '');
+      if (group.includes(groupText)) return true;
+      return `${await readlink(`/proc/${identity.pid}/cwd`).catch(() => '')}/`.startsWith(folder);
+    }),
+  );
+  return all.filter((_, index) => matches[index]);
 }
 
 async function asLeaks(processes: readonly FoundProcess[]): Promise<Leak[]> {
@@ -191,6 +208,17 @@ export async function findLeaks(mark: string, before: SystemState): Promise<Leak
   return [...processes, ...others];
 }
 
+/**
+ * Removes the group that every instance of Lodge makes and shares, where the run made it and nobody uses it: it bears no
+ * mark, and rmdir succeeds only when nothing is in it.
+ */
+export async function removeSharedGroups(before: SystemState): Promise<void> {
+  for (const group of await cgroups()) {
+    if (group.name.endsWith('/lodge') && !before.has(`${group.kind} ${group.name}`))
+      await group.remove().catch(() => {});
+  }
+}
+
 /** Removes the leaks that bear the mark; answers with those that could not be removed, and why. */
 export async function removeLeaks(leaks: readonly Leak[]): Promise<string[]> {
   const problems: string[] = [];
@@ -205,11 +233,12 @@ export async function removeLeaks(leaks: readonly Leak[]): Promise<string[]> {
 }
 
 /**
- * Removes what one daemon of a test has on the machine: the processes that name a file of its folder, and everything
- * that bears its instance's name. For the end of a test; whether the daemon itself cleans up is tested elsewhere.
+ * Removes what one daemon of a test has on the machine: the processes that have to do with its folder or are
+ * in its cgroups, and everything that bears its instance's name. For the end of a test; whether the daemon itself cleans
+ * up is tested elsewhere.
  */
 export async function removeTraces(instance: string, folder: string): Promise<void> {
-  const processes = await asLeaks(await findProcessesNaming(`${folder}/`));
+  const processes = await asLeaks(await findProcessesBySigns(`${folder}/`, instance));
   const problems = await removeLeaks([
     ...processes,
     ...(await findLeaks(instance, new Set())).filter(({ isMarked, kind }) => isMarked && kind !== 'file'),
