@@ -1,9 +1,10 @@
 // A QEMU process without Lodge around it, for tests of what talks to QEMU. It ends with the test.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { join } from 'node:path';
-import { temporaryFolder, type Cleanup } from './temporary.ts';
+import { atEnd, type Cleanup } from './cleanup.ts';
+import { temporaryFolder } from './temporary.ts';
 import { eventually } from './wait.ts';
 
 export interface BareQemu {
@@ -15,13 +16,18 @@ export interface BareQemu {
   kill(): Promise<void>;
 }
 
-/** Starts QEMU with a monitor and these arguments, in a folder of its own. `$folder` in them stands for that folder. */
-export async function startBareQemu(test: Cleanup, args: readonly string[] = ['-M', 'none']): Promise<BareQemu> {
+type Arguments = readonly string[];
+
+/** Starts QEMU with a monitor and these arguments, which may be made when its folder is known. */
+export async function startBareQemu(
+  test: Cleanup,
+  args: Arguments | ((folder: string) => Arguments | Promise<Arguments>) = ['-M', 'none'],
+): Promise<BareQemu> {
   const folder = await temporaryFolder(test);
   const qmpPath = join(folder, 'qmp.sock');
   const monitor = `unix:${qmpPath},server=on,wait=off`;
   const fixed = ['-nodefaults', '-no-user-config', '-display', 'none', '-qmp', monitor];
-  const child = spawn('qemu-system-x86_64', fixed.concat(args.map((arg) => arg.replaceAll('$folder', folder))), {
+  const child = spawn('qemu-system-x86_64', fixed.concat(typeof args === 'function' ? await args(folder) : args), {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let words = '';
@@ -31,13 +37,26 @@ export async function startBareQemu(test: Cleanup, args: readonly string[] = ['-
     child.kill('SIGKILL');
     await exited;
   };
-  test.after(kill);
+  atEnd(test, kill);
   await eventually(
     () => {
       if (child.exitCode !== null) throw new Error(`QEMU ended: ${words}`);
-      return existsSync(qmpPath);
+      return greets(qmpPath);
     },
-    { describe: 'QEMU listens' },
+    { describe: 'QEMU greets' },
   );
   return { child, folder, qmpPath, kill };
+}
+
+/** Whether the monitor greets, which it does when the whole machine has been made. */
+function greets(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection({ path });
+    socket.once('data', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', reject);
+    socket.once('close', () => resolve(false));
+  });
 }

@@ -33,7 +33,7 @@ async function consoleWith(
   const serial = new Console(peer);
   const broker = new SerialBroker(peer.path, serial.logPath, options);
   context.after(async () => {
-    broker.close();
+    await broker.close();
     await peer[Symbol.asyncDispose]();
   });
   return { console: serial, broker };
@@ -186,9 +186,11 @@ test('a console that can not be reached refuses viewers, and can be tried again'
   assert.equal(broker.viewerCount, 0);
   await serial.peer.start();
   const viewer = await broker.attach();
-  broker.close();
+  const closed = new Promise<void>((resolve) => viewer.once('close', resolve));
   viewer.resume();
-  await new Promise<void>((resolve) => viewer.once('close', resolve));
+  await broker.close();
+  await closed;
+  await serial.peer.until(() => !serial.peer.isConnected, 'the end of the connection');
   await assert.rejects(broker.attach(), /closed/);
 });
 
@@ -197,7 +199,7 @@ test('a log that can not be read costs the replay, not the console', async (cont
   const peer = await UnixPeer.listen();
   const broker = new SerialBroker(peer.path, dirname(peer.path), { onLogError: (error) => errors.push(error) });
   context.after(async () => {
-    broker.close();
+    await broker.close();
     await peer[Symbol.asyncDispose]();
   });
   const viewer = await broker.attach();

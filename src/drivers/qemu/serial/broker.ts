@@ -1,5 +1,5 @@
 // Shares the serial console of one VM among those who look at it. QEMU serves one client on the console's socket
-// (`-chardev socket,server=on,wait=off,logfile=…,logappend=on`); the broker is that client while there are viewers.
+// (see chardev.ts); the broker is that client while there are viewers.
 //
 //   idle ──first viewer──► joining ──first output──► live
 //    ▲                        └── last viewer gone, or QEMU ended ──┘
@@ -10,17 +10,20 @@
 //   is only in the log, what it writes afterwards in both. QEMU sends each piece before it logs it; so whenever the log
 //   has grown and, after that, nothing has been received, all of it is from before and is shown. With the first byte
 //   received, the log is read once more and the end of it that equals the beginning of what was received is left out
-//   (see splice.ts for the one case where this can err, by repeated bytes in the very instant of connecting).
+//   (see splice.ts for the cases where this can err, by some bytes in the very instant of connecting).
 //
 // Invariants:
-// - The socket is always read, however slow viewers are: a console whose output nobody takes would halt the guest's writes
-//   and make QEMU log pieces twice. A viewer that falls behind is dropped instead.
+// - The socket is always read, however slow viewers are: a console whose output nobody takes would halt the guest's
+//   writes. A viewer that falls behind is dropped instead.
+// - After the last viewer the connection is held until the guest is quiet: output on its way to a client that has gone
+//   is lost to the log (see chardev.ts). It is ended whole, never half: QEMU forgets to go on with a byte that waits for room when it reads an end of file,
+//   and the guest's console would stand still until the next client.
 // - The log is not rotated while joining, so offsets into it hold.
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Socket } from 'node:net';
 import { dial } from '../qmp/dial.ts';
 import { SerialLog, type SerialLogOptions } from './log.ts';
-import { overlapBytes } from './splice.ts';
+import { bytesBefore } from './splice.ts';
 import { SerialViewer } from './viewer.ts';
 
 export interface SerialBrokerOptions extends SerialLogOptions {
@@ -28,6 +31,8 @@ export interface SerialBrokerOptions extends SerialLogOptions {
   replayBytes?: number;
   /** Output that may wait for a viewer, in bytes; with more it is dropped. Default 1 MiB. */
   maxBufferedBytes?: number;
+  /** How long `close` waits for a quiet moment, in milliseconds. Default 1 s. */
+  lingerMs?: number;
   /** To connect to QEMU, in milliseconds. Default 5 s. */
   connectTimeoutMs?: number;
   /** How often the size of the log is looked at, in milliseconds. Default 5 s. */
@@ -42,6 +47,8 @@ const MAX_VIEWERS = 64;
 /** What is read at most of what the log has gained since it was shown; far more than a socket holds. */
 const MAX_GAIN_BYTES = 4 * 1024 * 1024;
 const MAX_ATTEMPTS = 3;
+/** A console that has printed nothing for so long is taken to be quiet. */
+const QUIET_MS = 100;
 
 export class SerialBroker {
   readonly path: string;
@@ -110,13 +117,22 @@ export class SerialBroker {
     return viewer;
   }
 
-  /** Ends all viewers and the connection. QEMU is not affected. */
-  close(): void {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    clearInterval(this.#rotationTimer);
-    this.#feed?.end();
-    for (const viewer of this.#viewers) viewer.finish();
+  /**
+   * Ends all viewers at once, and the connection when the guest is quiet or at the latest after `lingerMs`; resolves
+   * then. QEMU is not affected.
+   */
+  async close(): Promise<void> {
+    if (!this.#isClosed) {
+      this.#isClosed = true;
+      clearInterval(this.#rotationTimer);
+      for (const viewer of this.#viewers) viewer.finish();
+    }
+    const feed = this.#feed;
+    if (!feed) return;
+    feed.endWhenQuiet(() => false);
+    const deadline = setTimeout(() => feed.end(), this.#options.lingerMs ?? 1000);
+    await feed.ended;
+    clearTimeout(deadline);
   }
 
   #newFeed(): Feed {
@@ -135,7 +151,8 @@ export class SerialBroker {
   }
 
   #releaseIfUnused(feed: Feed): void {
-    if (this.#feed === feed && this.#viewers.size === 0) feed.end();
+    if (this.#feed !== feed || this.#viewers.size > 0) return;
+    feed.endWhenQuiet(() => !this.#isClosed && this.#viewers.size > 0);
   }
 
   async #checkLog(): Promise<void> {
@@ -168,6 +185,9 @@ interface FeedOptions {
 class Feed {
   /** Settles when the kept output is known and QEMU is connected. */
   readonly connected: Promise<void>;
+  /** Resolves when the connection is ended. */
+  readonly ended: Promise<void>;
+  #resolveEnded: () => void = () => {};
   readonly #log: SerialLog;
   readonly #replayBytes: number;
   readonly #options: FeedOptions;
@@ -184,12 +204,18 @@ class Feed {
   #state: 'joining' | 'live' | 'ended' = 'joining';
   #isLooking = false;
   #timer: NodeJS.Timeout | null = null;
+  #lingering: NodeJS.Timeout | null = null;
+  /** When something was received last, on the clock of `performance`. */
+  #outputAt = 0;
 
   constructor(path: string, log: SerialLog, replayBytes: number, options: FeedOptions) {
     this.#log = log;
     this.#replayBytes = replayBytes;
     this.#ring = Buffer.alloc(replayBytes);
     this.#options = options;
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
     this.connected = this.#connect(path);
     // Whoever attaches awaits it; nobody may be left when it fails.
     this.connected.catch(() => {});
@@ -222,8 +248,21 @@ class Feed {
     else done(new Error('the console has ended'));
   }
 
+  /** Ends it in the next quiet moment, unless `isUsed` by then. */
+  endWhenQuiet(isUsed: () => boolean): void {
+    if (this.#lingering) return;
+    this.#lingering = setInterval(() => {
+      const isQuiet = performance.now() - this.#outputAt >= QUIET_MS;
+      if (!isUsed() && !isQuiet) return;
+      if (this.#lingering) clearInterval(this.#lingering);
+      this.#lingering = null;
+      if (!isUsed()) this.end();
+    }, QUIET_MS / 4);
+  }
+
   end(): void {
     if (this.#state === 'ended') return;
+    if (this.#lingering) clearInterval(this.#lingering);
     // Held bytes are real output, though where they join the log is not known for certain any more.
     this.#show(Buffer.concat(this.#held));
     this.#held = [];
@@ -232,6 +271,7 @@ class Feed {
     this.#socket?.destroy();
     this.#socket = null;
     this.#options.onEnd();
+    this.#resolveEnded();
     for (const viewer of this.#viewers) viewer.finish();
     this.#viewers.clear();
   }
@@ -252,7 +292,9 @@ class Feed {
         throw new Error('the serial console was closed');
       }
       this.#socket = socket;
+      this.#outputAt = performance.now();
       socket.on('data', (chunk: Buffer) => this.#receive(chunk));
+      socket.on('end', () => this.end());
       socket.on('error', () => this.end());
       socket.on('close', () => this.end());
       this.#lookLater(0);
@@ -263,6 +305,7 @@ class Feed {
   }
 
   #receive(chunk: Buffer): void {
+    this.#outputAt = performance.now();
     if (this.#state === 'live') {
       this.#show(chunk);
       return;
@@ -304,7 +347,7 @@ class Feed {
         this.#state = 'live';
         // More received than logged is more than was read of the log: nothing can be from before.
         const isBehind = received.length > bytes.length && bytes.length === MAX_GAIN_BYTES;
-        const before = isBehind ? 0 : bytes.length - overlapBytes(bytes, received);
+        const before = isBehind ? 0 : bytesBefore(bytes, received);
         this.#show(this.#lastOf(bytes.subarray(0, before)));
         this.#show(received);
         return;

@@ -65,6 +65,7 @@ test('a log that grew far beyond the limit while nobody looked keeps its end', a
   const log = new SerialLog(path, { maxFileBytes: 10_000, files: 2 });
   const text = Array.from({ length: 20_000 }, (_, n) => `${n}\n`).join('');
   await writeFile(path, text);
+  await writeFile(`${path}.1`, 'from before what is lost\n');
   assert.equal(await log.rotateIfNeeded(), true);
   assert.equal(await log.rotateIfNeeded(), false);
   const kept = (await log.tail(1_000_000)).bytes.toString();

@@ -144,8 +144,14 @@ export class SerialLog {
     await rm(this.#unfinished, { force: true });
     const older = await open(this.#unfinished, 'wx', 0o600);
     try {
-      // A daemon that was away for long may find far more than is kept.
-      await copyRange(file, Math.max(0, cut - this.#maxFileBytes), cut, older);
+      // A daemon that was away for long may find far more than is kept. Then the older files go too, so that what is
+      // kept is one piece of the output; it stands in one file for once.
+      const isFarTooMuch = cut > 2 * this.#maxFileBytes;
+      const keptBytes = isFarTooMuch ? (this.#files - 1) * this.#maxFileBytes : cut;
+      await copyRange(file, Math.max(0, cut - keptBytes), cut, older);
+      if (isFarTooMuch) {
+        for (let number = 1; number < this.#files; number++) await rm(this.#name(number), { force: true });
+      }
       for (let number = this.#files - 1; number > 1; number--) {
         await rename(this.#name(number - 1), this.#name(number)).catch(ignoreMissing);
       }

@@ -1,15 +1,30 @@
 // Where the log and the live stream of a console meet. QEMU sends each piece of output to its client, if it has one, and
 // then appends it to the log; so the log has everything, and the stream has what came after QEMU accepted the client.
 
+/** How much of the stream's beginning is looked for in the log where the exact comparison fails. */
+const HEAD_BYTES = 128;
+/** Shorter agreements are no evidence. */
+const MIN_EVIDENCE_BYTES = 16;
+
 /**
- * How many of the last bytes of `log` are the first bytes of `received`: the longest end of the one that is the beginning
- * of the other. What stands before them in the log came before the stream.
+ * How many bytes of `log` came before the first byte of `received`. Both must have been read as the broker does: what of
+ * `received` is in the log is its beginning, and stands at the end of the log.
  *
- * If all of `received` has reached the log, that is the answer for certain, because it is the longest possible. If the
- * log lags, output that repeats itself exactly over the lag can make the answer too long, which leaves out that many
- * bytes of the repetition.
+ * - If all of `received` has reached the log, the answer is certain. If the log lags, output that repeats itself exactly
+ *   over the lag can make it too small by the length of the repetition.
+ * - A log that QEMU keeps for the socket itself can have single bytes twice (see chardev.ts), so that nothing agrees to
+ *   the end; then the place is taken where the stream's beginning was last seen in the log.
  */
-export function overlapBytes(log: Uint8Array, received: Uint8Array): number {
+export function bytesBefore(log: Buffer, received: Buffer): number {
+  const overlap = overlapBytes(log, received);
+  if (overlap >= Math.min(received.length, log.length) || overlap >= MIN_EVIDENCE_BYTES) return log.length - overlap;
+  const head = received.subarray(0, HEAD_BYTES);
+  const found = head.length >= MIN_EVIDENCE_BYTES ? log.lastIndexOf(head) : -1;
+  return found === -1 ? log.length - overlap : found;
+}
+
+/** The length of the longest end of `log` that is a beginning of `received`. */
+function overlapBytes(log: Buffer, received: Buffer): number {
   if (received.length === 0) return 0;
   // Knuth, Morris, Pratt: linear time for what a guest chooses.
   const borders = new Uint32Array(received.length);

@@ -21,6 +21,7 @@ export interface ViewerInput {
 export class SerialViewer extends Duplex {
   readonly #input: ViewerInput;
   readonly #maxBufferedBytes: number;
+  #isFinished = false;
 
   constructor(input: ViewerInput, maxBufferedBytes: number) {
     // The high-water marks only tell when to pause a writer; the limit of what waits for a reader is checked in `show`.
@@ -32,7 +33,7 @@ export class SerialViewer extends Duplex {
 
   /** Hands output to the viewer. One that has too much waiting already is dropped. */
   show(data: Buffer): void {
-    if (this.destroyed || this.readableEnded) return;
+    if (this.destroyed || this.#isFinished) return;
     if (this.readableLength + data.length > this.#maxBufferedBytes) {
       this.destroy(new SerialOverrunError(this.#maxBufferedBytes));
       return;
@@ -42,7 +43,9 @@ export class SerialViewer extends Duplex {
 
   /** No more output will come. */
   finish(): void {
-    if (!this.destroyed) this.push(null);
+    if (this.destroyed || this.#isFinished) return;
+    this.#isFinished = true;
+    this.push(null);
   }
 
   /** Output comes when the guest makes it, not when it is asked for. */
