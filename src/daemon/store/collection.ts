@@ -12,6 +12,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { uuidv7 } from 'uuidv7';
 import { LodgeError } from '../../api/errors.ts';
+import { SerialQueues } from '../../lib/serial-queues.ts';
 import { ObjectIndex, type Change, type CollectionObject, type Part, type UserPart } from './collection-index.ts';
 import { Informer, silentLog, type Log } from './informer.ts';
 import type { Comparison, KeyValue, Operation, Store } from './store.ts';
@@ -62,8 +63,8 @@ export class Collection<Item extends CollectionObject> {
   readonly #index: ObjectIndex<Item>;
   readonly #informer: Informer<Part | null>;
   readonly #log: Log;
-  /** The last write under way for each object. */
-  readonly #tails = new Map<string, Promise<unknown>>();
+  /** A row of writes for each object. */
+  readonly #queues = new SerialQueues();
 
   constructor(options: CollectionOptions<Item>) {
     const { noun, plural, store, initialStatus, log = silentLog } = options;
@@ -173,7 +174,7 @@ export class Collection<Item extends CollectionObject> {
     change: (draft: UserPart<Item>) => UserPart<Item> | void,
     extra?: TransactionPart,
   ): Promise<Item> {
-    return this.#serially(id, () =>
+    return this.#queues.run(id, () =>
       this.#attempt(id, async (current) => {
         if (revision !== undefined && current.revision !== revision) throw this.#stale(current, revision);
         const draft = structuredClone(toUserPart(current));
@@ -213,7 +214,7 @@ export class Collection<Item extends CollectionObject> {
    * be called several times. Rejects with not_found when the object is gone.
    */
   async setStatus(id: string, status: Item['status'] | StatusChange<Item>): Promise<Item> {
-    return this.#serially(id, () =>
+    return this.#queues.run(id, () =>
       this.#attempt(id, async (current) => {
         const next = typeof status === 'function' ? (status as StatusChange<Item>)(current.status, current) : status;
         const value = JSON.stringify(next);
@@ -239,7 +240,7 @@ export class Collection<Item extends CollectionObject> {
   /** Removes the object, its status and its name; returns what it was last. */
   async delete(id: string, options: { revision?: number; extra?: TransactionPart } = {}): Promise<Item> {
     const { revision, extra } = options;
-    return this.#serially(id, () =>
+    return this.#queues.run(id, () =>
       this.#attempt(id, async (current) => {
         if (revision !== undefined && current.revision !== revision) throw this.#stale(current, revision);
         const result = await this.#store.transact({
@@ -295,17 +296,6 @@ export class Collection<Item extends CollectionObject> {
     const indexed = this.#index.get(id);
     // Another node may have changed or deleted it since: what was written is the answer then.
     return indexed && indexed.revision === (object as Item).revision ? indexed : (object as Item);
-  }
-
-  async #serially<T>(id: string, work: () => Promise<T>): Promise<T> {
-    const previous = this.#tails.get(id);
-    const current = previous ? previous.then(work, work) : work();
-    this.#tails.set(id, current);
-    try {
-      return await current;
-    } finally {
-      if (this.#tails.get(id) === current) this.#tails.delete(id);
-    }
   }
 
   #gone(id: string): LodgeError {

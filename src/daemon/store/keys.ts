@@ -11,33 +11,30 @@ import {
   type Transaction,
 } from './store.ts';
 
-/** The last code point; a range to before it takes in all keys but those that begin with it, which no key of Lodge does. */
+/** The last code point, a noncharacter. Keys don't have it, so it comes after all of them. */
 const lastCodePoint = 0x10ffff;
+const lastCharacter = String.fromCodePoint(lastCodePoint);
 
 /** Orders texts by their UTF-8 bytes, as stores do; JavaScript's own order differs beyond U+FFFF. */
 export function compareKeys(left: string, right: string): number {
   return Buffer.compare(Buffer.from(left), Buffer.from(right));
 }
 
-/** The first key after all that begin with the prefix, or null when there is none. */
-export function prefixEnd(prefix: string): string | null {
+/** What comes right after all keys that begin with the prefix. */
+export function prefixEnd(prefix: string): string {
   const points = Array.from(prefix, (character) => character.codePointAt(0) ?? 0);
-  while (points.length > 0) {
-    const last = points.pop() ?? 0;
-    if (last >= lastCodePoint) continue;
-    // Surrogates are no characters of their own: after U+D7FF comes U+E000.
-    return String.fromCodePoint(...points, last === 0xd7ff ? 0xe000 : last + 1);
-  }
-  return null;
+  const last = points.pop();
+  if (last === undefined) return lastCharacter;
+  // Surrogates are no characters of their own: after U+D7FF comes U+E000.
+  return String.fromCodePoint(...points, last === 0xd7ff ? 0xe000 : last + 1);
 }
 
-/** A range with both ends; `end` null means without end. */
-export function resolveRange(range: KeyRange): { start: string; end: string | null } {
+/** A range with both ends: from `start` to before `end`. */
+export function resolveRange(range: KeyRange): { start: string; end: string } {
   if ('prefix' in range) {
-    if (range.prefix !== '') checkText(range.prefix, 'prefix', maxKeyBytes);
+    if (range.prefix !== '') checkKey(range.prefix);
     return { start: range.prefix, end: prefixEnd(range.prefix) };
   }
-  checkText(range.end, 'end of a range', maxKeyBytes);
   return { start: range.start, end: range.end };
 }
 
@@ -58,6 +55,7 @@ function checkText(text: string, what: string, maxBytes: number): void {
 /** Refuses what is no key. */
 export function checkKey(key: string): void {
   if (key === '') throw new StoreRequestError('a key must not be empty');
+  if (key.includes(lastCharacter)) throw new StoreRequestError('a key takes no U+10FFFF');
   checkText(key, 'key', maxKeyBytes);
 }
 

@@ -19,7 +19,7 @@ export interface StoredRow extends Row {
 
 export interface RowRange {
   start: string;
-  end: string | null;
+  end: string;
   /** Only keys after this one; empty means no bound. */
   after: string;
 }
@@ -69,18 +69,14 @@ export function prepareStatements(database: DatabaseSync) {
      UNION ALL SELECT ${columns} FROM history
      WHERE key = ?1 AND mod_revision <= ?2 AND ended_revision > ?2 AND value IS NOT NULL`,
   );
-  // Ranges without an end are as rare as they are whole scans: they share a statement, with an end after all keys.
   const list = many<Row>(
-    `SELECT ${columns} FROM current WHERE key >= ?1 AND key > ?2 AND (?3 IS NULL OR key < ?3) ORDER BY key LIMIT ?4`,
-  );
-  const listBefore = many<Row>(
     `SELECT ${columns} FROM current WHERE key >= ?1 AND key > ?2 AND key < ?3 ORDER BY key LIMIT ?4`,
   );
   const listAt = many<Row>(
     `SELECT ${columns} FROM current
-     WHERE key >= ?1 AND key > ?2 AND (?3 IS NULL OR key < ?3) AND mod_revision <= ?5
+     WHERE key >= ?1 AND key > ?2 AND key < ?3 AND mod_revision <= ?5
      UNION ALL SELECT ${columns} FROM history
-     WHERE key >= ?1 AND key > ?2 AND (?3 IS NULL OR key < ?3)
+     WHERE key >= ?1 AND key > ?2 AND key < ?3
        AND mod_revision <= ?5 AND ended_revision > ?5 AND value IS NOT NULL
      ORDER BY key LIMIT ?4`,
   );
@@ -91,7 +87,7 @@ export function prepareStatements(database: DatabaseSync) {
   );
   // The unary plus keeps SQLite from walking the keys and sorting: these are read in the order of revisions.
   const changed = (table: string) =>
-    `SELECT ${columns}, sub FROM ${table} WHERE mod_revision BETWEEN ?3 AND ?4 AND +key >= ?1 AND (?2 IS NULL OR +key < ?2)`;
+    `SELECT ${columns}, sub FROM ${table} WHERE mod_revision BETWEEN ?3 AND ?4 AND +key >= ?1 AND +key < ?2`;
   const changes = many<Row>(
     `${changed('current')} UNION ALL ${changed('history')} ORDER BY mod_revision, sub LIMIT ?5`,
   );
@@ -106,10 +102,7 @@ export function prepareStatements(database: DatabaseSync) {
     writeMeta: (name: 'revision' | 'compacted', value: number): void => putMeta(value, name),
     get,
     getAt,
-    list: (range: RowRange, limit: number): Row[] =>
-      range.end === null
-        ? list(range.start, range.after, null, limit)
-        : listBefore(range.start, range.after, range.end, limit),
+    list: (range: RowRange, limit: number): Row[] => list(range.start, range.after, range.end, limit),
     listAt: (range: RowRange, revision: number, limit: number): Row[] =>
       listAt(range.start, range.after, range.end, limit, revision),
     put: (row: Row, sub: number): void =>
@@ -135,7 +128,7 @@ export function prepareStatements(database: DatabaseSync) {
     keysOfLease: (id: string): string[] => keysOfLease(id).map(({ key }) => key),
 
     /** What changed in a range of keys since a revision, in whole revisions; not all at once when it is much. Empty: nothing. */
-    batchesFrom: (range: { start: string; end: string | null }, fromRevision: number): WatchBatch[] => {
+    batchesFrom: (range: { start: string; end: string }, fromRevision: number): WatchBatch[] => {
       const { start, end } = range;
       let rows = changes(start, end, fromRevision, Number.MAX_SAFE_INTEGER, rowsPerRead);
       if (rows.length === rowsPerRead) {

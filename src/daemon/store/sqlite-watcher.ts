@@ -13,7 +13,7 @@ import type { StoreEvent, WatchBatch, WatchOptions } from './store.ts';
 
 export interface WatchSource {
   /** Whole revisions from this one on that touch the range; an empty list means that there are none yet. Throws CompactedError. */
-  read: (range: { start: string; end: string | null }, fromRevision: number) => WatchBatch[];
+  read: (range: { start: string; end: string }, fromRevision: number) => WatchBatch[];
   revision: () => number;
   /** Called once, when the watch needs no more pushes. */
   onEnd: () => void;
@@ -25,7 +25,7 @@ const maxQueued = 1000;
 export class SqliteWatcher implements AsyncIterableIterator<WatchBatch> {
   readonly #source: WatchSource;
   readonly #prefix: string;
-  readonly #range: { start: string; end: string | null };
+  readonly #range: { start: string; end: string };
   readonly #signal: AbortSignal;
   readonly #onAbort = (): void => this.#end();
   #next: number;

@@ -394,7 +394,7 @@ export class SqliteStore implements Store {
     }
   }
 
-  #readBatches(range: { start: string; end: string | null }, fromRevision: number): WatchBatch[] {
+  #readBatches(range: { start: string; end: string }, fromRevision: number): WatchBatch[] {
     return this.#read(() => {
       if (fromRevision < this.#compacted) throw new CompactedError(fromRevision, this.#compacted);
       return this.#statements.batchesFrom(range, fromRevision);

@@ -227,6 +227,7 @@ export function storeConformance(name: string, open: () => Promise<OpenedStore>)
         [put('', '1')],
         [put(at('nul\0'), '1')],
         [put(at('lone\ud800'), '1')],
+        [put(at('last\u{10ffff}'), '1')],
         [put(at('a'), 'lone\udfff')],
         [put(at('x'.repeat(2000)), '1')],
         [put(at('a'), 'x'.repeat(maxValueBytes + 1))],

@@ -22,6 +22,7 @@ export const maxListLimit = 10_000;
 
 /** A key, its value, and where they stand in the store's history. */
 export interface KeyValue {
+  /** Any text of at most {@link maxKeyBytes} without U+0000, U+10FFFF and lone surrogates. */
   key: string;
   /** JSON text by convention; the store takes any text without U+0000 and lone surrogates. */
   value: string;
