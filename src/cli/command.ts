@@ -31,8 +31,9 @@ export function optionsOfVerb(command: Command): VerbOptions {
 
 /** Makes a noun, to which verbs are added. */
 export function noun(name: string, summary: string): Command {
-  const command = new Command(name).summary(summary).description(`${summary}.`);
+  const command = new Command(name).summary(summary).description(`${summary}.`).usage('<verb>');
   prepare(command);
+  command.addHelpText('after', `\nMore: lodge ${name} <verb> --help`);
   return command;
 }
 
@@ -46,9 +47,7 @@ export function verb(parent: Command, usage: string, summary: string, options: V
   prepare(command);
   verbOptions.set(command, options);
   if (options.formats) {
-    command.addOption(
-      new Option('-o, --output <format>', `how to print it: ${options.formats.join(', ')}`).choices(options.formats),
-    );
+    command.addOption(new Option('-o, --output <format>', 'how to print it').choices(options.formats));
   }
   if (options.isOffline !== true) addConnectionOptions(command, true);
   command.addOption(new Option('-q, --quiet', 'print results and errors only').hideHelp(options.isOffline !== true));
@@ -100,12 +99,24 @@ export function prepare(command: Command): void {
     .helpCommand(false)
     .configureOutput({ outputError: () => undefined })
     .configureHelp({
+      optionDescription,
       subcommandTerm: (sub) => [sub.name(), sub.usage().replace(/^\[options\] ?/, '')].filter(Boolean).join(' '),
       styleTitle: (title) => `\u001b[1m${title}\u001b[22m`,
     });
 }
 
-function examplesText(examples: readonly Example[]): string {
+/** What an option is for, with what it takes and what it is without it. */
+function optionDescription(option: Option): string {
+  const facts: string[] = [];
+  if (option.argChoices && option.argChoices.length > 0) facts.push(`one of ${option.argChoices.join(', ')}`);
+  const value: unknown = option.defaultValue;
+  const shown = option.defaultValueDescription ?? (typeof value === 'string' ? value : undefined);
+  if (shown !== undefined) facts.push(`default: ${shown}`);
+  return facts.length === 0 ? option.description : `${option.description} (${facts.join('; ')})`;
+}
+
+/** The examples of a verb, for the help and the reference. */
+export function examplesText(examples: readonly Example[]): string {
   return ['Examples:', ...examples.flatMap(([line, what]) => [`  # ${what}`, `  ${line}`])].join('\n');
 }
 

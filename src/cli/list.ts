@@ -142,6 +142,8 @@ export interface ShowVerb<Item> {
   get: (session: Session, name: string) => Promise<Item>;
   details: (item: Item, session: Session) => readonly string[] | Promise<readonly string[]>;
   examples: readonly Example[];
+  /** How it is called in a sentence, where that is not the noun. */
+  label?: string;
   /** What its argument is called, and whether it may be left out. */
   argument?: string;
   defaultName?: string;
@@ -150,7 +152,7 @@ export interface ShowVerb<Item> {
 /** Adds the verb `show`. */
 export function showVerb<Item extends object>(parent: Command, definition: ShowVerb<Item>): Command {
   const { noun, argument = `<${noun}>` } = definition;
-  return verb(parent, `show ${argument}`, `Show everything about one ${noun}`, {
+  return verb(parent, `show ${argument}`, `Show everything about one ${definition.label ?? noun}`, {
     aliases: ['get'],
     formats: objectFormats,
     examples: definition.examples,

@@ -31,7 +31,7 @@ async function dispatch(words: readonly string[]): Promise<void> {
     if (unknown !== undefined && unknown !== '-h' && unknown !== '--help') {
       throw usageError(`unknown option ${JSON.stringify(unknown)}`, 'lodge');
     }
-    process.stdout.write(rootCommand().helpInformation());
+    rootCommand().outputHelp();
     return;
   }
   if (first.word === 'help') {
@@ -58,7 +58,7 @@ async function dispatch(words: readonly string[]): Promise<void> {
       }
       if (unknown !== undefined && !isHelp)
         throw usageError(`unknown option ${JSON.stringify(unknown)}`, pathOf(command));
-      process.stdout.write(command.helpInformation());
+      command.outputHelp();
       return;
     }
     const word = next.word;
@@ -89,12 +89,7 @@ export function pathOf(command: Command): string {
 export function rootCommand(): Command {
   const root = new Command('lodge')
     .usage('[options] <noun> <verb>')
-    .description(
-      'Lodge runs virtual machines on this machine and others. Commands are a noun and a verb:\n' +
-        '  lodge vm create web1 --image debian-12 --cpus 2 --memory 2GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub\n' +
-        '  lodge vm list\n' +
-        '  lodge vm console web1',
-    );
+    .description('Lodge runs virtual machines, on this machine and others. A command is a noun and a verb.');
   prepare(root);
   for (const entry of nouns) {
     const stub = new Command(entry.name).summary(entry.summary).helpGroup(entry.group).usage('');
@@ -105,9 +100,21 @@ export function rootCommand(): Command {
   root.option('-o, --output <format>', 'table, wide, name, json or yaml, where a verb prints objects');
   root.option('-q, --quiet', 'print results and errors only');
   root.option('-V, --version', 'print the version of this command line');
-  root.addHelpText('after', `\n${exitCodeText()}\n\nMore: lodge help <noun>, lodge <noun> <verb> --help`);
+  root.addHelpText(
+    'after',
+    `\n${firstSteps}\n\n${exitCodeText()}\n\nMore: lodge help <noun>, lodge <noun> <verb> --help`,
+  );
   return root;
 }
+
+const firstSteps = `Examples:
+  # a server to sign in to
+  lodge image build debian-12
+  lodge vm create web1 --image debian-12 --cpus 2 --memory 2GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub
+  lodge vm ssh web1
+  # what there is, and what happens
+  lodge vm list
+  lodge events --follow`;
 
 function exitCodeText(): string {
   const rows = Object.values(exitCodes).map(({ code, meaning }) => `  ${String(code).padEnd(4)}${meaning}`);

@@ -51,6 +51,7 @@ function addLookVerbs(vm: Command): void {
   });
   showVerb(vm, {
     noun: 'vm',
+    label: 'VM',
     printable: vmPrintable,
     get: (session, name) =>
       withSuggestion(session, name, fetchVms, () =>

@@ -1,12 +1,14 @@
 // lodge vm create: makes a VM, starts it, and waits until one can work with it.
 import { randomUUID } from 'node:crypto';
-import type { Image } from '../../api/image.ts';
+import { imageRecipe, type Image } from '../../api/image.ts';
 import { LodgeError } from '../../api/errors.ts';
 import type { Vm } from '../../api/vm.ts';
-import type { VmSpecInput } from '../../api/vm-spec.ts';
+import { minMemoryMib, type VmSpecInput } from '../../api/vm-spec.ts';
+import { closestWord } from '../../lib/closest-word.ts';
 import { askSecret, readStdin } from '../confirm.ts';
 import type { Session } from '../connect/session.ts';
 import { parseLabels } from '../labels.ts';
+import { fetchImages } from '../noun/image.ts';
 import { followTask } from '../output/follow.ts';
 import { printOne } from '../output/print.ts';
 import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
@@ -26,7 +28,7 @@ export interface CreateOptions extends CreateSpecOptions {
 
 /** Options by the field of the contract that they set, so that errors speak of what was typed. */
 const optionOfField: Readonly<Record<string, string>> = {
-  'body.name': '<name>',
+  name: 'the name',
   'spec.cpu.count': '--cpus',
   'spec.cpu.model': '--cpu-model',
   'spec.memoryMib': '--memory',
@@ -49,7 +51,7 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   const password = await passwordOf(options);
   const spec = await specFromOptions({ ...options, ...(password === undefined ? {} : { password }) });
   const { project, client, terminal } = session;
-  const task = await inWordsOfOptions(() =>
+  const task = await inWordsOfOptions(session, spec, () =>
     client.vm.create({
       query: { start: options.start },
       body: { name, project, labels: parseLabels(options.label), spec },
@@ -84,25 +86,51 @@ async function passwordOf(options: CreateOptions): Promise<string | undefined> {
   return options.password;
 }
 
-/** Runs a request, and names options instead of fields in its errors. */
-async function inWordsOfOptions<Result>(body: () => Promise<Result>): Promise<Result> {
+/** Runs a request; its errors speak of options instead of fields, and of what a newcomer may have missed. */
+async function inWordsOfOptions<Result>(
+  session: Session,
+  spec: VmSpecInput,
+  body: () => Promise<Result>,
+): Promise<Result> {
   try {
     return await body();
   } catch (failure) {
-    if (!(failure instanceof LodgeError) || failure.fields === undefined) throw failure;
-    const fields = failure.fields.map((field) => {
-      const option = Object.entries(optionOfField).find(
-        ([path]) => field.field === path || field.field.endsWith(`.${path}`),
-      );
-      return option ? { ...field, field: `${option[1]} (${field.field})` } : field;
+    if (!(failure instanceof LodgeError)) throw failure;
+    const hint = await hintAbout(session, spec, failure);
+    let { message } = failure;
+    const fields = failure.fields?.map((field) => {
+      const option = optionOf(field.field);
+      if (option === null) return field;
+      if (message.startsWith(`${field.field}: `)) message = `${option}: ${message.slice(field.field.length + 2)}`;
+      return { ...field, field: `${option} (${field.field})` };
     });
-    throw new LodgeError(failure.code, failure.message, {
-      hint: failure.hint,
-      fields,
-      requestId: failure.requestId,
-      cause: failure,
-    });
+    throw new LodgeError(failure.code, message, { hint, fields, requestId: failure.requestId, cause: failure });
   }
+}
+
+function optionOf(field: string): string | null {
+  return Object.entries(optionOfField).find(([path]) => field === path || field === `body.${path}`)?.[1] ?? null;
+}
+
+async function hintAbout(session: Session, spec: VmSpecInput, failure: LodgeError): Promise<string> {
+  const { image, memoryMib } = spec;
+  if (failure.code === 'not_found' && image !== undefined && failure.message.includes(image)) {
+    if ((imageRecipe.options as readonly string[]).includes(image)) return `Build it first: lodge image build ${image}`;
+    const names = await fetchImages(session.client, { project: session.project, limit: 500 }).then(
+      (page) => page.items.map((one) => one.name),
+      () => [],
+    );
+    const near = closestWord(image, names);
+    if (near !== null) return `Did you mean ${near}? lodge image list shows all.`;
+    return names.length === 0
+      ? 'There is no image yet. Build one: lodge image build debian-12'
+      : `There are: ${names.join(', ')}.`;
+  }
+  const isAboutMemory = failure.fields?.some(({ field }) => field.endsWith('memoryMib')) === true;
+  if (isAboutMemory && memoryMib !== undefined && memoryMib < minMemoryMib) {
+    return `A bare number is MiB; for GiB write ${memoryMib}GiB.`;
+  }
+  return failure.hint;
 }
 
 /**

@@ -99,7 +99,9 @@ export async function waitForVms(
         }),
       () => {
         board.close();
-        return [`Stopped waiting; nothing was changed. Wait again: lodge vm wait ${names.join(' ')} --for ${goal}`];
+        return [
+          `Stopped waiting; the ${names.length === 1 ? 'VM goes' : 'VMs go'} on. Wait again: lodge vm wait ${names.join(' ')} --for ${goal}`,
+        ];
       },
     );
   } finally {
