@@ -66,7 +66,7 @@ class SchemaCollector {
       io: direction,
       target: 'draft-2020-12',
       unrepresentable: 'any',
-      override: ({ zodSchema, jsonSchema }) => tidy(zodSchema, jsonSchema as JsonObject, direction),
+      override: ({ jsonSchema }) => tidy(jsonSchema as JsonObject, direction),
     }) as unknown as { properties: { root: JsonObject }; $defs?: Record<string, JsonObject> };
     for (const [id, definition] of Object.entries(whole.$defs ?? {})) {
       const { id: _id, ...rest } = definition;
@@ -150,28 +150,13 @@ function referencesOf(value: Json): string[] {
 }
 
 /** Removes what is true but says nothing, and says plainly what zod's own words hide. */
-function tidy(schema: Schema, json: JsonObject, direction: Direction): void {
+function tidy(json: JsonObject, direction: Direction): void {
   if (json['minimum'] === Number.MIN_SAFE_INTEGER) delete json['minimum'];
   if (json['maximum'] === Number.MAX_SAFE_INTEGER) delete json['maximum'];
   // The format says it; the pattern is a screenful.
   if (json['format'] !== undefined) delete json['pattern'];
   // Answers may get new fields; requests may not have unknown ones.
   if (direction === 'output' && json['additionalProperties'] === false) delete json['additionalProperties'];
-  // In a query, true and false are texts that stand for a boolean.
-  if (schema instanceof z.core.$ZodUnion) {
-    const alternatives = Array.isArray(json['anyOf'])
-      ? json['anyOf'].map((item) => (item as JsonObject)['type'])
-      : json['type'];
-    if (
-      Array.isArray(alternatives) &&
-      alternatives.length === 2 &&
-      alternatives.includes('boolean') &&
-      alternatives.includes('string')
-    ) {
-      delete json['anyOf'];
-      json['type'] = 'boolean';
-    }
-  }
 }
 
 /** The whole document. */
@@ -233,13 +218,17 @@ function parametersOf(route: Route, collector: SchemaCollector): Json[] {
     name: match[1] ?? '',
     in: 'path',
     required: true,
-    description: match[1] === 'ticket' ? 'The ticket' : `Name or id of the ${match[1]}`,
+    description: match[1] === 'ticket' ? 'The ticket' : `Name or id of the ${match[1] === 'vm' ? 'VM' : match[1]}`,
     schema: { type: 'string', maxLength: 200 },
   }));
   if (route.query !== undefined) {
     const query = collector.convert(route.query, 'input') as { properties?: JsonObject; required?: Json[] };
     for (const [name, schema] of Object.entries(query.properties ?? {})) {
       const { description: text, ...rest } = schema as JsonObject;
+      const fallback = defaultOf(route.query, name);
+      if (fallback !== undefined) rest['default'] = fallback;
+      // In a query, true and false are texts that stand for a boolean.
+      if (JSON.stringify(rest['type']) === '["string","boolean"]') rest['type'] = 'boolean';
       parameters.push({
         name,
         in: 'query',
@@ -268,6 +257,13 @@ function parametersOf(route: Route, collector: SchemaCollector): Json[] {
     });
   }
   return parameters;
+}
+
+/** The default of a query's field; zod leaves out that of a field which it converts from text. */
+function defaultOf(schema: Schema, name: string): Json | undefined {
+  if (!(schema instanceof z.core.$ZodObject)) return undefined;
+  const field = schema._zod.def.shape[name];
+  return field instanceof z.core.$ZodDefault ? (field._zod.def.defaultValue as Json) : undefined;
 }
 
 function hasField(schema: Schema | undefined, name: string): boolean {
