@@ -7,6 +7,8 @@ import { atEnd, type Cleanup } from './cleanup.ts';
 import { temporaryFolder } from './temporary.ts';
 import { eventually } from './wait.ts';
 
+const QEMU = 'qemu-system-x86_64';
+
 export interface BareQemu {
   readonly child: ChildProcess;
   readonly folder: string;
@@ -27,7 +29,7 @@ export async function startBareQemu(
   const qmpPath = join(folder, 'qmp.sock');
   const monitor = `unix:${qmpPath},server=on,wait=off`;
   const fixed = ['-nodefaults', '-no-user-config', '-display', 'none', '-qmp', monitor];
-  const child = spawn('qemu-system-x86_64', fixed.concat(typeof args === 'function' ? await args(folder) : args), {
+  const child = spawn(QEMU, fixed.concat(typeof args === 'function' ? await args(folder) : args), {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let words = '';

@@ -13,7 +13,6 @@ import {
   optional,
   string,
   union,
-  type ValueOf,
 } from './shape.ts';
 
 /** QAPI type MigrationStatus. */
@@ -34,7 +33,6 @@ export const migrationStatus = enumeration(
   'device',
   'wait-unplug',
 );
-export type MigrationStatus = ValueOf<typeof migrationStatus>;
 
 const capability = oneOf(
   'xbzrle',
@@ -55,7 +53,6 @@ const capability = oneOf(
   'switchover-ack',
   'mapped-ram',
 );
-export type MigrationCapability = ValueOf<typeof capability>;
 
 const channel = object({
   'channel-type': oneOf('main', 'cpr'),

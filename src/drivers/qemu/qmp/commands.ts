@@ -47,6 +47,7 @@ const version = object({
   package: string,
 });
 
+/** `qcode` names a key as in QAPI's QKeyCode (`ctrl`, `alt`, `delete`, `f1`, `a`, …), `number` is a scan code. */
 const keyValue = union(
   'type',
   {},
@@ -55,9 +56,6 @@ const keyValue = union(
     number: { data: integer },
   },
 );
-
-/** `qcode` names a key as in QAPI's QKeyCode (`ctrl`, `alt`, `delete`, `f1`, `a`, …), `number` is a scan code. */
-export type KeyValue = ValueOf<typeof keyValue>;
 
 const inputEvent = union(
   'type',
@@ -74,8 +72,6 @@ const inputEvent = union(
     abs: { data: object({ axis: enumeration('x', 'y'), value: integer }) },
   },
 );
-export type InputEvent = ValueOf<typeof inputEvent>;
-
 /** Where a virtual processor sits; what `device_add` of a processor takes (QAPI type CpuInstanceProperties). */
 const processorPosition = object({
   'node-id': optional(integer),
@@ -355,8 +351,8 @@ const machineCommands = {
     events: array(inputEvent),
   }),
 
-  // File descriptors. `add-fd` and `getfd` take theirs from a control message, which Node can't send: see design notes
-  // of the driver for who calls them.
+  // File descriptors. `add-fd` and `getfd` take theirs from a control message on this very socket, which Node can't
+  // send: without one QEMU refuses them.
   'add-fd': command(
     { 'fdset-id': optional(integer), opaque: optional(string) },
     object({ 'fdset-id': integer, fd: integer }),

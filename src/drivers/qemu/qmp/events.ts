@@ -2,10 +2,10 @@
 import { event, type EventDescriptor } from './command.ts';
 import { jobStatus, jobType } from './commands-block.ts';
 import { migrationStatus } from './commands-migration.ts';
-import { any, boolean, enumeration, integer, object, optional, string, type ValueOf } from './shape.ts';
+import { any, boolean, enumeration, integer, object, optional, string } from './shape.ts';
 
 /** Why the machine went down or was reset (QAPI type ShutdownCause). */
-export const shutdownCause = enumeration(
+const shutdownCause = enumeration(
   'none',
   'host-error',
   'host-qmp-quit',
@@ -18,7 +18,6 @@ export const shutdownCause = enumeration(
   'subsystem-reset',
   'snapshot-load',
 );
-export type ShutdownCause = ValueOf<typeof shutdownCause>;
 
 const panicAction = enumeration('pause', 'poweroff', 'run');
 const blockErrorAction = enumeration('ignore', 'report', 'stop');

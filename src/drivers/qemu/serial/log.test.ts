@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { constants, writeSync } from 'node:fs';
+import { appendFileSync, constants, writeSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -58,6 +58,27 @@ test('rotation loses nothing and repeats nothing while the writer keeps its desc
     'serial.log.2',
     'serial.log.3',
   ]);
+});
+
+test('where the file system can not cut off beginnings, the file is emptied', async (context) => {
+  const path = join(await temporaryFolder(context), 'serial.log');
+  const log = new SerialLog(path, { maxFileBytes: 10_000, files: 3 });
+  // Without the program that asks the file system, the answer is the same as that of one that can't.
+  const { PATH } = process.env;
+  process.env['PATH'] = '';
+  context.after(() => {
+    process.env['PATH'] = PATH;
+  });
+  let written = '';
+  for (let round = 0; round < 3; round++) {
+    const text = Array.from({ length: 3000 }, (_, n) => `${round} ${n}\n`).join('');
+    written += text;
+    appendFileSync(path, text);
+    assert.equal(await log.rotateIfNeeded(), true);
+    assert.equal((await stat(path)).size, 0);
+  }
+  assert.ok(written.endsWith((await log.tail(1_000_000)).bytes.toString()));
+  assert.equal((await log.tail(1_000_000)).bytes.length, written.length - written.length / 3);
 });
 
 test('a log that grew far beyond the limit while nobody looked keeps its end', async (context) => {
