@@ -26,7 +26,7 @@ import { eventHandlers } from './event/event-handlers.ts';
 import { EventService } from './event/event-service.ts';
 import { IdempotencyRecords } from './http/idempotency.ts';
 import { createMetrics } from './http/metrics.ts';
-import { referenceFiles } from './http/reference-page.ts';
+import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
 import { imageHandlers } from './image/image-handlers.ts';
 import { ImageService, initialImageStatus } from './image/image-service.ts';
@@ -313,7 +313,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     }),
     metrics,
     isOutputChecked: config.isDevelopment,
-    staticFiles: referenceFiles(),
+    staticFiles: documentFiles(),
     limits: {
       maxConnections: config.limits.maxConnections,
       maxUploadBytes: config.limits.maxUploadMib * 2 ** 20,

@@ -1,10 +1,9 @@
 // Routes of the daemon itself.
 import { type NounHandlers } from '../../api/contract.ts';
 import { LodgeError } from '../../api/errors.ts';
-import { openApiDocument } from '../../api/openapi.ts';
 import { byteAnswer, type ByteSource, type RequestContext } from '../http/context.ts';
 import { type HttpMetrics } from '../http/metrics.ts';
-import { referencePage } from '../http/reference-page.ts';
+import { documentHandlers } from '../http/documents.ts';
 
 /** Where the daemon is in its life. */
 export type DaemonPhase = 'starting' | 'ok' | 'stopping';
@@ -22,9 +21,6 @@ export interface ServerHandlersParts {
 }
 
 export function serverHandlers(parts: ServerHandlersParts): NounHandlers<'server', RequestContext, ByteSource> {
-  // The contract doesn't change while the daemon runs; making its documents takes longer than all else at the start.
-  const document = once(() => JSON.stringify(openApiDocument()));
-  const page = once(referencePage);
   return {
     get: async (_request, { caller }) => ({
       version: parts.version,
@@ -44,12 +40,6 @@ export function serverHandlers(parts: ServerHandlersParts): NounHandlers<'server
       return { status, problems: parts.problems() };
     },
     metrics: async () => byteAnswer(await parts.metrics.text(), { contentType: parts.metrics.contentType }),
-    openapi: async () => byteAnswer(document()),
-    reference: async () => byteAnswer(page()),
+    ...documentHandlers(),
   };
-}
-
-function once<T>(make: () => T): () => T {
-  let made: { value: T } | null = null;
-  return () => (made ??= { value: make() }).value;
 }
