@@ -363,6 +363,7 @@ function makeDriver(config: Config): Driver {
   return new QemuDriver({
     instance: config.instance,
     ...(config.qemu.binary ? { binary: config.qemu.binary } : {}),
+    accelerator: config.qemu.accelerator,
     cacheDirectory: join(config.dataDir, 'probe'),
   });
 }

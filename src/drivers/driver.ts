@@ -69,6 +69,11 @@ export interface GuestDefinition {
   uid: number;
 }
 
+/** What is remembered of a guest that was started before, and enough to find it again. */
+export interface KnownGuest extends Pick<GuestDefinition, 'id' | 'name' | 'directory'> {
+  pinned: VmPinned;
+}
+
 /** How a guest is doing, as the hypervisor answers. `shutdown`: the guest has powered itself off and waits to be ended. */
 export type GuestState = 'running' | 'paused' | 'crashed' | 'shutdown';
 
@@ -195,10 +200,7 @@ export interface Driver {
   /**
    * Takes control of a guest that an earlier daemon started. Null if it exists no more; then `lastWords` tells why.
    */
-  adopt(
-    definition: Pick<GuestDefinition, 'id' | 'name' | 'directory'> & { pinned: VmPinned },
-    options?: CallOptions,
-  ): Promise<Guest | null>;
+  adopt(definition: KnownGuest, options?: CallOptions): Promise<Guest | null>;
 
   /** What is known of the end of a guest that exists no more, from what it left in its folder and the machine keeps. */
   lastWords(

@@ -2,7 +2,7 @@
 import { type Duplex } from 'node:stream';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmFolder } from './folder.ts';
-import { dial } from './qmp/dial.ts';
+import { dial, DialError } from './qmp/dial.ts';
 import { SerialBroker } from './serial/broker.ts';
 
 export interface GuestConsoles {
@@ -13,22 +13,46 @@ export interface GuestConsoles {
   close(): Promise<void>;
 }
 
-async function dialVnc(name: string, folder: VmFolder, hasDisplay: boolean): Promise<Duplex> {
-  if (!hasDisplay) {
-    throw new LodgeError('unsupported', `VM ${name} has no display.`, {
-      hint: 'Set display to vnc; it takes effect at the next start. Its serial console is there.',
-    });
-  }
-  return dial(folder.vncSocket, 5000);
-}
+const vncDialMs = 5000;
 
 /** The consoles of a running guest. */
 export function openConsoles(name: string, folder: VmFolder, hasDisplay: boolean): GuestConsoles {
   const serial = new SerialBroker(folder.serialSocket, folder.serialLog);
   return {
     hasDisplay,
-    openSerial: () => serial.attach(),
-    openVnc: () => dialVnc(name, folder, hasDisplay),
-    close: async () => serial.close(),
+    openSerial: async () => {
+      try {
+        return await serial.attach();
+      } catch (error) {
+        throw unopened(name, 'serial console', error);
+      }
+    },
+    openVnc: async () => {
+      if (!hasDisplay) throw withoutDisplay(name);
+      try {
+        return await dial(folder.vncSocket, vncDialMs);
+      } catch (error) {
+        throw unopened(name, 'display', error);
+      }
+    },
+    close: () => serial.close(),
   };
+}
+
+export function withoutDisplay(name: string): LodgeError {
+  return new LodgeError('unsupported', `VM ${name} has no display.`, {
+    hint: 'Set display to vnc; it takes effect at the next start. Its serial console is there.',
+  });
+}
+
+function unopened(name: string, what: string, error: unknown): LodgeError {
+  const detail = error instanceof Error ? error.message : String(error);
+  return error instanceof DialError
+    ? new LodgeError('hypervisor_failed', `The ${what} of VM ${name} can’t be opened: QEMU does not answer on it.`, {
+        cause: error,
+      })
+    : new LodgeError('rate_limited', `The ${what} of VM ${name} can’t be opened: ${detail}.`, {
+        hint: 'Close another viewer first.',
+        cause: error,
+      });
 }

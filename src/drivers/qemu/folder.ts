@@ -1,9 +1,11 @@
 // The files of one VM. The folder itself belongs to root: what the launcher opens with root's rights lies there, so that
 // a QEMU that was taken over can't put a link in its place. Its subfolder belongs to the VM's own user: QEMU works in it
-// and makes its sockets there, under relative names, so it needs no way to the folder from above.
-import { chmod, chown, lstat, mkdir, open, rm } from 'node:fs/promises';
+// and makes its sockets there, under relative names, so it needs no way to the folder from above. Whatever is read from
+// the subfolder is read as what an enemy may have put there: no link is followed, no pipe waited for.
+import { chmod, chown, copyFile, lstat, mkdir, open, rename, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { join } from 'node:path';
+import { LodgeError } from '../../api/errors.ts';
 
 export interface VmFolder {
   directory: string;
@@ -16,6 +18,8 @@ export interface VmFolder {
   serialLog: string;
   screenshot: string;
   savedState: string;
+  /** The saved memory while a guest is let go on from it: it may be used once only. */
+  usedState: string;
   processLog: string;
   uefiVariables: string;
 }
@@ -29,6 +33,7 @@ export const workNames = {
   serialLog: 'serial.log',
   screenshot: 'screenshot.png',
   savedState: 'memory.state',
+  usedState: 'memory.used',
 } as const;
 
 export function vmFolder(directory: string): VmFolder {
@@ -44,40 +49,85 @@ export function vmFolder(directory: string): VmFolder {
     serialLog: inWork('serialLog'),
     screenshot: inWork('screenshot'),
     savedState: inWork('savedState'),
+    usedState: inWork('usedState'),
     processLog: join(directory, 'qemu.log'),
     uefiVariables: join(directory, 'uefi-variables.fd'),
   };
 }
 
-/** Makes both folders with their owners, and removes the sockets of an earlier run. */
+/** Makes both folders with their owners, and removes what an earlier run left. Only while no process of the user runs. */
 export async function prepareFolder(folder: VmFolder, uid: number): Promise<void> {
   await mkdir(folder.directory, { recursive: true, mode: 0o711 });
   await mkdir(folder.work, { recursive: true, mode: 0o700 });
   await chown(folder.work, uid, uid);
   await chmod(folder.work, 0o700);
-  await removeSockets(folder);
+  await Promise.all([removeLeftovers(folder), rm(folder.processLog, { force: true })]);
 }
 
-export async function removeSockets(folder: VmFolder): Promise<void> {
-  const sockets = [folder.qmpSocket, folder.serialSocket, folder.agentSocket, folder.vncSocket, folder.screenshot];
-  await Promise.all(sockets.map((path) => rm(path, { force: true })));
+/** Removes what has no meaning without a process. Only while no process of the VM's user runs. */
+export async function removeLeftovers(folder: VmFolder): Promise<void> {
+  const { qmpSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState } = folder;
+  const leftovers = [qmpSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState];
+  // Whatever stands under such a name goes, be it a folder that the VM's user put there.
+  await Promise.all(leftovers.map((path) => rm(path, { force: true, recursive: true })));
 }
 
-/** The last bytes of a file that a guest's process wrote. A link in its place is not followed. Missing: nothing. */
-export async function readTail(path: string, maxBytes: number): Promise<Buffer> {
+/** Gives the VM its own store of UEFI variables, if it has none yet: the whole of it or nothing. */
+export async function provideUefiVariables(folder: VmFolder, templatePath: string): Promise<void> {
+  if (await hasFile(folder.uefiVariables)) return;
+  await copyFile(templatePath, `${folder.uefiVariables}.new`);
+  await rename(`${folder.uefiVariables}.new`, folder.uefiVariables);
+}
+
+/**
+ * Opens a file that the VM's user may have made, for reading. Null: there is none. What is no plain file of its own is
+ * refused: a link, a pipe, or another name of a file that belongs to somebody else.
+ */
+async function openUntrusted(path: string): Promise<Awaited<ReturnType<typeof open>> | null> {
   let file;
   try {
-    file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
-    if (['ENOENT', 'ELOOP'].includes((error as NodeJS.ErrnoException).code ?? '')) return Buffer.alloc(0);
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return null;
+    // ENXIO: a socket.
+    if (code === 'ELOOP' || code === 'ENXIO') throw notPlain(path, error);
     throw error;
   }
+  const stat = await file.stat();
+  if (stat.isFile() && stat.nlink <= 1) return file;
+  await file.close();
+  throw notPlain(path);
+}
+
+function notPlain(path: string, cause?: unknown): LodgeError {
+  return new LodgeError('hypervisor_failed', `${path} is not a plain file, and was not read.`, {
+    hint: 'Only the VM’s own hypervisor process can have put it there: it may have been taken over from inside the guest.',
+    cause,
+  });
+}
+
+/** The last bytes of a file that a guest's process wrote. Missing: nothing. */
+export async function readTail(path: string, maxBytes: number): Promise<Buffer> {
+  const file = await openUntrusted(path);
+  if (!file) return Buffer.alloc(0);
   try {
     const { size } = await file.stat();
     const length = Math.min(size, maxBytes);
     const buffer = Buffer.alloc(length);
     const { bytesRead } = await file.read(buffer, 0, length, size - length);
     return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes sure that a file the guest's process wrote survives a power failure. */
+export async function makeFileDurable(path: string): Promise<void> {
+  const file = await openUntrusted(path);
+  if (!file) throw new LodgeError('hypervisor_failed', `${path} is not there although QEMU wrote it.`);
+  try {
+    await file.sync();
   } finally {
     await file.close();
   }

@@ -7,6 +7,7 @@ import { type AcceleratorRung, type NodeStatus } from '../../api/node.ts';
 import { readBootId } from '../../host/process.ts';
 import { type CallOptions } from '../driver.ts';
 import { type QemuInstallation } from './installation.ts';
+import { unsupportedField } from './spec-check.ts';
 import { chooseAccelerator, probeLadder, type AcceleratorChoice, type ProbedRung } from './probe/probe.ts';
 
 interface KeptLadder {
@@ -18,11 +19,13 @@ interface KeptLadder {
 
 export class AcceleratorLadder {
   readonly #directory: string;
+  readonly #allowed: 'auto' | 'kvm' | 'tcg';
   #probing: Promise<readonly ProbedRung[]> | null = null;
 
-  /** `directory`: where the result is kept. */
-  constructor(directory: string) {
+  /** `directory`: where the result is kept. `allowed`: what this installation may use; `auto` is everything. */
+  constructor(directory: string, allowed: 'auto' | 'kvm' | 'tcg' = 'auto') {
     this.#directory = directory;
+    this.#allowed = allowed;
   }
 
   /** All rungs with what was seen, and what `auto` means for an ordinary guest. */
@@ -41,14 +44,40 @@ export class AcceleratorLadder {
       startMs,
       costs,
     }));
-    if (!rungs.some((rung) => rung.isUsable)) return { rungs: shown, chosen: null };
-    const { accelerator, rung, reason } = chooseAccelerator(rungs, 'auto');
+    const isFit = ({ isUsable, accelerator }: ProbedRung): boolean =>
+      isUsable && (this.#allowed === 'auto' || accelerator === this.#allowed);
+    if (!rungs.some(isFit)) return { rungs: shown, chosen: null };
+    const { accelerator, rung, reason } = chooseAccelerator(rungs, this.#allowed);
     return { rungs: shown, chosen: { chosen: accelerator, rung, reason } };
   }
 
   /** The accelerator for a guest. Throws `unsupported` where what is wanted can't be had. */
   async choose(installation: QemuInstallation, wanted: 'auto' | 'kvm' | 'tcg'): Promise<AcceleratorChoice> {
-    return chooseAccelerator(await this.#rungs(installation), wanted);
+    if (this.#allowed !== 'auto' && wanted !== 'auto' && wanted !== this.#allowed) {
+      throw unsupportedField(
+        'spec.accelerator',
+        `the configuration of this node allows only ${this.#allowed}`,
+        wanted,
+        `Set accelerator to auto or ${this.#allowed}, or change qemu.accelerator in the configuration.`,
+      );
+    }
+    return chooseAccelerator(await this.#rungs(installation), wanted === 'auto' ? this.#allowed : wanted);
+  }
+
+  /** Throws `unsupported`, naming the field, where a spec wants an accelerator that can't be had. */
+  async check(installation: QemuInstallation, wanted: 'auto' | 'kvm' | 'tcg'): Promise<void> {
+    if (wanted === 'auto') return;
+    try {
+      await this.choose(installation, wanted);
+    } catch (error) {
+      if (!(error instanceof LodgeError) || error.fields) throw error;
+      const { code, message, hint } = error;
+      throw new LodgeError(code, `spec.accelerator: ${message}`, {
+        hint,
+        fields: [{ field: 'spec.accelerator', message, value: wanted }],
+        cause: error,
+      });
+    }
   }
 
   #rungs(installation: QemuInstallation): Promise<readonly ProbedRung[]> {

@@ -1,35 +1,65 @@
 // KVM/QEMU as a driver. It starts one confined QEMU process a VM, finds those of earlier daemons again by a mark in
 // their environment, and leaves what happens in them to QemuGuest.
 //
-// Invariant: the mark is set before the process exists as QEMU, so whatever moment the daemon dies in, the process is
-// either found by `discover` or was never there.
-import { copyFile, rm } from 'node:fs/promises';
-import { existsSync } from 'node:fs';
+// Invariants:
+// - The mark is set before the process exists as QEMU, so whatever moment the daemon dies in, the process is either found
+//   by `discover` or was never there.
+// - A start that fails leaves no process, no control group and no socket; what QEMU said stays in its log.
+import { existsSync, readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import { LodgeError, invalidField } from '../../api/errors.ts';
+import { LodgeError } from '../../api/errors.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
-import { type VmPinned } from '../../api/vm.ts';
-import { CgroupError } from '../../host/cgroup-group.ts';
+import { CgroupError, type CgroupGroup } from '../../host/cgroup-group.ts';
 import { openCgroupTree, type CgroupTree } from '../../host/cgroup.ts';
-import { LaunchError, launchConfined } from '../../host/launch/launch.ts';
-import { findProcesses, identifyProcess, isAlive, terminateProcess, type ProcessIdentity } from '../../host/process.ts';
-import { type CallOptions, type Driver, type DriverInspection, type Guest, type GuestDefinition } from '../driver.ts';
+import { launchConfined, type LaunchedProcess } from '../../host/launch/launch.ts';
+import {
+  findProcesses,
+  identifyProcess,
+  isAlive,
+  terminateProcess,
+  waitForExit,
+  type ProcessIdentity,
+} from '../../host/process.ts';
+import {
+  type CallOptions,
+  type Driver,
+  type DriverInspection,
+  type Guest,
+  type GuestDefinition,
+  type KnownGuest,
+} from '../driver.ts';
 import { QemuGuestAgent } from './agent/guest-agent.ts';
-import { buildCommand, type CommandContext } from './arguments.ts';
+import { buildCommand } from './arguments.ts';
 import { openConsoles } from './consoles.ts';
-import { cpuLevels, featuresOfLevel } from './cpu-model.ts';
-import { hasFile, prepareFolder, readTail, removeSockets, vmFolder, workNames, type VmFolder } from './folder.ts';
+import { cpuLevels } from './cpu-model.ts';
+import { describeDeath, outOfMemoryMessage } from './death.ts';
+import {
+  hasFile,
+  prepareFolder,
+  provideUefiVariables,
+  readTail,
+  removeLeftovers,
+  vmFolder,
+  type VmFolder,
+} from './folder.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
-import { clearProcessLog, describeDeath, QemuGuest } from './qemu-guest.ts';
-import { QmpError } from './qmp/errors.ts';
+import { QemuGuest, type QemuGuestParts } from './qemu-guest.ts';
+import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
 import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
+import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
+import { SerialLog } from './serial/log.ts';
+import { checkSpec } from './spec-check.ts';
+import { startFailure } from './start-failure.ts';
 
 export interface QemuDriverOptions {
   /** Name of this installation of Lodge; marks its processes and groups. */
   instance: string;
   /** The QEMU program. */
   binary?: string;
+  /** The accelerators that may be used; default `auto`, all. */
+  accelerator?: 'auto' | 'kvm' | 'tcg';
   /** Folder in which what the probe guests showed is kept until the machine restarts. */
   cacheDirectory: string;
   /** Where its control groups are made; see CgroupTreeOptions. */
@@ -39,17 +69,28 @@ export interface QemuDriverOptions {
 /** Environment variable that marks a QEMU process as a guest of Lodge: `instance/id`. */
 const markVariable = 'LODGE_VM';
 
+const startMs = 60_000;
+const adoptMs = 10_000;
+/** What is found by one search of /proc is good for so long, where many guests are adopted at once. */
+const freshMs = 1000;
+const dyingMs = 500;
+/** Above the kernel's default for a guest: when memory runs out, a guest goes before the daemon and sshd. */
+const guestOomScore = 200;
+/** For each disk, NIC and console some; a guest that uses more is taken over. */
+const maxOpenFiles = 16_384;
+
 export class QemuDriver implements Driver {
   readonly name = 'qemu';
   readonly #options: QemuDriverOptions;
   readonly #ladder: AcceleratorLadder;
+  readonly #guests = new Set<QemuGuest>();
   #installation: Promise<QemuInstallation> | null = null;
   #cgroups: Promise<CgroupTree> | null = null;
-  readonly #guests = new Set<QemuGuest>();
+  #recent: { atMs: number; processes: Promise<Map<string, ProcessIdentity>> } | null = null;
 
   constructor(options: QemuDriverOptions) {
     this.#options = options;
-    this.#ladder = new AcceleratorLadder(options.cacheDirectory);
+    this.#ladder = new AcceleratorLadder(options.cacheDirectory, options.accelerator ?? 'auto');
   }
 
   async inspect(options: CallOptions & { isFresh?: boolean } = {}): Promise<DriverInspection> {
@@ -105,189 +146,102 @@ export class QemuDriver implements Driver {
 
   async check(spec: VmSpec): Promise<void> {
     const installation = await this.#getInstallation();
-    const { cpu } = spec;
-    if (!installation.machines.has(spec.machine)) {
-      throw new LodgeError('unsupported', `QEMU ${installation.version} has no machine type ${spec.machine}.`, {
-        hint: `It has ${[...installation.machines.keys()].join(', ')}.`,
-      });
-    }
-    const isKnownModel =
-      ['auto', 'host', 'max'].includes(cpu.model) ||
-      featuresOfLevel(cpu.model) !== null ||
-      installation.cpuModels.includes(cpu.model);
-    if (!isKnownModel) {
-      throw invalidField(
-        'spec.cpu.model',
-        `QEMU ${installation.version} has no CPU model of this name; lodge node show lists those it has`,
-        cpu.model,
-      );
-    }
-    for (const field of ['enable', 'disable'] as const) {
-      for (const feature of cpu[field]) {
-        if (!isKnownFeature(installation.cpuFeatures, feature)) {
-          throw invalidField(
-            `spec.cpu.${field}`,
-            `QEMU ${installation.version} knows no CPU feature of this name (qemu-system-x86_64 -cpu help lists them)`,
-            feature,
-          );
-        }
-      }
-    }
-    const threads = cpu.threadsPerCore ?? 1;
-    const sockets = cpu.sockets ?? 1;
-    const cores = cpu.coresPerSocket ?? cpu.count / (sockets * threads);
-    if (sockets * cores * threads !== cpu.count || !Number.isInteger(cores)) {
-      throw invalidField(
-        'spec.cpu',
-        `sockets × coresPerSocket × threadsPerCore must be the count of ${cpu.count} vCPUs`,
-        { sockets: cpu.sockets, coresPerSocket: cpu.coresPerSocket, threadsPerCore: cpu.threadsPerCore },
-      );
-    }
-    const maxVcpus = spec.machine === 'q35' ? 1024 : 255;
-    if (cpu.count > maxVcpus)
-      throw invalidField(
-        'spec.cpu.count',
-        `the machine type ${spec.machine} takes at most ${maxVcpus} vCPUs`,
-        cpu.count,
-      );
-    if (spec.machine === 'microvm') {
-      for (const [index, nic] of spec.nics.entries()) {
-        if (nic.model !== 'virtio')
-          throw invalidField(`spec.nics.${index}.model`, 'the machine type microvm has only virtio', nic.model);
-      }
-      for (const [index, disk] of spec.disks.entries()) {
-        if (disk.bus !== 'virtio' || disk.device === 'cdrom')
-          throw invalidField(
-            `spec.disks.${index}`,
-            'the machine type microvm has only virtio disks',
-            `${disk.device} on ${disk.bus}`,
-          );
-      }
-      if (spec.firmware.type === 'uefi')
-        throw invalidField(
-          'spec.firmware.type',
-          'the machine type microvm boots a kernel directly',
-          spec.firmware.type,
-        );
-    }
-    for (const [index, disk] of spec.disks.entries()) {
-      if (disk.bus === 'ide' && spec.machine !== 'pc')
-        throw invalidField(
-          `spec.disks.${index}.bus`,
-          `the machine type ${spec.machine} has no IDE bus; use sata, or the machine type pc`,
-          disk.bus,
-        );
-    }
-    if (spec.disks.filter((disk) => disk.bus === 'ide').length > 4)
-      throw invalidField('spec.disks', 'a PC has room for four IDE drives', spec.disks.length);
-    if (spec.firmware.type === 'uefi' && !installation.uefi) {
-      throw new LodgeError('unsupported', 'No UEFI firmware is installed on this node.', {
-        hint: 'Install the package ovmf, or set firmware.type to bios.',
-      });
-    }
-    if (spec.accelerator === 'kvm') await this.#ladder.choose(installation, 'kvm');
+    checkSpec(spec, installation);
+    await this.#ladder.check(installation, spec.accelerator);
   }
 
   async start(definition: GuestDefinition, options: CallOptions & { isRestoring?: boolean } = {}): Promise<Guest> {
-    const { signal, timeoutMs = 60_000, isRestoring = false } = options;
+    const { signal, timeoutMs = startMs, isRestoring = false } = options;
+    const { id, name } = definition;
+    if (signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${name} was cancelled.`);
+    const late = AbortSignal.timeout(timeoutMs);
+    const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
     const installation = await this.#getInstallation();
     const folder = vmFolder(definition.directory);
-    if (isRestoring && !(await hasFile(folder.savedState))) {
-      throw new LodgeError('wrong_state', `The saved memory of VM ${definition.name} is gone.`, {
+    const hasSavedState = await hasFile(folder.savedState);
+    if (isRestoring && !hasSavedState) {
+      throw new LodgeError('wrong_state', `The saved memory of VM ${name} is gone.`, {
         hint: 'Discard the saved state (lodge vm force-off), then start it afresh.',
       });
     }
-    await prepareFolder(folder, definition.uid);
-    if (definition.firmware === 'uefi' && installation.uefi && !existsSync(folder.uefiVariables)) {
-      await copyFile(installation.uefi.variablesPath, folder.uefiVariables);
-    }
-    const choice = await this.#ladder.choose(installation, definition.spec.accelerator);
-    const context: CommandContext = {
-      installation,
-      accelerator: { accelerator: choice.accelerator, rung: choice.rung, acceleratorReason: choice.reason },
-      probedCpuModel: choice.cpuModel,
-      uefiVariablesPath: definition.firmware === 'uefi' ? folder.uefiVariables : null,
-      hasVhostNet: existsSync('/dev/vhost-net'),
-      tscKhz: choice.tscKhz,
-      isRestoring,
-    };
-    const command = buildCommand(definition, context);
-    const cgroups = await this.#getCgroups();
-    await clearProcessLog(folder);
-    await removeSockets(folder);
-    const { group } = await cgroups.createGroup(this.#groupName(definition.id));
-    let identity: ProcessIdentity | null = null;
-    let connection: QmpConnection | null = null;
+    let launched: LaunchedProcess | null = null;
+    let guest: QemuGuest | null = null;
     try {
-      const launched = await launchConfined({
+      const command = await this.#prepare(definition, installation, folder, isRestoring);
+      const group = await this.#makeGroup(id);
+      launched = await launchConfined({
         argv: command.argv,
         uid: definition.uid,
         gid: definition.uid,
         cgroupProcsFiles: group.processFiles,
-        oomScoreAdjust: 200,
-        limits: { core: 0, nofile: 16_384 },
+        oomScoreAdjust: Math.max(guestOomScore, ownOomScore()),
+        limits: { core: 0, nofile: maxOpenFiles },
         files: command.files,
         taps: command.taps,
         stdoutPath: folder.processLog,
         stderrPath: folder.processLog,
         cwd: folder.work,
-        env: { [markVariable]: this.#mark(definition.id) },
+        env: { [markVariable]: this.#mark(id) },
       });
-      identity = identifyProcess(launched.pid);
-      if (!identity || !isAlive(identity))
-        throw new LodgeError('hypervisor_failed', `QEMU did not start for VM ${definition.name}.`);
-      const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
+      const identity = identifyProcess(launched.pid);
+      if (!identity) throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} ended at once.`);
       await waitForSocket(folder.qmpSocket, identity, deadline);
-      const { guest, connection: opened } = await this.#connect(
-        definition,
-        folder,
-        identity,
-        command.pinned,
-        group.directories.length ? group : null,
+      const opened = await this.#connect(
+        { id, name, pinned: command.pinned, identity, folder, group, exited: launched.exited },
+        deadline,
       );
-      connection = opened;
-      if (isRestoring) await restore(connection, deadline);
+      guest = opened.guest;
+      const { qmp } = opened;
+      if (isRestoring) await loadMemory(qmp, deadline);
+      else guest.noteFresh();
       for (const [index, nic] of definition.nics.entries()) {
-        if (!nic.isConnected) await connection.execute('set_link', { name: `nic${index}`, up: false });
+        if (!nic.isConnected) await qmp.execute('set_link', { name: `nic${index}`, up: false });
       }
-      await connection.execute('cont');
-      await rm(folder.savedState, { force: true });
+      if (isRestoring) await useUpState(folder);
+      await qmp.execute('cont');
+      if (isRestoring) {
+        await Promise.all([guest.state(), guest.lookAtPort(), rm(folder.usedState, { force: true })]);
+      } else await rm(folder.savedState, { force: true });
       return guest;
     } catch (error) {
-      connection?.close();
-      if (identity) await terminateProcess(identity, { termTimeoutMs: 0, killTimeoutMs: 10_000 });
-      else await this.endUnknown(definition.id);
-      const lastWords = await describeDeath(folder);
-      await this.#cleanUp(definition.id, folder);
-      throw describeStartFailure(definition, error, lastWords, signal);
+      const death = await this.#giveUp(id, folder, { launched, guest, error });
+      if (isRestoring) await takeBackState(folder);
+      throw startFailure({
+        name,
+        error,
+        death,
+        isCancelled: signal?.aborted ?? false,
+        isLate: late.aborted,
+        timeoutMs,
+      });
     }
   }
 
   async discover(): Promise<ReadonlySet<string>> {
-    return new Set((await this.#findProcesses()).keys());
+    this.#recent = { atMs: performance.now(), processes: this.#findProcesses() };
+    return new Set((await this.#recent.processes).keys());
   }
 
-  async adopt(
-    definition: Pick<GuestDefinition, 'id' | 'name' | 'directory'> & { pinned: VmPinned },
-    options: CallOptions = {},
-  ): Promise<Guest | null> {
-    const { timeoutMs = 10_000 } = options;
-    const identity = (await this.#knownProcesses()).get(definition.id);
-    if (!identity || !isAlive(identity)) return null;
+  async adopt(definition: KnownGuest, options: CallOptions = {}): Promise<Guest | null> {
+    const { id, name, pinned } = definition;
+    const { timeoutMs = adoptMs, signal } = options;
+    const identity = await this.#knownProcess(id);
+    if (!identity) return null;
     const folder = vmFolder(definition.directory);
-    const group = (await this.#getCgroups()).group(this.#groupName(definition.id));
+    const group = (await this.#getCgroups()).group(id);
+    const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
     try {
-      const { guest } = await this.#connect(definition, folder, identity, definition.pinned, group, timeoutMs);
+      const parts = { id, name, pinned, identity, folder, group, exited: null };
+      const { guest, qmp } = await this.#connect(parts, deadline);
+      await Promise.all([guest.state(), guest.lookAtPort()]);
+      await settleUsedState(qmp, folder);
       return guest;
     } catch (error) {
       if (!isAlive(identity)) return null;
       throw new LodgeError(
         'hypervisor_failed',
-        `QEMU of VM ${definition.name} (process ${identity.pid}) runs but does not answer on its monitor.`,
-        {
-          hint: 'It keeps running. Lodge tries again; lodge vm force-off ends it.',
-          cause: error,
-        },
+        `QEMU of VM ${name} (process ${identity.pid}) runs but does not answer on its monitor.`,
+        { hint: 'It keeps running. Lodge tries again; lodge vm force-off ends it.', cause: error },
       );
     }
   }
@@ -295,33 +249,40 @@ export class QemuDriver implements Driver {
   async lastWords(
     definition: Pick<GuestDefinition, 'id' | 'directory'>,
   ): Promise<{ cause: 'hypervisor-died' | 'out-of-memory'; message: string }> {
-    const group = (await this.#getCgroups()).group(this.#groupName(definition.id));
+    const group = (await this.#getCgroups()).group(definition.id);
     const oomKills = await group.readUsage().then(
       (usage) => usage.oomKills,
       () => null,
     );
     const folder = vmFolder(definition.directory);
-    const message = oomKills
-      ? 'The kernel ended its QEMU process because memory ran out.'
-      : await describeDeath(folder);
+    const message = oomKills ? outOfMemoryMessage : await describeDeath(folder);
     await this.#cleanUp(definition.id, folder);
     return { cause: oomKills ? 'out-of-memory' : 'hypervisor-died', message };
   }
 
   async endUnknown(id: string): Promise<void> {
+    for (const guest of this.#guests) if (guest.id === id) await guest.end();
     const identity = (await this.#findProcesses()).get(id);
-    if (identity) await terminateProcess(identity, { termTimeoutMs: 2000, killTimeoutMs: 10_000 });
-    await (await this.#getCgroups()).group(this.#groupName(id)).remove().catch(ignoreCgroupError);
+    if (identity) await terminateProcess(identity, { termTimeoutMs: 2000 });
+    await this.#removeGroup(id);
   }
 
   async forget(definition: Pick<GuestDefinition, 'id' | 'directory'>, what: 'state' | 'everything'): Promise<void> {
     const folder = vmFolder(definition.directory);
-    if (what === 'state') await rm(folder.savedState, { force: true });
+    if (what === 'state') await rm(folder.savedState, { force: true, recursive: true });
     else await rm(folder.directory, { recursive: true, force: true });
   }
 
-  serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array> {
-    return readTail(vmFolder(definition.directory).serialLog, maxBytes);
+  async serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array> {
+    const { serialLog } = vmFolder(definition.directory);
+    try {
+      return (await new SerialLog(serialLog).tail(maxBytes)).bytes;
+    } catch (error) {
+      throw new LodgeError('hypervisor_failed', `The kept output of the serial console can’t be read: ${serialLog}.`, {
+        hint: 'Only the VM’s own hypervisor process can have changed it; see the cause in the daemon’s log.',
+        cause: error,
+      });
+    }
   }
 
   async processLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<string> {
@@ -335,46 +296,107 @@ export class QemuDriver implements Driver {
     await tree?.removeRootIfEmpty();
   }
 
-  async #connect(
-    definition: Pick<GuestDefinition, 'id' | 'name'>,
+  /** The guest's files and QEMU's command line. */
+  async #prepare(
+    definition: GuestDefinition,
+    installation: QemuInstallation,
     folder: VmFolder,
-    identity: ProcessIdentity,
-    pinned: VmPinned,
-    group: ReturnType<CgroupTree['group']> | null,
-    timeoutMs = 10_000,
-  ): Promise<{ guest: QemuGuest; connection: QmpConnection }> {
+    isRestoring: boolean,
+  ): Promise<ReturnType<typeof buildCommand>> {
+    await prepareFolder(folder, definition.uid);
+    const isUefi = definition.firmware === 'uefi';
+    if (isUefi && installation.uefi) await provideUefiVariables(folder, installation.uefi.variablesPath);
+    // Saved memory goes on with the accelerator it was saved under.
+    const wanted = isRestoring && definition.pinned ? definition.pinned.accelerator : definition.spec.accelerator;
+    const choice = await this.#ladder.choose(installation, wanted);
+    return buildCommand(definition, {
+      installation,
+      accelerator: { accelerator: choice.accelerator, rung: choice.rung, acceleratorReason: choice.reason },
+      probedCpuModel: choice.cpuModel,
+      uefiVariablesPath: isUefi ? folder.uefiVariables : null,
+      hasVhostNet: existsSync('/dev/vhost-net'),
+      tscKhz: choice.tscKhz,
+      isRestoring,
+    });
+  }
+
+  /** Connects to the monitor of a process and makes the guest of it. */
+  async #connect(
+    parts: Pick<QemuGuestParts, 'id' | 'name' | 'pinned' | 'identity' | 'folder' | 'group' | 'exited'>,
+    deadline: AbortSignal,
+  ): Promise<{ guest: QemuGuest; qmp: QmpConnection }> {
+    const { id, name, folder } = parts;
     let guest: QemuGuest | null = null;
     const onChange = (change: QmpConnectionChange): void => guest?.onConnectionChange(change);
-    const connection = QmpConnection.open(folder.qmpSocket, { onChange });
+    const qmp = QmpConnection.open(folder.qmpSocket, { onChange });
+    const giveUp = (): void => qmp.close();
+    deadline.addEventListener('abort', giveUp, { once: true });
+    // A process that ends before it greets leaves nothing to wait for.
+    void parts.exited?.then(giveUp);
     try {
-      await connection.whenUp(timeoutMs);
+      deadline.throwIfAborted();
+      const { greeting } = await qmp.whenUp(startMs);
+      // What runs is what counts: the package may have been upgraded since QEMU was looked at.
+      const pinned = parts.exited ? { ...parts.pinned, qemuVersion: greeting.version } : parts.pinned;
+      const created: QemuGuest = new QemuGuest({
+        ...parts,
+        pinned,
+        qmp,
+        agent: new QemuGuestAgent(folder.agentSocket),
+        consoles: openConsoles(name, folder, pinned.arguments.includes('-vnc')),
+        onEnded: async () => {
+          this.#guests.delete(created);
+          await this.#cleanUp(id, folder);
+        },
+      });
+      guest = created;
+      this.#guests.add(created);
+      return { guest: created, qmp };
     } catch (error) {
-      connection.close();
+      qmp.close();
       throw error;
+    } finally {
+      deadline.removeEventListener('abort', giveUp);
     }
-    const created: QemuGuest = new QemuGuest({
-      id: definition.id,
-      name: definition.name,
-      pinned,
-      identity,
-      folder,
-      qmp: connection,
-      agent: new QemuGuestAgent(folder.agentSocket),
-      consoles: openConsoles(definition.name, folder, pinned.arguments.includes('-vnc')),
-      group,
-      onEnded: async () => {
-        this.#guests.delete(created);
-        await this.#cleanUp(definition.id, folder);
-      },
-    });
-    guest = created;
-    this.#guests.add(created);
-    return { guest: created, connection };
+  }
+
+  /** Takes back a start that failed. How its process ended; null: it was alive, or there was none. */
+  async #giveUp(
+    id: string,
+    folder: VmFolder,
+    { launched, guest, error }: { launched: LaunchedProcess | null; guest: QemuGuest | null; error: unknown },
+  ): Promise<string | null> {
+    if (guest) {
+      this.#guests.delete(guest);
+      await guest.release();
+    }
+    let death: string | null = null;
+    if (launched) {
+      const identity = identifyProcess(launched.pid);
+      // The monitor's connection ends a moment before the process does.
+      const isDying = error instanceof QmpClosedError || error instanceof QmpConnectError;
+      if (identity && isDying) await waitForExit(identity, { timeoutMs: dyingMs, pollMs: 10 }).catch(() => {});
+      if (identity && isAlive(identity)) await terminateProcess(identity, { termTimeoutMs: 0 });
+      else death = await describeDeath(folder, await launched.exited);
+    }
+    await this.#cleanUp(id, folder);
+    return death;
   }
 
   async #cleanUp(id: string, folder: VmFolder): Promise<void> {
-    await removeSockets(folder);
-    await (await this.#getCgroups()).group(this.#groupName(id)).remove().catch(ignoreCgroupError);
+    await Promise.all([removeLeftovers(folder), this.#removeGroup(id)]);
+  }
+
+  /** A group of its own, without what an earlier process of the VM has counted in it. */
+  async #makeGroup(id: string): Promise<CgroupGroup> {
+    const cgroups = await this.#getCgroups();
+    const stale = cgroups.group(id);
+    if (await stale.exists()) await stale.remove();
+    return (await cgroups.createGroup(id)).group;
+  }
+
+  async #removeGroup(id: string): Promise<void> {
+    await (await this.#getCgroups()).group(id).remove().catch(ignoreCgroupError);
   }
 
   #getInstallation(): Promise<QemuInstallation> {
@@ -387,7 +409,8 @@ export class QemuDriver implements Driver {
   }
 
   #getCgroups(): Promise<CgroupTree> {
-    this.#cgroups ??= openCgroupTree({ root: this.#options.cgroupRoot ?? 'auto' });
+    const { cgroupRoot: root = 'auto', instance: name } = this.#options;
+    this.#cgroups ??= openCgroupTree({ root, name });
     return this.#cgroups;
   }
 
@@ -395,20 +418,14 @@ export class QemuDriver implements Driver {
     return `${this.#options.instance}/${id}`;
   }
 
-  #groupName(id: string): string {
-    return `${this.#options.instance}-${id}`;
-  }
-
-  /** When many guests are adopted at once, /proc is searched once for all of them. */
-  #recent: { at: number; processes: Promise<Map<string, ProcessIdentity>> } | null = null;
-  #knownProcesses(): Promise<Map<string, ProcessIdentity>> {
-    if (!this.#recent || performance.now() - this.#recent.at > 1000)
-      this.#recent = { at: performance.now(), processes: this.#findProcesses() };
-    return this.#recent.processes;
+  async #knownProcess(id: string): Promise<ProcessIdentity | null> {
+    if (!this.#recent || performance.now() - this.#recent.atMs > freshMs) await this.discover();
+    const known = (await this.#recent!.processes).get(id) ?? (await this.#findProcesses()).get(id);
+    return known && isAlive(known) ? known : null;
   }
 
   async #findProcesses(): Promise<Map<string, ProcessIdentity>> {
-    const prefix = `${this.#options.instance}/`;
+    const prefix = this.#mark('');
     const found = await findProcesses({ environmentVariable: markVariable });
     return new Map(
       found
@@ -418,56 +435,18 @@ export class QemuDriver implements Driver {
   }
 }
 
-/** QEMU writes some features with "-", users also with "_" or ".". */
-function isKnownFeature(known: ReadonlySet<string>, feature: string): boolean {
-  return known.has(feature) || known.has(feature.replaceAll('_', '-'));
-}
-
 /** Waits until QEMU listens on its monitor, its process ends, or the deadline is over. */
-async function waitForSocket(path: string, identity: ProcessIdentity, signal: AbortSignal): Promise<void> {
+async function waitForSocket(path: string, identity: ProcessIdentity, deadline: AbortSignal): Promise<void> {
   while (!existsSync(path)) {
-    signal.throwIfAborted();
+    deadline.throwIfAborted();
     if (!isAlive(identity)) throw new LodgeError('hypervisor_failed', 'QEMU ended while it started.');
     await delay(2);
   }
 }
 
-async function restore(connection: QmpConnection, signal: AbortSignal): Promise<void> {
-  await connection.execute('migrate-incoming', { uri: `file:${workNames.savedState}` });
-  for (let pauseMs = 2; ; pauseMs = Math.min(pauseMs * 2, 100)) {
-    const { status } = await connection.execute('query-status');
-    if (status !== 'inmigrate' && status !== 'prelaunch') return;
-    const migration = await connection.execute('query-migrate');
-    if (migration.status === 'failed')
-      throw new LodgeError(
-        'hypervisor_failed',
-        `The saved memory can’t be read: ${migration['error-desc'] ?? 'no reason given'}.`,
-      );
-    signal.throwIfAborted();
-    await delay(pauseMs);
-  }
-}
-
-function describeStartFailure(
-  definition: GuestDefinition,
-  error: unknown,
-  lastWords: string,
-  signal: AbortSignal | undefined,
-): LodgeError {
-  const { name } = definition;
-  if (signal?.aborted) return new LodgeError('cancelled', `Starting VM ${name} was cancelled.`);
-  if (error instanceof LaunchError) {
-    return new LodgeError('host_failed', `VM ${name} could not be started: ${error.message}.`, { cause: error });
-  }
-  if (error instanceof CgroupError)
-    return new LodgeError('host_failed', `VM ${name} could not be started: ${error.message}.`, { cause: error });
-  if (error instanceof LodgeError && error.code !== 'hypervisor_failed') return error;
-  if (error instanceof QmpError)
-    return new LodgeError('hypervisor_failed', `QEMU refused to start VM ${name}: ${error.description}`, {
-      cause: error,
-    });
-  const detail = error instanceof LodgeError ? `${error.message} ${lastWords}` : lastWords;
-  return new LodgeError('hypervisor_failed', `VM ${name} could not be started. ${detail}`, { cause: error });
+/** Nobody without CAP_SYS_RESOURCE can give a child a lower value than its own. */
+function ownOomScore(): number {
+  return Number(readFileSync('/proc/self/oom_score_adj', 'utf8'));
 }
 
 function ignoreCgroupError(error: unknown): void {

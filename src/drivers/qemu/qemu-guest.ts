@@ -1,33 +1,42 @@
 // One running QEMU: what the daemon may do with it, and what it tells.
 //
 // Invariants:
-// - `ended` is told once, when the process is gone, whatever ended it; after it nothing more is told.
+// - `ended` is told once, when the process is gone and what it had on the host is removed, whatever ended it; after it
+//   nothing more is told.
 // - A lost monitor connection is not the guest's end: only the process's end is. While the process lives it is re-dialled.
 // - A guest that powered itself off stays as a paused process (`-action shutdown=pause`) until `end`, so that a daemon
 //   that wasn't there at the time still finds out.
-import { open, rm, truncate } from 'node:fs/promises';
-import { constants } from 'node:fs';
+// - Of several changes of state in a row, the last one told is what QEMU answered after the last of them.
+import { rm } from 'node:fs/promises';
 import { type Duplex } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import { type CgroupGroup } from '../../host/cgroup-group.ts';
+import { type LaunchedProcess } from '../../host/launch/launch.ts';
 import {
   isAlive,
-  readProcessMemory,
-  readProcessStat,
-  signalProcess,
+  ProcessStuckError,
+  ProcessWaitTimeoutError,
+  terminateProcess,
   waitForExit,
   type ProcessIdentity,
 } from '../../host/process.ts';
-import { type CallOptions, type Guest, type GuestMessage, type GuestState, type GuestUsage } from '../driver.ts';
+import { type Guest, type GuestMessage, type GuestState, type GuestUsage } from '../driver.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
-import { type GuestConsoles } from './consoles.ts';
+import { agentChardev, agentPort } from './arguments.ts';
+import { withoutDisplay, type GuestConsoles } from './consoles.ts';
+import { describeDeath, outOfMemoryMessage } from './death.ts';
+import { diskOfNode } from './device-arguments.ts';
 import { readTail, workNames, type VmFolder } from './folder.ts';
-import { QmpError, QmpTimeoutError } from './qmp/errors.ts';
+import { GuestMeter } from './guest-meter.ts';
+import { asking } from './qmp-failure.ts';
+import { QmpClosedError, QmpError } from './qmp/errors.ts';
 import { type QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { type QmpEvent } from './qmp/events.ts';
 import { type RunState } from './qmp/commands.ts';
+import { saveMemory, type SaveOptions } from './saved-state.ts';
+import { SerialLog } from './serial/log.ts';
 
 export interface QemuGuestParts {
   id: string;
@@ -38,10 +47,22 @@ export interface QemuGuestParts {
   qmp: QmpConnection;
   agent: QemuGuestAgent;
   consoles: GuestConsoles;
-  group: CgroupGroup | null;
+  group: CgroupGroup;
+  /** How the process ended, where it is this daemon's child. */
+  exited: LaunchedProcess['exited'] | null;
   /** Called when the process is gone, before `ended` is told. */
   onEnded: () => Promise<void>;
 }
+
+/** How often the process is looked at; its end is mostly heard of at once by the monitor's connection. */
+const lookMs = 1000;
+const quitMs = 2000;
+const flushMs = 20_000;
+const resetMs = 5000;
+/** How often the size of the process's own log is looked at, and how much of it is kept. */
+const logCheckMs = 10_000;
+const keptLogBytes = 1024 * 1024;
+const maxScreenshotBytes = 64 * 1024 * 1024;
 
 /** What a QEMU run state means for a guest. */
 export function guestState(state: RunState): GuestState {
@@ -66,11 +87,15 @@ export class QemuGuest implements Guest {
   readonly agent: QemuGuestAgent;
   readonly #parts: QemuGuestParts;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
+  readonly #meter: GuestMeter;
+  readonly #ended: Promise<void>;
   #isEnding = false;
   #hasEnded = false;
   #isReleased = false;
-  readonly #ended: Promise<void>;
   #look = new AbortController();
+  /** What was told last, or is known to whoever asked. */
+  #lastState: GuestState | null = null;
+  #isPortOpen: boolean | null = null;
 
   constructor(parts: QemuGuestParts) {
     this.id = parts.id;
@@ -78,7 +103,9 @@ export class QemuGuest implements Guest {
     this.pinned = parts.pinned;
     this.agent = parts.agent;
     this.#parts = parts;
+    this.#meter = new GuestMeter(parts.identity, parts.qmp);
     parts.qmp.onEvent((event) => this.#onEvent(event));
+    void parts.exited?.then(() => this.#lookNow());
     this.#ended = this.#watchProcess();
   }
 
@@ -92,11 +119,32 @@ export class QemuGuest implements Guest {
     } else if (change.state === 'back') {
       this.#tell({ type: 'control', isConnected: true });
       void this.#tellState();
+      void this.lookAtPort();
     }
   }
 
-  async state(): Promise<GuestState> {
-    return guestState((await this.#parts.qmp.execute('query-status')).status);
+  /** Notes what is known of the guest without asking: it was started this moment, and no program in it runs yet. */
+  noteFresh(): void {
+    this.#lastState = 'running';
+    this.#notePort(false);
+  }
+
+  /** Asks whether a program in the guest has the agent's channel open; for a guest that ran before it was connected to. */
+  async lookAtPort(): Promise<void> {
+    try {
+      const chardevs = await this.#parts.qmp.execute('query-chardev');
+      this.#notePort(chardevs.find(({ label }) => label === agentChardev)?.['frontend-open'] ?? false);
+    } catch {
+      // The connection broke; when it is back, this is asked again.
+    }
+  }
+
+  state(): Promise<GuestState> {
+    return asking(`tell the state of VM ${this.#parts.name}`, async () => {
+      const state = guestState((await this.#parts.qmp.execute('query-status')).status);
+      this.#noteState(state);
+      return state;
+    });
   }
 
   watch(listener: (message: GuestMessage) => void): () => void {
@@ -105,109 +153,77 @@ export class QemuGuest implements Guest {
   }
 
   async powerDown(): Promise<void> {
-    if (this.pinned.machine.startsWith('microvm')) {
-      // The machine has no ACPI, so no power button: the guest's own agent is asked instead.
-      for await (const output of this.agent.exec({
-        command: ['/sbin/poweroff'],
-        environment: [],
-        input: null,
-        timeoutMs: 10_000,
-      })) {
-        if (output.type === 'exit') break;
-      }
+    const { qmp } = this.#parts;
+    if (!this.pinned.machine.startsWith('microvm')) {
+      await this.#ask('power down', () => qmp.execute('system_powerdown'));
       return;
     }
-    await this.#parts.qmp.execute('system_powerdown');
+    // Without ACPI a machine has no power button, and a guest that powers off just halts: the guest's own agent is asked
+    // to reboot instead, and that reboot is the end.
+    await this.#ask('power down', () => qmp.execute('set-action', { reboot: 'shutdown' }));
+    await this.agent.shutdown('reboot');
   }
 
   async end(): Promise<void> {
     if (this.#hasEnded) return;
     this.#isEnding = true;
-    // QEMU flushes its disks when it is told to quit; SIGKILL is for one that doesn't listen.
-    await this.#parts.qmp.execute('quit', {}, { timeoutMs: 2000 }).catch(() => {});
-    await waitForExit(this.#parts.identity, { timeoutMs: 5000 }).catch(() =>
-      signalProcess(this.#parts.identity, 'SIGKILL'),
-    );
+    const { qmp, identity, name } = this.#parts;
+    try {
+      // QEMU writes out what it holds of its disks when it is told to quit.
+      const isToldTo = await qmp.execute('quit', {}, { timeoutMs: quitMs }).then(
+        () => true,
+        (error: unknown) => error instanceof QmpClosedError && error.wasSent,
+      );
+      if (isToldTo) await waitForExit(identity, { timeoutMs: flushMs, pollMs: 10 }).catch(ignoreTimeout);
+      // One that didn't listen on its monitor may still listen to a signal.
+      await terminateProcess(identity, { termTimeoutMs: isToldTo ? 0 : quitMs });
+    } catch (error) {
+      if (!(error instanceof ProcessStuckError)) throw error;
+      throw new LodgeError('host_failed', `QEMU of VM ${name} can’t be ended: ${error.message}.`, { cause: error });
+    }
     this.#lookNow();
     await this.#ended;
   }
 
-  async reset(): Promise<void> {
+  reset(): Promise<void> {
     const { qmp } = this.#parts;
-    await qmp.execute('system_reset');
-    // A panicked or halted guest stays paused after the reset until it is let run.
-    if (guestState((await qmp.execute('query-status')).status) !== 'running') await qmp.execute('cont');
+    return this.#ask('reset', async () => {
+      const hasReset = qmp.waitForEvent('RESET', () => true, resetMs);
+      await qmp.execute('system_reset');
+      await hasReset;
+      // A guest that had panicked or was paused stays stopped after the reset until it is let run.
+      if (guestState((await qmp.execute('query-status')).status) !== 'running') await qmp.execute('cont');
+    });
   }
 
   async pause(): Promise<void> {
-    await this.#parts.qmp.execute('stop');
+    await this.#ask('pause', () => this.#parts.qmp.execute('stop'));
   }
 
   async resume(): Promise<void> {
-    await this.#parts.qmp.execute('cont');
+    await this.#ask('resume', () => this.#parts.qmp.execute('cont'));
   }
 
-  async suspend(
-    options: CallOptions & { onProgress?: (bytesDone: number, bytesTotal: number) => void },
-  ): Promise<void> {
-    const { qmp, folder } = this.#parts;
-    const { timeoutMs = 600_000, signal, onProgress } = options;
-    const before = await this.state();
-    const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
-    try {
-      await qmp.execute('stop');
-      await rm(folder.savedState, { force: true });
-      await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
-      await qmp.execute('migrate', { uri: `file:${workNames.savedState}` });
-      for (let pauseMs = 5; ; pauseMs = Math.min(pauseMs * 2, 250)) {
-        const migration = await qmp.execute('query-migrate');
-        if (migration.ram) onProgress?.(migration.ram.transferred, migration.ram.total);
-        if (migration.status === 'completed') break;
-        if (migration.status === 'failed' || migration.status === 'cancelled') {
-          throw new LodgeError(
-            'hypervisor_failed',
-            `QEMU could not save the memory of VM ${this.#parts.name}: ${migration['error-desc'] ?? migration.status}.`,
-          );
-        }
-        await delay(pauseMs, undefined, { signal: deadline });
-      }
-      const saved = await open(folder.savedState, constants.O_RDONLY | constants.O_NOFOLLOW);
-      try {
-        await saved.sync();
-      } finally {
-        await saved.close();
-      }
-    } catch (error) {
-      await qmp.execute('migrate_cancel').catch(() => {});
-      await rm(folder.savedState, { force: true });
-      if (before === 'running') await this.#resumeAfterFailure();
-      if (signal?.aborted)
-        throw new LodgeError('cancelled', `Saving VM ${this.#parts.name} was cancelled; it runs on.`);
-      if (deadline.aborted)
-        throw new LodgeError(
-          'timeout',
-          `Saving VM ${this.#parts.name} took longer than ${timeoutMs / 1000} s; it runs on.`,
-        );
-      throw error;
-    }
+  async suspend(options: SaveOptions): Promise<void> {
+    const { qmp, folder, name } = this.#parts;
+    await this.#ask('suspend', () => saveMemory(name, qmp, folder, options));
     await this.end();
   }
 
   async screenshot(): Promise<Uint8Array> {
-    if (!this.#parts.consoles.hasDisplay)
-      throw new LodgeError('unsupported', `VM ${this.#parts.name} has no display.`, {
-        hint: 'Set display to vnc; it takes effect at the next start.',
-      });
-    const { screenshot } = this.#parts.folder;
-    await rm(screenshot, { force: true });
-    await this.#parts.qmp.execute('screendump', { filename: workNames.screenshot, format: 'png' });
+    const { name, consoles, folder, qmp } = this.#parts;
+    if (!consoles.hasDisplay) throw withoutDisplay(name);
+    await rm(folder.screenshot, { force: true, recursive: true });
     try {
-      const image = await readTail(screenshot, 64 * 1024 * 1024);
+      await this.#ask('take a picture of the display of', () =>
+        qmp.execute('screendump', { filename: workNames.screenshot, format: 'png' }),
+      );
+      const image = await readTail(folder.screenshot, maxScreenshotBytes);
       if (image.length === 0)
-        throw new LodgeError('hypervisor_failed', `QEMU took no picture of the display of VM ${this.#parts.name}.`);
+        throw new LodgeError('hypervisor_failed', `QEMU took no picture of the display of VM ${name}.`);
       return image;
     } finally {
-      await rm(screenshot, { force: true });
+      await rm(folder.screenshot, { force: true, recursive: true });
     }
   }
 
@@ -219,15 +235,8 @@ export class QemuGuest implements Guest {
           'hold-time': holdMs,
         });
       } catch (error) {
-        if (!(error instanceof QmpError)) throw error;
-        throw new LodgeError(
-          'invalid_request',
-          `QEMU does not know the keys ${combination.join('-')}: ${error.description}.`,
-          {
-            hint: 'Keys are named as QEMU names them: ctrl, alt, shift, delete, ret, spc, a…z, 0…9, f1…f12.',
-            fields: [{ field: 'combinations', message: error.description, value: combination.join('-') }],
-          },
-        );
+        if (!(error instanceof QmpError)) await this.#ask('press keys of', () => Promise.reject(error as Error));
+        else throw unknownKeys(combination, error);
       }
       // QEMU holds the keys by itself and queues what comes next; without the wait, long texts overrun its queue.
       await delay(holdMs + 5);
@@ -235,7 +244,7 @@ export class QemuGuest implements Guest {
   }
 
   async injectNmi(): Promise<void> {
-    await this.#parts.qmp.execute('inject-nmi');
+    await this.#ask('send an NMI to', () => this.#parts.qmp.execute('inject-nmi'));
   }
 
   openSerial(): Promise<Duplex> {
@@ -246,76 +255,52 @@ export class QemuGuest implements Guest {
     return this.#parts.consoles.openVnc();
   }
 
-  async usage(): Promise<GuestUsage> {
-    const stat = readProcessStat(this.pid);
-    const memory = await readProcessMemory(this.pid).catch(() => null);
-    const usage: GuestUsage = {
-      cpuSeconds: stat ? (stat.userMicroseconds + stat.systemMicroseconds) / 1e6 : null,
-      memoryMib: memory ? memory.rssBytes / 2 ** 20 : null,
-      diskReadBytes: null,
-      diskWrittenBytes: null,
-      networkReceivedBytes: null,
-      networkSentBytes: null,
-    };
-    try {
-      const disks = await this.#parts.qmp.execute('query-blockstats', {}, { timeoutMs: 1000 });
-      usage.diskReadBytes = disks.reduce((sum, disk) => sum + disk.stats.rd_bytes, 0);
-      usage.diskWrittenBytes = disks.reduce((sum, disk) => sum + disk.stats.wr_bytes, 0);
-    } catch (error) {
-      // A QEMU busy with something long answers later; what /proc shows is enough for now.
-      if (!(error instanceof QmpTimeoutError)) throw error;
-    }
-    return usage;
+  usage(): Promise<GuestUsage> {
+    return this.#meter.read();
   }
 
   async release(): Promise<void> {
     this.#isReleased = true;
-    this.#lookNow();
     this.#listeners.clear();
-    await this.#parts.consoles.close();
-    this.#parts.qmp.close();
+    this.#lookNow();
+    await this.#close();
+    await this.#ended;
   }
 
-  async #resumeAfterFailure(): Promise<void> {
-    // A cancelled migration takes a moment before QEMU lets the guest run again.
-    for (let attempt = 0; attempt < 50 && isAlive(this.#parts.identity); attempt++) {
-      try {
-        await this.#parts.qmp.execute('cont');
-        return;
-      } catch {
-        await delay(100);
-      }
-    }
+  #ask<T>(what: string, work: () => Promise<T>): Promise<T> {
+    return asking(`${what} VM ${this.#parts.name}`, work);
+  }
+
+  async #close(): Promise<void> {
+    this.#parts.agent.close();
+    this.#parts.qmp.close();
+    await this.#parts.consoles.close();
   }
 
   #onEvent(event: QmpEvent): void {
     switch (event.name) {
       case 'STOP':
-        // Panics and shutdowns come with their own event and stop the guest too; the state says which it was.
+      case 'RESUME':
+        // Panics and shutdowns stop the guest too; the state says which it was.
         void this.#tellState();
         return;
-      case 'RESUME':
-        this.#tell({ type: 'state', state: 'running' });
-        return;
       case 'SHUTDOWN':
-        if (event.data.guest) this.#tell({ type: 'state', state: 'shutdown' });
+        if (event.data.guest) this.#noteState('shutdown');
         return;
       case 'GUEST_PANICKED':
-        this.#tell({ type: 'state', state: 'crashed' });
+        this.#noteState('crashed');
         return;
       case 'RESET':
         this.#tell({ type: 'reset' });
         return;
       case 'VSERPORT_CHANGE':
-        if (event.data.id !== 'agent') return;
-        this.#parts.agent.notePort(event.data.open);
-        this.#tell({ type: 'agent', isConnected: event.data.open });
+        if (event.data.id === agentPort) this.#notePort(event.data.open);
         return;
       case 'BLOCK_IO_ERROR':
         this.#tell({
           type: 'disk-error',
-          disk: event.data.device || (event.data['node-name'] ?? ''),
-          message: event.data.reason,
+          disk: diskOfNode(this.pinned.arguments, event.data['node-name'] ?? '') ?? event.data.device,
+          message: `${event.data.operation} failed: ${event.data.reason}`,
         });
         return;
       default:
@@ -324,11 +309,23 @@ export class QemuGuest implements Guest {
 
   async #tellState(): Promise<void> {
     try {
-      const state = await this.state();
-      this.#tell({ type: 'state', state });
+      this.#noteState(guestState((await this.#parts.qmp.execute('query-status')).status));
     } catch {
       // The connection broke or the process ended; both are told by themselves.
     }
+  }
+
+  #noteState(state: GuestState): void {
+    if (this.#lastState === state) return;
+    this.#lastState = state;
+    this.#tell({ type: 'state', state });
+  }
+
+  #notePort(isOpen: boolean): void {
+    this.#parts.agent.notePort(isOpen);
+    if (this.#isPortOpen === isOpen) return;
+    this.#isPortOpen = isOpen;
+    this.#tell({ type: 'agent', isConnected: isOpen });
   }
 
   #tell(message: GuestMessage): void {
@@ -336,18 +333,24 @@ export class QemuGuest implements Guest {
     for (const listener of this.#listeners) listener(message);
   }
 
-  /** Looks at the process twice a second, and at once when the monitor's connection ends. */
+  /** Looks at the process now and then, and at once when the monitor's connection ends. */
   async #watchProcess(): Promise<void> {
-    while (isAlive(this.#parts.identity)) {
-      if (this.#isReleased) return;
+    const log = new SerialLog(this.#parts.folder.processLog, { maxFileBytes: keptLogBytes, files: 2 });
+    let logCheckedAt = performance.now();
+    while (!this.#isReleased && isAlive(this.#parts.identity)) {
       this.#look = new AbortController();
-      await delay(500, undefined, { signal: this.#look.signal, ref: false }).catch(() => {});
+      await delay(lookMs, undefined, { signal: this.#look.signal, ref: false }).catch(() => {});
+      if (this.#isReleased) return;
       // The connection ends a moment before the process does.
-      if (this.#look.signal.aborted && !this.#isReleased) {
+      if (this.#look.signal.aborted)
         await waitForExit(this.#parts.identity, { timeoutMs: 500, pollMs: 10 }).catch(() => {});
+      if (performance.now() - logCheckedAt > logCheckMs) {
+        logCheckedAt = performance.now();
+        // Nothing depends on it: a log that can't be cut now is cut the next time.
+        await log.rotateIfNeeded().catch(() => {});
       }
     }
-    await this.#finish();
+    if (!this.#isReleased) await this.#finish();
   }
 
   #lookNow(): void {
@@ -355,45 +358,42 @@ export class QemuGuest implements Guest {
   }
 
   async #finish(): Promise<void> {
+    const message = await this.#lastMessage();
+    const tidied = this.#close().then(() => this.#parts.onEnded());
+    await tidied.catch((error: unknown) => {
+      // The end is told all the same; the next start tidies up too.
+      process.emitWarning(`what VM ${this.#parts.name} had on the host could not be removed: ${String(error)}`);
+    });
     if (this.#isReleased) return;
-    const wasAsked = this.#isEnding;
-    const oomKills = await this.#parts.group?.readUsage().then(
-      (usage) => usage.oomKills,
-      () => null,
-    );
-    this.#parts.qmp.close();
-    await this.#parts.consoles.close();
-    await this.#parts.onEnded();
-    const message: GuestMessage = wasAsked
-      ? { type: 'ended', cause: 'stopped', message: 'It was ended.' }
-      : oomKills
-        ? {
-            type: 'ended',
-            cause: 'out-of-memory',
-            message: 'The kernel ended its QEMU process because memory ran out.',
-          }
-        : { type: 'ended', cause: 'hypervisor-died', message: await describeDeath(this.#parts.folder) };
-    for (const listener of this.#listeners) listener(message);
+    this.#tell(message);
     this.#hasEnded = true;
     this.#listeners.clear();
   }
+
+  async #lastMessage(): Promise<GuestMessage> {
+    if (this.#isEnding) return { type: 'ended', cause: 'stopped', message: 'It was ended.' };
+    const { group, folder, exited } = this.#parts;
+    const oomKills = await group.readUsage().then(
+      (usage) => usage.oomKills,
+      () => null,
+    );
+    if (oomKills) return { type: 'ended', cause: 'out-of-memory', message: outOfMemoryMessage };
+    return { type: 'ended', cause: 'hypervisor-died', message: await describeDeath(folder, await exited) };
+  }
 }
 
-/** Why a QEMU process may have ended, from its own last words. */
-export async function describeDeath(folder: VmFolder): Promise<string> {
-  const lines = (await readTail(folder.processLog, 4096)).toString('utf8').trim().split('\n');
-  const last = lines
-    .at(-1)
-    ?.replace(/^\S+Z /, '')
-    .trim();
-  return last
-    ? `Its QEMU process ended unexpectedly. It last said: ${last}`
-    : 'Its QEMU process ended unexpectedly, without a word.';
+function unknownKeys(combination: readonly string[], error: QmpError): LodgeError {
+  return new LodgeError(
+    'invalid_request',
+    `QEMU does not know the keys ${combination.join('-')}: ${error.description}.`,
+    {
+      hint: 'Keys are named as QEMU names them: ctrl, alt, shift, delete, ret, spc, a…z, 0…9, f1…f12.',
+      fields: [{ field: 'combinations', message: error.description, value: combination.join('-') }],
+      cause: error,
+    },
+  );
 }
 
-/** Empties the log of an earlier run, so that the last words are of this one. */
-export async function clearProcessLog(folder: VmFolder): Promise<void> {
-  await truncate(folder.processLog, 0).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error;
-  });
+function ignoreTimeout(error: unknown): void {
+  if (!(error instanceof ProcessWaitTimeoutError)) throw error;
 }

@@ -1,0 +1,183 @@
+// The part of QEMU's command line that describes disks and NICs: block graphs over files that are passed in as
+// descriptors, and devices at places that stay the same.
+import { LodgeError } from '../../api/errors.ts';
+import { type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
+import { type DevicePlaces } from './places.ts';
+
+/** What makes the arguments: a list that grows, and descriptors that are given out. */
+export interface ArgumentTools {
+  add: (...args: string[]) => void;
+  /** Passes a file in; the name by which QEMU opens it. */
+  passFile: (path: string, mode: 'ro' | 'rw') => string;
+  /** Passes a file in; the descriptor's number. */
+  passDescriptor: (path: string, mode: 'ro' | 'rw') => number;
+  passTap: (name: string) => number;
+  /** Name of a virtio device on this machine's bus. */
+  virtio: (name: string) => string;
+  places: DevicePlaces;
+}
+
+const cacheOptions: Record<GuestDisk['cache'], { direct: boolean; noFlush: boolean }> = {
+  none: { direct: true, noFlush: false },
+  writeback: { direct: false, noFlush: false },
+  writethrough: { direct: false, noFlush: false },
+  unsafe: { direct: false, noFlush: true },
+};
+
+/** SATA ports of one controller (ICH9). */
+const sataPorts = 6;
+/** Drives on the two IDE channels of a PC. */
+export const ideDrives = 4;
+/** What QEMU keeps of a disk's serial number: VIRTIO_BLK_ID_BYTES of the virtio specification, and the same for the others. */
+const serialLength = 20;
+
+/** The bus a drive really goes on: a CD-ROM has no virtio or NVMe form, and goes where a PC of this type has it. */
+export function effectiveBus(
+  machine: GuestDefinition['spec']['machine'],
+  disk: Pick<GuestDisk, 'device' | 'bus'>,
+): GuestDisk['bus'] {
+  if (disk.device !== 'cdrom' || (disk.bus !== 'virtio' && disk.bus !== 'nvme')) return disk.bus;
+  return machine === 'pc' ? 'ide' : 'sata';
+}
+
+/** Id of a disk's device, from which {@link diskOfNode} finds its name again. */
+function diskId(name: string): string {
+  return `disk-${name}`;
+}
+
+/** The disk whose device uses a block node, by the command line the guest was started with; null for another node. */
+export function diskOfNode(args: readonly string[], node: string): string | null {
+  for (const argument of args) {
+    const parts = argument.split(',');
+    if (parts.includes(`drive=${node}`)) return parts.find((part) => part.startsWith('id=disk-'))?.slice(8) ?? null;
+  }
+  return null;
+}
+
+export function addDisks(definition: GuestDefinition, tools: ArgumentTools): void {
+  const { machine } = definition.spec;
+  const { add, virtio, places } = tools;
+  let hasScsi = false;
+  let ideUnits = 0;
+  let sataUnits = 0;
+  let sataControllers = machine === 'q35' ? 1 : 0;
+  for (const [index, disk] of definition.disks.entries()) {
+    const node = addLayers(disk, index, tools);
+    const isCdrom = disk.device === 'cdrom';
+    const common =
+      `id=${diskId(disk.name)},serial=${disk.name.slice(0, serialLength)}${node ? `,drive=${node}` : ''},` +
+      `bootindex=${index + 1}`;
+    const writeCache = !isCdrom && disk.cache === 'writethrough' ? ',write-cache=off' : '';
+    const bus = effectiveBus(machine, disk);
+    if (machine === 'microvm' && bus !== 'virtio') {
+      throw new LodgeError(
+        'unsupported',
+        `Disk ${disk.name} is on bus ${bus}; the machine type microvm has only virtio.`,
+        { hint: 'Set its bus to virtio, or machine to q35.' },
+      );
+    }
+    switch (bus) {
+      case 'virtio':
+        add('-device', `${virtio('blk')},${common}${writeCache}${places.disk()}`);
+        break;
+      case 'nvme':
+        add('-device', `nvme,${common}${places.disk()}`);
+        break;
+      case 'scsi':
+        if (!hasScsi) add('-device', `${virtio('scsi')},id=scsi0${places.fixed('scsi')}`);
+        hasScsi = true;
+        add('-device', `scsi-${isCdrom ? 'cd' : 'hd'},bus=scsi0.0,${common}${writeCache}`);
+        break;
+      case 'sata': {
+        const controller = Math.floor(sataUnits / sataPorts);
+        if (controller >= sataControllers) {
+          add('-device', `ich9-ahci,id=ahci${controller}${places.sataController()}`);
+          sataControllers++;
+        }
+        const name = controller === 0 && machine === 'q35' ? 'ide' : `ahci${controller}`;
+        add('-device', `ide-${isCdrom ? 'cd' : 'hd'},bus=${name}.${sataUnits % sataPorts},${common}${writeCache}`);
+        sataUnits++;
+        break;
+      }
+      case 'ide':
+        if (machine !== 'pc') {
+          throw new LodgeError(
+            'unsupported',
+            `Disk ${disk.name} is on an IDE bus, which the machine type ${machine} does not have.`,
+            { hint: 'Set its bus to sata, or machine to pc.' },
+          );
+        }
+        if (ideUnits === ideDrives) {
+          throw new LodgeError('unsupported', `A PC has room for ${ideDrives} IDE drives; ${disk.name} is one more.`, {
+            hint: 'Set the bus of some drives to sata, scsi or virtio (first-boot data is an IDE drive too).',
+          });
+        }
+        add(
+          '-device',
+          `ide-${isCdrom ? 'cd' : 'hd'},bus=ide.${Math.floor(ideUnits / 2)},unit=${ideUnits % 2},${common}${writeCache}`,
+        );
+        ideUnits++;
+        break;
+    }
+  }
+}
+
+/** The block graph of a disk, lowest layer first. Returns the node the device uses, null for an empty drive. */
+function addLayers(disk: GuestDisk, index: number, { add, passFile }: ArgumentTools): string | null {
+  const { direct, noFlush } = cacheOptions[disk.cache];
+  let below: string | null = null;
+  for (const [depth, layer] of [...disk.layers.entries()].reverse()) {
+    const isWritten = depth === 0 && !disk.isReadOnly && disk.device === 'disk';
+    const name = `disk${index}-${depth}`;
+    const common = { 'read-only': !isWritten, cache: { direct, 'no-flush': noFlush }, discard: 'unmap' };
+    const filename = passFile(layer.path, isWritten ? 'rw' : 'ro');
+    add('-blockdev', JSON.stringify({ driver: 'file', 'node-name': `${name}-file`, filename, ...common }));
+    // A layer's own record of what it is based on is not followed: the graph is the one given here.
+    const backing = layer.format === 'qcow2' ? { backing: below } : {};
+    add(
+      '-blockdev',
+      JSON.stringify({ driver: layer.format, 'node-name': name, file: `${name}-file`, ...common, ...backing }),
+    );
+    below = name;
+  }
+  return below;
+}
+
+export function addNics(
+  definition: GuestDefinition,
+  { canUseVhost }: { canUseVhost: boolean },
+  { add, virtio, passTap, passDescriptor, places }: ArgumentTools,
+): void {
+  const isMicrovm = definition.spec.machine === 'microvm';
+  for (const [index, nic] of definition.nics.entries()) {
+    const id = `net${index}`;
+    if (isMicrovm && nic.model !== 'virtio') {
+      throw new LodgeError('unsupported', `NIC ${index} is a ${nic.model}; the machine type microvm has only virtio.`, {
+        hint: 'Set its model to virtio, or machine to q35.',
+      });
+    }
+    if (nic.attachment.kind === 'tap') {
+      const fd = passTap(nic.attachment.hostInterface);
+      const useVhost = canUseVhost && nic.model === 'virtio';
+      const vhost = useVhost ? `,vhost=on,vhostfd=${passDescriptor('/dev/vhost-net', 'rw')}` : '';
+      add('-netdev', `tap,id=${id},fd=${fd}${vhost}`);
+    } else {
+      const { ipv4Cidr, dnsDomain, hostname } = nic.attachment;
+      add('-netdev', `user,id=${id},net=${ipv4Cidr},domainname=${dnsDomain},hostname=${hostname}`);
+    }
+    add(
+      '-device',
+      `${nicDevice(nic, virtio)},id=nic${index},netdev=${id},mac=${nic.mac}${nicOptions(nic, isMicrovm)}${places.nic()}`,
+    );
+  }
+}
+
+function nicDevice(nic: GuestNic, virtio: ArgumentTools['virtio']): string {
+  return nic.model === 'virtio' ? virtio('net') : nic.model;
+}
+
+function nicOptions(nic: GuestNic, isMicrovm: boolean): string {
+  // No network boot: an option ROM is code that nobody asked for.
+  const rom = isMicrovm ? '' : ',romfile=';
+  return nic.model === 'virtio' ? `,host_mtu=${nic.mtu}${rom}` : rom;
+}

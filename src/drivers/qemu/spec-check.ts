@@ -1,0 +1,135 @@
+// What a VM's spec may not ask of the installed QEMU. Pure: what QEMU said of itself is an argument. Every refusal names
+// the field, what was given, and what is possible instead.
+import { LodgeError, invalidField, shorten } from '../../api/errors.ts';
+import { type VmSpec } from '../../api/vm-spec.ts';
+import { featuresOfLevel } from './cpu-model.ts';
+import { effectiveBus, ideDrives } from './device-arguments.ts';
+import { type QemuInstallation } from './installation.ts';
+import { microvmRoom } from './places.ts';
+
+/** Most vCPUs that a machine type takes: `cpu-max` of query-machines, QEMU 10. */
+const maxVcpus: Record<VmSpec['machine'], number> = { q35: 1024, pc: 255, microvm: 288 };
+
+type Installation = Pick<QemuInstallation, 'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'uefi'>;
+
+/** Throws `invalid_request` or `unsupported` for the first thing that can't be. */
+export function checkSpec(spec: VmSpec, installation: Installation): void {
+  checkCpu(spec, installation);
+  if (!installation.machines.has(spec.machine)) {
+    throw unsupportedField(
+      'spec.machine',
+      `QEMU ${installation.version} does not have this machine type`,
+      spec.machine,
+      `It has ${[...installation.machines.keys()].join(', ')}.`,
+    );
+  }
+  checkDisks(spec);
+  if (spec.machine === 'microvm') checkMicrovm(spec);
+  if (spec.firmware.type === 'uefi' && !installation.uefi) {
+    throw unsupportedField(
+      'spec.firmware.type',
+      'no UEFI firmware is installed on this node',
+      spec.firmware.type,
+      'Install the package ovmf, or set firmware.type to bios.',
+    );
+  }
+}
+
+/** An `unsupported` for one field. */
+export function unsupportedField(field: string, message: string, value: unknown, hint: string): LodgeError {
+  return new LodgeError('unsupported', `${field}: ${message} (given: ${shorten(value)})`, {
+    fields: [{ field, message, value: shorten(value) }],
+    hint,
+  });
+}
+
+function checkCpu({ cpu, machine }: VmSpec, { version, cpuModels, cpuFeatures }: Installation): void {
+  const isKnownModel =
+    ['auto', 'host', 'max'].includes(cpu.model) || featuresOfLevel(cpu.model) !== null || cpuModels.includes(cpu.model);
+  if (!isKnownModel) {
+    throw invalidField(
+      'spec.cpu.model',
+      `QEMU ${version} has no CPU model of this name; lodge node show lists those it has`,
+      cpu.model,
+    );
+  }
+  for (const field of ['enable', 'disable'] as const) {
+    for (const [index, feature] of cpu[field].entries()) {
+      if (!isKnownFeature(cpuFeatures, feature)) {
+        throw invalidField(
+          `spec.cpu.${field}.${index}`,
+          `QEMU ${version} knows no CPU feature of this name (qemu-system-x86_64 -cpu help lists them)`,
+          feature,
+        );
+      }
+    }
+  }
+  const threads = cpu.threadsPerCore ?? 1;
+  const sockets = cpu.sockets ?? 1;
+  const cores = cpu.coresPerSocket ?? cpu.count / (sockets * threads);
+  if (sockets * cores * threads !== cpu.count || !Number.isInteger(cores)) {
+    throw invalidField(
+      'spec.cpu',
+      `sockets × coresPerSocket × threadsPerCore must be the count of ${cpu.count} vCPUs`,
+      { sockets: cpu.sockets, coresPerSocket: cpu.coresPerSocket, threadsPerCore: cpu.threadsPerCore },
+    );
+  }
+  if (cpu.count > maxVcpus[machine]) {
+    throw invalidField(
+      'spec.cpu.count',
+      `the machine type ${machine} takes at most ${maxVcpus[machine]} vCPUs`,
+      cpu.count,
+    );
+  }
+}
+
+function checkDisks({ disks, machine }: VmSpec): void {
+  let ideCount = 0;
+  for (const [index, disk] of disks.entries()) {
+    if (effectiveBus(machine, disk) !== 'ide') continue;
+    if (machine !== 'pc' && machine !== 'microvm') {
+      throw invalidField(
+        `spec.disks.${index}.bus`,
+        `the machine type ${machine} has no IDE bus; use sata, or the machine type pc`,
+        disk.bus,
+      );
+    }
+    ideCount++;
+    if (ideCount > ideDrives) {
+      throw invalidField(
+        `spec.disks.${index}.bus`,
+        `a PC has room for ${ideDrives} IDE drives, CD-ROMs included; use sata, scsi or virtio for the others`,
+        disk.bus,
+      );
+    }
+  }
+}
+
+function checkMicrovm(spec: VmSpec): void {
+  for (const [index, nic] of spec.nics.entries()) {
+    if (nic.model !== 'virtio')
+      throw invalidField(`spec.nics.${index}.model`, 'the machine type microvm has only virtio', nic.model);
+  }
+  for (const [index, disk] of spec.disks.entries()) {
+    if (disk.device === 'cdrom')
+      throw invalidField(`spec.disks.${index}.device`, 'the machine type microvm has no CD-ROM', disk.device);
+    if (disk.bus !== 'virtio')
+      throw invalidField(`spec.disks.${index}.bus`, 'the machine type microvm has only virtio', disk.bus);
+  }
+  if (spec.disks.length + spec.nics.length > microvmRoom) {
+    throw invalidField(
+      spec.disks.length > 0 ? 'spec.disks' : 'spec.nics',
+      `the machine type microvm has room for ${microvmRoom} disks and NICs together`,
+      spec.disks.length + spec.nics.length,
+    );
+  }
+  if (spec.firmware.type === 'uefi' || spec.firmware.type === 'bios') {
+    throw invalidField('spec.firmware.type', 'the machine type microvm boots a kernel directly', spec.firmware.type);
+  }
+  if (spec.display === 'vnc') throw invalidField('spec.display', 'the machine type microvm has no display', 'vnc');
+}
+
+/** QEMU writes some features with "-", users also with "_" or ".". */
+function isKnownFeature(known: ReadonlySet<string>, feature: string): boolean {
+  return known.has(feature) || known.has(feature.replaceAll('_', '-'));
+}

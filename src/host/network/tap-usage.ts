@@ -1,0 +1,45 @@
+// What goes through the taps of a process: which links it holds open, and what the kernel counted on them.
+// Sources: tun_chr_show_fdinfo in the kernel's drivers/net/tun.c, Documentation/ABI/testing/sysfs-class-net-statistics.
+import { readdir, readFile } from 'node:fs/promises';
+
+/** Bytes since a link was made, as the host sees them. */
+export interface LinkCounters {
+  /** What came into the host. */
+  readonly receivedBytes: number;
+  /** What the host sent out. */
+  readonly sentBytes: number;
+}
+
+/** The name of the tap in the text of /proc/PID/fdinfo/FD, or null when the descriptor is no tap's. */
+export function parseTapName(fdinfo: string): string | null {
+  return /^iff:\t(\S+)$/m.exec(fdinfo)?.[1] ?? null;
+}
+
+/** The tap links that a process holds, each once. None when it has ended. */
+export async function readTapsOf(pid: number): Promise<string[]> {
+  const folder = `/proc/${pid}/fdinfo`;
+  const taps = new Set<string>();
+  for (const fd of await readdir(folder).catch(ignoreGone<string[]>([]))) {
+    const tap = parseTapName(await readFile(`${folder}/${fd}`, 'utf8').catch(ignoreGone('')));
+    if (tap !== null) taps.add(tap);
+  }
+  return [...taps];
+}
+
+/** The counters of a link in this process's network namespace; null when there is none of this name. */
+export async function readLinkCounters(name: string): Promise<LinkCounters | null> {
+  const read = async (counter: string): Promise<number | null> => {
+    const text = await readFile(`/sys/class/net/${name}/statistics/${counter}`, 'utf8').catch(ignoreGone<null>(null));
+    return text === null ? null : Number(text);
+  };
+  const [receivedBytes, sentBytes] = await Promise.all([read('rx_bytes'), read('tx_bytes')]);
+  return receivedBytes === null || sentBytes === null ? null : { receivedBytes, sentBytes };
+}
+
+function ignoreGone<T>(instead: T): (error: NodeJS.ErrnoException) => T {
+  return (error) => {
+    // EINVAL: the link went while its file was read.
+    if (['ENOENT', 'ESRCH', 'EINVAL', 'ENODEV'].includes(error.code ?? '')) return instead;
+    throw error;
+  };
+}
