@@ -99,6 +99,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const driver = makeDriver(config);
   const records = new VmRecords(vmObjects);
   const nodes = new NodeService({
+    instance: config.instance,
     nodes: nodeObjects,
     driver,
     log,

@@ -14,6 +14,8 @@ import { type Log } from '../store/informer.ts';
 import { loadavg } from 'node:os';
 
 export interface NodeServiceParts {
+  /** Name of this installation, under which its control groups are. */
+  instance: string;
   nodes: Collection<Node>;
   driver: Driver;
   log: Log;
@@ -234,7 +236,7 @@ export class NodeService {
         totalMib: Math.floor(space.totalBytes / mib),
         freeMib: Math.floor(space.freeBytes / mib),
       },
-      cgroup: await observeCgroups(),
+      cgroup: await observeCgroups(this.#parts.instance),
       accelerators: [],
       accelerator: null,
       driver: {
@@ -263,9 +265,9 @@ export function nodeName(hostname: string): string {
   return name || 'node';
 }
 
-async function observeCgroups(): Promise<NodeStatus['cgroup']> {
+async function observeCgroups(instance: string): Promise<NodeStatus['cgroup']> {
   try {
-    const tree = await openCgroupTree();
+    const tree = await openCgroupTree({ name: instance });
     const version = tree.kind === 'v2' ? 'v2' : tree.kind === 'none' ? 'none' : 'v1';
     const missing = tree.missing.map(({ controller, reason }) => `${controller}: ${reason}`).join('; ');
     return { version, controllers: [...tree.controllers], reason: missing || 'All controllers that Lodge uses work.' };

@@ -19,9 +19,20 @@ const refreshMs = 60_000;
 const retryMs = 5000;
 const answerTimeoutMs = 5000;
 
+/** States in which a guest's own programs may run. */
+const runningStates: ReadonlySet<Vm['status']['state']> = new Set(['starting', 'running', 'stopping']);
+
+/** The asking of one guest. */
+interface Loop {
+  abort: AbortController;
+  wake: AbortController;
+  /** Something happened while the guest was being asked: it is asked again at once. */
+  isWoken: boolean;
+}
+
 export class GuestFacts {
   readonly #parts: GuestFactsParts;
-  readonly #loops = new Map<string, { abort: AbortController; wake: AbortController }>();
+  readonly #loops = new Map<string, Loop>();
   /** Addresses by MAC address, as the networks’ DHCP servers gave them. */
   readonly #leased = new Map<string, string>();
 
@@ -32,7 +43,7 @@ export class GuestFacts {
   /** Begins to ask a guest. */
   begin(id: string): void {
     this.end(id);
-    const loop = { abort: new AbortController(), wake: new AbortController() };
+    const loop = { abort: new AbortController(), wake: new AbortController(), isWoken: false };
     this.#loops.set(id, loop);
     void this.#run(id, loop).catch((error: unknown) =>
       this.#parts.log.warn({ err: error, vmId: id }, 'asking a guest about itself failed'),
@@ -47,8 +58,11 @@ export class GuestFacts {
   }
 
   /** The agent opened or closed its channel. */
-  agentChanged(id: string, isConnected: boolean): void {
-    if (isConnected) this.#loops.get(id)?.wake.abort();
+  agentChanged(id: string): void {
+    const loop = this.#loops.get(id);
+    if (!loop) return;
+    loop.isWoken = true;
+    loop.wake.abort();
   }
 
   guestReset(id: string): void {
@@ -66,13 +80,16 @@ export class GuestFacts {
     }
   }
 
-  async #run(id: string, loop: { abort: AbortController; wake: AbortController }): Promise<void> {
+  async #run(id: string, loop: Loop): Promise<void> {
     const { signal } = loop.abort;
     while (!signal.aborted) {
       const guest = this.#parts.guestOf(id);
       const vm = this.#parts.records.collection.get(id);
       if (!guest || !vm) return;
-      const isUp = vm.spec.hasAgentChannel && vm.status.state === 'running' && (await this.#ask(vm, guest, signal));
+      loop.isWoken = false;
+      const isUp =
+        vm.spec.hasAgentChannel && runningStates.has(vm.status.state) && (await this.#ask(vm, guest, signal));
+      if (loop.isWoken) continue;
       loop.wake = new AbortController();
       await delay(isUp ? refreshMs : retryMs, undefined, { signal: loop.wake.signal, ref: false }).catch(() => {});
     }
@@ -85,6 +102,11 @@ export class GuestFacts {
           await this.#parts.records.patch(vm.id, { guest: { ...vm.status.guest, hasAgent: false } });
         return false;
       }
+      if (signal.aborted) return false;
+      // Told at once: what else there is to know may take the guest a moment to find out.
+      const before = this.#parts.records.byId(vm.id).status;
+      if (!before.isUp)
+        await this.#parts.records.patch(vm.id, { isUp: true, upAt: before.upAt ?? new Date().toISOString() });
       const info = await guest.agent.info({ timeoutMs: answerTimeoutMs * 2, signal });
       if (signal.aborted) return false;
       const now = this.#parts.records.byId(vm.id).status;

@@ -164,7 +164,7 @@ export class VmGuests {
     const { events, records } = this.#parts;
     switch (message.type) {
       case 'agent':
-        this.facts.agentChanged(id, message.isConnected);
+        this.facts.agentChanged(id);
         return;
       case 'reset':
         this.facts.guestReset(id);
