@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { beforeEach, afterEach, suite, test } from 'node:test';
+import { eventually } from '../../../test/support/wait.ts';
 import { LodgeError, type ErrorCode } from '../../api/errors.ts';
 import { Collection, ConditionFailedError } from './collection.ts';
 import type { Change, CollectionObject } from './collection-index.ts';
@@ -136,7 +137,7 @@ suite('A collection', () => {
     const { id } = await things.create(thing('web', 0));
     await other.setStatus(id, { state: '0' }).catch(async () => {
       // The other node may not have seen the object yet.
-      while (!other.get(id)) await new Promise(setImmediate);
+      await eventually(() => other.get(id));
       await other.setStatus(id, { state: '0' });
     });
     await Promise.all(
@@ -177,7 +178,7 @@ suite('A collection', () => {
       revisions,
       revisions.toSorted((left, right) => left - right),
     );
-    while (toldOther.length < 5) await new Promise(setImmediate);
+    await eventually(() => toldOther.length >= 5);
     assert.deepEqual(toldOther.slice(0, 4), told);
   });
 

@@ -10,7 +10,8 @@ export const hasCode =
   (code: ErrorCode) =>
   (error: unknown): boolean =>
     error instanceof LodgeError && error.code === code;
-export const timeoutMs = 20_000;
+/** Longest wait of a test, also on a busy machine. */
+export const timeoutMs = 60_000;
 
 /** What tasks change: files in a folder, as it were. */
 export class World {

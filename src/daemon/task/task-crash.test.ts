@@ -1,6 +1,7 @@
 // The task engine when the daemon dies, stops, is replaced by another version, loses room, or is one of several nodes.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, suite, test } from 'node:test';
+import { eventually } from '../../../test/support/wait.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { silentLog } from '../store/informer.ts';
 import type { SqliteStore } from '../store/sqlite.ts';
@@ -56,18 +57,19 @@ suite('The task engine, interrupted,', () => {
 
   test('a deadline that passed while the daemon was down ends it at once', async () => {
     const world = new World();
-    const type = { ...fillTask(world), timeoutMs: 1 };
     const dying = new CrashingStore(store);
-    const waiting = withSteps(type, () => ({ run: async () => dying.crash() }));
-    const first = await start([waiting], {}, dying);
-    const { id, deadline } = await first.submit(waiting, submission()).then(async ({ id }) => {
-      while (!dying.isCrashed) await new Promise(setImmediate);
-      return { id, deadline: Date.now() + 2 };
-    });
+    const crashing = withSteps(fillTask(world), () => ({ run: async () => dying.crash() }));
+    const first = await start([crashing], {}, dying);
+    const { id } = await first.submit(crashing, submission());
+    await eventually(() => dying.isCrashed);
     await first.stop();
-    while (Date.now() < deadline) await new Promise(setImmediate);
-    const record = await (await start([type])).wait(id, { timeoutMs });
+    const records = new TaskRecords(store, silentLog);
+    await records.load();
+    await records.update(id, { deadline: new Date(Date.now() - 1).toISOString() }, new AbortController().signal);
+    await records.close();
+    const record = await (await start([fillTask(world)])).wait(id, { timeoutMs });
     assert.equal(record.error?.code, 'timeout');
+    assert.match(record.error?.message ?? '', /deadline/);
     assert.deepEqual(world.log, ['undo undefined']);
   });
 
@@ -84,7 +86,7 @@ suite('The task engine, interrupted,', () => {
     const { id } = await first.submit(stuck, submission());
     const later = await first.submit(stuck, submission());
     const waiting = assert.rejects(first.wait(id), hasCode('unavailable'));
-    while (!world.log.includes('run b')) await new Promise(setImmediate);
+    await eventually(() => world.log.includes('run b'));
     await first.stop();
     await waiting;
     await assert.rejects(first.submit(stuck, submission()), hasCode('unavailable'));
@@ -167,7 +169,7 @@ suite('The task engine, interrupted,', () => {
     }));
     const first = await start([crashing], {}, dying);
     const { id } = await first.submit(crashing, submission());
-    while (!dying.isCrashed) await new Promise(setImmediate);
+    await eventually(() => dying.isCrashed);
     await first.stop();
     const changed = { ...type, steps: type.steps.slice(0, 2) };
     const record = await (await start([changed])).wait(id, { timeoutMs });
@@ -179,7 +181,7 @@ suite('The task engine, interrupted,', () => {
       node: 'other',
     });
     await store.transact(part);
-    while (!other.get(unknown.id)) await new Promise(setImmediate);
+    await eventually(() => other.get(unknown.id));
     const failed = await other.wait(unknown.id, { timeoutMs });
     assert.match(failed.error?.message ?? '', /no tasks of type vm.fill/);
   });
@@ -221,23 +223,24 @@ suite('The task engine, interrupted,', () => {
         },
       }));
       let id = '';
-      let state = '';
-      let deaths = 0;
-      for (; state !== 'succeeded' && state !== 'failed'; deaths++) {
-        assert.ok(deaths < 30, 'it gets nowhere');
+      let outcome = '';
+      let deaths = -1;
+      do {
+        assert.ok(++deaths < 30, 'it gets nowhere');
         const dying = new CrashingStore(own.store);
         dying.isLastWriteKept = deaths % 2 === 0;
         const engine = await startEngine(dying, [type]);
         id ||= (await engine.submit(type, submission())).id;
         dying.writesLeft = writes;
-        while (!dying.isCrashed && !['succeeded', 'failed'].includes(state)) {
-          await new Promise(setImmediate);
-          state = engine.get(id)?.state ?? '';
-        }
+        const look = (): string | false => {
+          const { state } = engine.require(id);
+          return state === 'succeeded' || state === 'failed' ? state : dying.isCrashed && 'died';
+        };
+        outcome = await eventually(look, { timeoutMs, intervalMs: 1 });
         await engine.stop();
-      }
+      } while (outcome === 'died');
       assert.ok(deaths > 2, `it died only ${deaths} times`);
-      assert.equal(state, scenario === 'success' ? 'succeeded' : 'failed');
+      assert.equal(outcome, scenario === 'success' ? 'succeeded' : 'failed');
       assert.deepEqual([...world.files.keys()], scenario === 'success' ? ['a', 'b', 'c'] : []);
       await own.remove();
     }
@@ -263,7 +266,7 @@ suite('The task engine, interrupted,', () => {
           const isOver = (): boolean =>
             dying.isCrashed ||
             (submitted !== null && ['succeeded', 'failed'].includes(first.get(submitted.id)?.state ?? ''));
-          while (!isOver()) await new Promise(setImmediate);
+          await eventually(isOver, { timeoutMs, intervalMs: 1 });
           await first.stop();
           const second = await startEngine(own.store, [type]);
           const [record] = second.all();

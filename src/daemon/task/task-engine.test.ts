@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, suite, test } from 'node:test';
 import * as z from 'zod';
+import { eventually } from '../../../test/support/wait.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { task as taskSchema } from '../../api/task.ts';
 import type { SqliteStore } from '../store/sqlite.ts';
@@ -196,7 +197,7 @@ suite('The task engine', () => {
     const record = await engine.wait((await engine.submit(type, submission())).id, { timeoutMs });
     assert.equal(record.error?.code, 'timeout');
     late.resolve();
-    while (outcome.error === undefined) await new Promise(setImmediate);
+    await eventually(() => outcome.error);
     assert.ok(outcome.error instanceof LodgeError);
     assert.deepEqual(engine.get(record.id), record);
   });
@@ -399,7 +400,7 @@ suite('The task engine', () => {
     });
     const engine = await start([type]);
     const { id } = await engine.submit(type, submission());
-    while (engine.get(id)?.progress.bytesDone === undefined) await new Promise(setImmediate);
+    await eventually(() => engine.get(id)?.progress.bytesDone);
     assert.deepEqual(engine.get(id)?.progress, { percent: 37.5, bytesDone: 40, bytesTotal: 100, message: 'half' });
     gate.resolve();
     assert.deepEqual((await engine.wait(id, { timeoutMs })).progress, { percent: 100 });
@@ -445,7 +446,7 @@ suite('The task engine', () => {
     assert.equal(refused.succeeded, false);
     assert.equal(engine.get(record.id), null);
     await store.transact({ compare: part.compare, success: [...part.success, { put: '/x', value: '1' }] });
-    while (!engine.get(record.id)) await new Promise(setImmediate);
+    await eventually(() => engine.get(record.id));
     assert.equal((await engine.wait(record.id, { timeoutMs })).state, 'succeeded');
     assert.equal(world.files.size, 3);
   });
@@ -459,13 +460,13 @@ suite('The task engine', () => {
       ids.push(id);
       await engine.wait(id, { timeoutMs });
     }
-    while (Array.from(engine.all()).length > 3) await new Promise(setImmediate);
+    await eventually(() => Array.from(engine.all()).length <= 3);
     assert.deepEqual(Array.from(engine.all(), ({ id }) => id).toSorted(), ids.slice(3).toSorted());
     await engine.stop();
     const { items } = await store.list({ prefix: '/lodge/' });
     assert.equal(items.length, 6);
     const strict = await start([type], { retention: { maxAgeMs: -1, maxCount: 100 } });
-    while (Array.from(strict.all()).length > 0) await new Promise(setImmediate);
+    await eventually(() => Array.from(strict.all()).length === 0);
   });
 
   test('more tasks than may wait are refused', async () => {
@@ -473,7 +474,7 @@ suite('The task engine', () => {
     const type = singleTask(() => gate.promise);
     const engine = await start([type], { maxQueued: 2 });
     const first = await engine.submit(type, submission());
-    while (engine.get(first.id)?.state !== 'running') await new Promise(setImmediate);
+    await eventually(() => engine.get(first.id)?.state === 'running');
     await engine.submit(type, submission());
     await engine.submit(type, submission());
     await assert.rejects(engine.submit(type, submission()), hasCode('rate_limited'));
