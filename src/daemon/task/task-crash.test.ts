@@ -232,14 +232,14 @@ suite('The task engine, interrupted,', () => {
         const engine = await startEngine(dying, [type]);
         id ||= (await engine.submit(type, submission())).id;
         dying.writesLeft = writes;
-        const look = (): string | false => {
+        const look = (): string | null => {
           const { state } = engine.require(id);
-          return state === 'succeeded' || state === 'failed' ? state : dying.isCrashed && 'died';
+          return state === 'succeeded' || state === 'failed' ? state : dying.isCrashed ? 'died' : null;
         };
         outcome = await eventually(look, { timeoutMs, intervalMs: 1 });
         await engine.stop();
       } while (outcome === 'died');
-      assert.ok(deaths > 2, `it died only ${deaths} times`);
+      assert.ok(deaths >= 2, `it died only ${deaths} times`);
       assert.equal(outcome, scenario === 'success' ? 'succeeded' : 'failed');
       assert.deepEqual([...world.files.keys()], scenario === 'success' ? ['a', 'b', 'c'] : []);
       await own.remove();
