@@ -112,6 +112,13 @@ export interface CallOptions {
   timeoutMs?: number;
 }
 
+/** How a guest's memory is saved. */
+export interface SuspendOptions extends CallOptions {
+  onProgress?: (bytesDone: number, bytesTotal: number) => void;
+  /** Called when everything is saved for good, before the guest is ended; it is ended when this resolves. */
+  onSaved?: () => Promise<void>;
+}
+
 /** What a program run in the guest is given. */
 export interface GuestExecRequest {
   command: readonly string[];
@@ -155,7 +162,7 @@ export interface Guest {
   pause(): Promise<void>;
   resume(): Promise<void>;
   /** Saves memory and devices so that `start` with `isRestoring` continues from there, and ends the guest. On failure it runs on. */
-  suspend(options: CallOptions & { onProgress?: (bytesDone: number, bytesTotal: number) => void }): Promise<void>;
+  suspend(options: SuspendOptions): Promise<void>;
 
   /** A PNG of the display. Throws `unsupported` where it has none. */
   screenshot(): Promise<Uint8Array>;
@@ -209,6 +216,9 @@ export interface Driver {
 
   /** Ends a guest that nobody knows, by its id. */
   endUnknown(id: string): Promise<void>;
+
+  /** Whether there is saved memory that `start` with `isRestoring` would use. Only while the guest doesn't exist. */
+  hasSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>): Promise<boolean>;
 
   /** Removes what the driver keeps of a guest that doesn't exist any more: its saved memory (`state`), or everything. */
   forget(definition: Pick<GuestDefinition, 'id' | 'directory'>, what: 'state' | 'everything'): Promise<void>;

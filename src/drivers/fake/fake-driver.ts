@@ -2,7 +2,7 @@
 // (the driver, a later daemon, or a test) plays the hypervisor process. It keeps the promises of driver.ts and passes
 // the same conformance suite as the real ones; it claims no capability that it doesn't play.
 import { watch, type FSWatcher } from 'node:fs';
-import { appendFile, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
@@ -62,12 +62,15 @@ export class FakeDriver implements Driver {
     if (!models.includes(spec.cpu.model))
       throw invalidField('spec.cpu.model', `is one of ${models.join(', ')}`, spec.cpu.model);
     if (spec.accelerator === 'kvm')
-      throw new LodgeError('unsupported', 'KVM can not be used on this node: the fake driver has none.');
+      throw new LodgeError('unsupported', 'spec.accelerator: the fake driver has no KVM (given: "kvm").', {
+        fields: [{ field: 'spec.accelerator', message: 'the fake driver has no KVM', value: spec.accelerator }],
+        hint: 'Set accelerator to auto or tcg.',
+      });
   }
 
   async start(definition: GuestDefinition, options: CallOptions & { isRestoring?: boolean } = {}): Promise<Guest> {
     if (options.signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${definition.name} was cancelled.`);
-    if (options.isRestoring && !(await this.#hasSavedState(definition))) {
+    if (options.isRestoring && !(await this.hasSavedState(definition))) {
       throw new LodgeError('wrong_state', `The saved memory of VM ${definition.name} is gone.`);
     }
     if (definition.spec.firmware.commandLineExtra.includes('fake.fail-start')) {
@@ -91,6 +94,7 @@ export class FakeDriver implements Driver {
       macs: definition.nics.map((nic) => nic.mac),
       wasRestored: options.isRestoring ?? false,
     });
+    // Memory is continued from once: the guest that exists now has gone on from it.
     await rm(join(definition.directory, 'memory.state'), { force: true });
     await appendFile(join(definition.directory, 'serial.log'), 'fake guest: booting\r\nlodge: ready\r\n');
     return this.#track(definition, pinned);
@@ -105,6 +109,7 @@ export class FakeDriver implements Driver {
     definition: Pick<GuestDefinition, 'id' | 'name' | 'directory'> & { pinned: VmPinned },
   ): Promise<Guest | null> {
     if (!(await this.read(definition.id))) return null;
+    await rm(join(definition.directory, 'memory.state'), { force: true });
     return this.#track(definition, definition.pinned);
   }
 
@@ -114,6 +119,14 @@ export class FakeDriver implements Driver {
 
   async endUnknown(id: string): Promise<void> {
     await rm(this.#path(id), { force: true });
+    await rm(`${this.#path(id)}.new`, { force: true });
+  }
+
+  hasSavedState(definition: Pick<GuestDefinition, 'directory'>): Promise<boolean> {
+    return stat(join(definition.directory, 'memory.state')).then(
+      (state) => state.isFile(),
+      () => false,
+    );
   }
 
   async forget(definition: Pick<GuestDefinition, 'directory'>, what: 'state' | 'everything'): Promise<void> {
@@ -146,13 +159,6 @@ export class FakeDriver implements Driver {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
       throw error;
     }
-  }
-
-  async #hasSavedState(definition: Pick<GuestDefinition, 'directory'>): Promise<boolean> {
-    return open(join(definition.directory, 'memory.state')).then(
-      (file) => file.close().then(() => true),
-      () => false,
-    );
   }
 
   #path(id: string): string {

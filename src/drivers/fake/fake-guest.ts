@@ -5,13 +5,13 @@ import { Duplex } from 'node:stream';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import {
-  type CallOptions,
   type Guest,
   type GuestAgent,
   type GuestExecRequest,
   type GuestMessage,
   type GuestState,
   type GuestUsage,
+  type SuspendOptions,
 } from '../driver.ts';
 
 /** The content of a guest's file. */
@@ -51,6 +51,8 @@ export class FakeGuest implements Guest {
   readonly #listeners = new Set<(message: GuestMessage) => void>();
   readonly #files = new Map<string, Buffer>();
   #last: GuestState | null = null;
+  /** Looks go one after the other: what an older one has read must not be told after what a newer one has. */
+  #looking: Promise<void> = Promise.resolve();
   #isEnding = false;
   #hasEnded = false;
 
@@ -62,7 +64,12 @@ export class FakeGuest implements Guest {
   }
 
   /** Looks at the file and tells what has changed since the last look. */
-  async look(): Promise<void> {
+  look(): Promise<void> {
+    this.#looking = this.#looking.then(() => this.#look());
+    return this.#looking;
+  }
+
+  async #look(): Promise<void> {
     const process = await this.#parts.read();
     if (this.#hasEnded) return;
     if (!process) {
@@ -113,13 +120,13 @@ export class FakeGuest implements Guest {
     return this.#set('running');
   }
 
-  async suspend(
-    options: CallOptions & { onProgress?: (bytesDone: number, bytesTotal: number) => void },
-  ): Promise<void> {
+  async suspend(options: SuspendOptions): Promise<void> {
     if (options.signal?.aborted)
       throw new LodgeError('cancelled', `Saving VM ${this.#parts.name} was cancelled; it runs on.`);
+    await this.#require();
     await writeFile(join(this.#parts.directory, 'memory.state'), 'memory');
     options.onProgress?.(6, 6);
+    await options.onSaved?.();
     await this.end();
   }
 

@@ -267,6 +267,10 @@ export class QemuDriver implements Driver {
     await this.#removeGroup(id);
   }
 
+  hasSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>): Promise<boolean> {
+    return hasFile(vmFolder(definition.directory).savedState);
+  }
+
   async forget(definition: Pick<GuestDefinition, 'id' | 'directory'>, what: 'state' | 'everything'): Promise<void> {
     const folder = vmFolder(definition.directory);
     if (what === 'state') await rm(folder.savedState, { force: true, recursive: true });

@@ -22,7 +22,7 @@ import {
   waitForExit,
   type ProcessIdentity,
 } from '../../host/process.ts';
-import { type Guest, type GuestMessage, type GuestState, type GuestUsage } from '../driver.ts';
+import { type Guest, type GuestMessage, type GuestState, type GuestUsage, type SuspendOptions } from '../driver.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
 import { agentChardev, agentPort } from './arguments.ts';
 import { withoutDisplay, type GuestConsoles } from './consoles.ts';
@@ -35,7 +35,7 @@ import { QmpClosedError, QmpError } from './qmp/errors.ts';
 import { type QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { type QmpEvent } from './qmp/events.ts';
 import { type RunState } from './qmp/commands.ts';
-import { saveMemory, type SaveOptions } from './saved-state.ts';
+import { saveMemory } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
 
 export interface QemuGuestParts {
@@ -204,7 +204,7 @@ export class QemuGuest implements Guest {
     await this.#ask('resume', () => this.#parts.qmp.execute('cont'));
   }
 
-  async suspend(options: SaveOptions): Promise<void> {
+  async suspend(options: SuspendOptions): Promise<void> {
     const { qmp, folder, name } = this.#parts;
     await this.#ask('suspend', () => saveMemory(name, qmp, folder, options));
     await this.end();

@@ -6,14 +6,10 @@ import { rename, rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { makeDurable } from '../../host/image/durable.ts';
-import { type CallOptions } from '../driver.ts';
+import { type SuspendOptions } from '../driver.ts';
 import { hasFile, makeFileDurable, workNames, type VmFolder } from './folder.ts';
 import { qmpFailure } from './qmp-failure.ts';
 import { type QmpConnection } from './qmp/connection.ts';
-
-export interface SaveOptions extends CallOptions {
-  onProgress?: (bytesDone: number, bytesTotal: number) => void;
-}
 
 const defaultSaveMs = 600_000;
 /** A cancelled migration takes a moment before QEMU lets the guest run again. */
@@ -24,7 +20,7 @@ export async function saveMemory(
   name: string,
   qmp: QmpConnection,
   folder: VmFolder,
-  { timeoutMs = defaultSaveMs, signal, onProgress }: SaveOptions,
+  { timeoutMs = defaultSaveMs, signal, onProgress, onSaved }: SuspendOptions,
 ): Promise<void> {
   const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
   const wasRunning = (await qmp.execute('query-status')).running;
@@ -45,6 +41,7 @@ export async function saveMemory(
     }
     await makeFileDurable(folder.savedState);
     await makeDurable(folder.work);
+    await onSaved?.();
   } catch (error) {
     await qmp.execute('migrate_cancel').catch(() => {});
     await rm(folder.savedState, { force: true, recursive: true });

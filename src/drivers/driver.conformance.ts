@@ -1,0 +1,524 @@
+// What every driver must keep of the promises in driver.ts, as tests. A driver passes with a subject that makes guests for
+// it, plays the power cut, and can tell what is left of a guest on the machine.
+import assert from 'node:assert/strict';
+import { type Duplex } from 'node:stream';
+import { suite, test, type TestContext } from 'node:test';
+import { LodgeError, type ErrorCode } from '../api/errors.ts';
+import { vmSpec, type VmSpecInput } from '../api/vm-spec.ts';
+import { type Driver, type Guest, type GuestDefinition, type GuestMessage, type KnownGuest } from './driver.ts';
+
+/** A driver and what is around it, for one test. */
+export interface DriverSubject {
+  /** Another driver object on the same installation, as a new daemon has one. */
+  openDriver(): Driver;
+  /** A guest that can be started; each has its own id and folder. */
+  define(): Promise<GuestDefinition>;
+  /** A guest that the hypervisor refuses to start. */
+  defineBroken(): Promise<GuestDefinition>;
+  /** Ends the guest behind the driver's back, as a power cut of it alone would. */
+  kill(guest: Guest): Promise<void>;
+  /** What there is of a guest on the machine beside files that are kept: process, group, sockets. */
+  traces(definition: GuestDefinition): Promise<string[]>;
+  /** Waits until what runs in the guest takes input on its console and hears the power button. */
+  untilUp(guest: Guest): Promise<void>;
+  /** What to type on the console, and what it answers. */
+  dialogue: { typed: string; answer: string };
+  /** Specs that this driver must refuse, each with the field it must name. */
+  refused: readonly { spec: VmSpecInput; field: string }[];
+}
+
+/** How long anything here may take; a driver that needs more has lost its way. */
+const deadlineMs = 60_000;
+
+/** Runs the suite against a driver. `setup` is called for each test. */
+export function driverConformance(name: string, setup: (context: TestContext) => Promise<DriverSubject>): void {
+  suite(`${name} keeps the promises of a driver`, { timeout: 10 * deadlineMs }, () => {
+    /** A test with a driver that is closed, and guests that are ended, when it is over. */
+    const check = (title: string, run: (subject: Subject) => Promise<void>): void => {
+      test(title, { timeout: 3 * deadlineMs }, async (context) => {
+        const subject = new Subject(await setup(context));
+        try {
+          await run(subject);
+        } finally {
+          await subject.close();
+        }
+      });
+    };
+
+    check('a guest runs when its start has answered, and is found', async (subject) => {
+      const { guest, definition } = await subject.start();
+      assert.equal(guest.id, definition.id);
+      assert.equal(await guest.state(), 'running');
+      assert.ok((await subject.driver.discover()).has(definition.id));
+      const { pinned } = guest;
+      assert.equal(pinned.firmware, definition.firmware);
+      assert.ok(pinned.machine && pinned.cpuModel && pinned.qemuVersion && pinned.acceleratorReason);
+      assert.ok(pinned.arguments.length > 0);
+    });
+
+    check('what was pinned at the first start is pinned at the next', async (subject) => {
+      const { guest, definition } = await subject.start();
+      const { pinned } = guest;
+      await guest.end();
+      const again = await subject.start({ ...definition, pinned });
+      assert.deepEqual(
+        { ...again.guest.pinned, arguments: [] },
+        { ...pinned, arguments: [] },
+        'the same definition gives the same guest',
+      );
+    });
+
+    check('a start that fails says why and leaves nothing, and the next one succeeds', async (subject) => {
+      const broken = await subject.given.defineBroken();
+      const error = await failure(subject.driver.start(broken), ['hypervisor_failed', 'host_failed']);
+      assert.match(error.message, new RegExp(broken.name), 'the error names the VM');
+      assert.deepEqual(await subject.given.traces(broken), []);
+      assert.ok(!(await subject.driver.discover()).has(broken.id));
+
+      const working = await subject.given.define();
+      const { guest } = await subject.start({ ...working, id: broken.id });
+      assert.equal(await guest.state(), 'running');
+    });
+
+    check('a start that was cancelled leaves nothing', async (subject) => {
+      const definition = await subject.given.define();
+      await failure(subject.driver.start(definition, { signal: AbortSignal.abort() }), ['cancelled']);
+      assert.deepEqual(await subject.given.traces(definition), []);
+      assert.ok(!(await subject.driver.discover()).has(definition.id));
+    });
+
+    check('a guest runs on without its driver, and a later one takes it over', async (subject) => {
+      const { guest, definition } = await subject.start();
+      const messages = new Messages(guest);
+      await subject.driver.close();
+      assert.deepEqual(messages.all, [], 'letting go tells nothing');
+      assert.notDeepEqual(await subject.given.traces(definition), []);
+
+      subject.replaceDriver();
+      assert.ok((await subject.driver.discover()).has(definition.id));
+      const adopted = await subject.adopt(guest, definition);
+      assert.equal(await adopted.state(), 'running');
+      assert.equal(adopted.pid, guest.pid);
+      assert.deepEqual(adopted.pinned, guest.pinned);
+      const later = new Messages(adopted);
+      await adopted.pause();
+      await later.until((message) => message.type === 'state' && message.state === 'paused');
+      await adopted.end();
+      assert.equal((await later.ended()).cause, 'stopped');
+      assert.deepEqual(await subject.given.traces(definition), []);
+    });
+
+    check('a guest that vanished meanwhile is not taken over, and its last words can be asked for', async (subject) => {
+      const { guest, definition } = await subject.start();
+      await subject.driver.close();
+      await subject.given.kill(guest);
+      subject.replaceDriver();
+      assert.ok(!(await subject.driver.discover()).has(definition.id));
+      assert.equal(await subject.driver.adopt(known(guest, definition)), null);
+      const words = await subject.driver.lastWords(definition);
+      assert.equal(words.cause, 'hypervisor-died');
+      assert.notEqual(words.message, '');
+      assert.deepEqual(await subject.given.traces(definition), []);
+    });
+
+    check('a guest that dies tells its end once, and nothing after it', async (subject) => {
+      const { guest, definition } = await subject.start();
+      const messages = new Messages(guest);
+      await subject.given.kill(guest);
+      const end = await messages.ended();
+      assert.equal(end.cause, 'hypervisor-died');
+      assert.notEqual(end.message, '');
+      assert.deepEqual(await subject.given.traces(definition), [], 'what it had is removed when the end is told');
+      await guest.end();
+      assert.equal(messages.all.filter(({ type }) => type === 'ended').length, 1);
+      assert.equal(messages.all.at(-1)?.type, 'ended');
+    });
+
+    check('ending a guest returns when it is gone, however often and from how many sides', async (subject) => {
+      const { guest, definition } = await subject.start();
+      const messages = new Messages(guest);
+      await Promise.all([guest.end(), guest.end()]);
+      assert.deepEqual(await subject.given.traces(definition), []);
+      assert.ok(!(await subject.driver.discover()).has(definition.id));
+      await guest.end();
+      assert.deepEqual(
+        messages.all.filter(({ type }) => type === 'ended').map((message) => message.type === 'ended' && message.cause),
+        ['stopped'],
+      );
+    });
+
+    check('after the end every call on the guest ends too', async (subject) => {
+      const { guest } = await subject.start();
+      const messages = new Messages(guest);
+      await subject.given.kill(guest);
+      await messages.ended();
+      const calls: Record<string, () => Promise<unknown>> = {
+        state: () => guest.state(),
+        pause: () => guest.pause(),
+        resume: () => guest.resume(),
+        reset: () => guest.reset(),
+        powerDown: () => guest.powerDown(),
+        suspend: () => guest.suspend({}),
+        screenshot: () => guest.screenshot(),
+        sendKeys: () => guest.sendKeys([['ret']], 1),
+        injectNmi: () => guest.injectNmi(),
+        openSerial: () => guest.openSerial(),
+        openVnc: () => guest.openVnc(),
+        info: () => guest.agent.info({ timeoutMs: 2000 }),
+        freeze: () => guest.agent.freeze({ timeoutMs: 2000 }),
+        exec: () => drain(guest.agent.exec(anyProgram, { timeoutMs: 2000 })),
+        readFile: () => drain(guest.agent.readFile('/etc/hostname', { timeoutMs: 2000 })),
+      };
+      for (const [method, call] of Object.entries(calls)) {
+        const outcome = await within(
+          method,
+          call().then(() => null, asError),
+        );
+        assert.ok(outcome instanceof LodgeError, `${method} refuses in the contract's words: ${String(outcome)}`);
+      }
+      await within('usage', guest.usage());
+      assert.equal(await within('isAnswering', guest.agent.isAnswering({ timeoutMs: 2000 })), false);
+    });
+
+    check('pause, resume and reset are told as they happen', async (subject) => {
+      const { guest } = await subject.start();
+      const messages = new Messages(guest);
+      await guest.pause();
+      await messages.until((message) => message.type === 'state' && message.state === 'paused');
+      assert.equal(await guest.state(), 'paused');
+      await guest.resume();
+      await messages.until((message) => message.type === 'state' && message.state === 'running');
+      assert.equal(await guest.state(), 'running');
+      await guest.reset();
+      await messages.until((message) => message.type === 'reset');
+      assert.equal(await guest.state(), 'running');
+      await guest.pause();
+      await guest.reset();
+      assert.equal(await guest.state(), 'running', 'a paused guest runs after a reset');
+      assert.deepEqual(
+        messages.all.flatMap((message) => (message.type === 'state' ? [message.state] : [])).slice(0, 2),
+        ['paused', 'running'],
+        'each change is told once',
+      );
+    });
+
+    check('who stopped watching is told nothing more', async (subject) => {
+      const { guest } = await subject.start();
+      const messages = new Messages(guest);
+      const others = new Messages(guest);
+      messages.stop();
+      await guest.pause();
+      await others.until((message) => message.type === 'state');
+      assert.deepEqual(messages.all, []);
+    });
+
+    check('a suspended guest goes on from its saved memory, once', async (subject) => {
+      const { guest, definition } = await subject.start();
+      const messages = new Messages(guest);
+      const progress: number[][] = [];
+      await guest.suspend({ onProgress: (done, total) => progress.push([done, total]) });
+      assert.equal((await messages.ended()).cause, 'stopped');
+      assert.deepEqual(await subject.given.traces(definition), []);
+      for (const [done = -1, total = -1] of progress) assert.ok(done >= 0 && total >= 0);
+
+      const { guest: restored } = await subject.start({ ...definition, pinned: guest.pinned }, { isRestoring: true });
+      assert.equal(await restored.state(), 'running');
+      await restored.end();
+      await failure(
+        subject.driver.start({ ...definition, pinned: guest.pinned }, { isRestoring: true }),
+        ['wrong_state'],
+        'the same memory is not used twice',
+      );
+    });
+
+    check('a suspension that was cancelled lets the guest run on', async (subject) => {
+      const { guest, definition } = await subject.start();
+      await failure(guest.suspend({ signal: AbortSignal.abort() }), ['cancelled']);
+      assert.equal(await guest.state(), 'running');
+      await guest.end();
+      await failure(subject.driver.start(definition, { isRestoring: true }), ['wrong_state']);
+    });
+
+    check('saved memory that was discarded is not used', async (subject) => {
+      const { guest, definition } = await subject.start();
+      await guest.suspend({});
+      await subject.driver.forget(definition, 'state');
+      const error = await failure(subject.driver.start(definition, { isRestoring: true }), ['wrong_state']);
+      assert.match(error.message, /memory/);
+      await subject.driver.forget(definition, 'everything');
+      await subject.driver.forget(definition, 'everything');
+      assert.deepEqual(Buffer.from(await subject.driver.serialLog(definition, 1000)), Buffer.alloc(0));
+    });
+
+    check('the serial console shows what was before, and then lives in both directions', async (subject) => {
+      const { guest, definition } = await subject.start();
+      await subject.given.untilUp(guest);
+      const { typed, answer } = subject.given.dialogue;
+      const first = new Console(await guest.openSerial());
+      await first.until(/\S/);
+      first.type(typed);
+      const seen = await first.until(new RegExp(answer));
+      first.close();
+
+      const second = new Console(await guest.openSerial());
+      assert.ok(seen.length > 0);
+      await second.until(new RegExp(answer), 'a later viewer sees what an earlier one saw');
+      second.type(typed);
+      await second.until(new RegExp(`${answer}[^]*${answer}`), 'and what comes live');
+      second.close();
+
+      await guest.end();
+      const kept = Buffer.from(await subject.driver.serialLog(definition, 65_536)).toString('latin1');
+      assert.match(kept, new RegExp(answer), 'the log is there after the end');
+      assert.equal((await subject.driver.serialLog(definition, 5)).length, 5, 'as much as was asked for');
+      assert.equal(typeof (await subject.driver.processLog(definition, 1000)), 'string');
+    });
+
+    check('a guest that powers itself off waits to be ended, also for a driver that was not there', async (subject) => {
+      const { guest, definition } = await subject.start();
+      await subject.given.untilUp(guest);
+      const messages = new Messages(guest);
+      await guest.powerDown();
+      await messages.until((message) => message.type === 'state' && message.state === 'shutdown');
+      assert.equal(await guest.state(), 'shutdown');
+      assert.ok(!messages.all.some(({ type }) => type === 'ended'));
+      await subject.driver.close();
+
+      subject.replaceDriver();
+      const adopted = await subject.adopt(guest, definition);
+      assert.equal(await adopted.state(), 'shutdown');
+      const later = new Messages(adopted);
+      await adopted.end();
+      assert.equal((await later.ended()).cause, 'stopped');
+    });
+
+    check('a guest that nobody knows can be ended by its id', async (subject) => {
+      const { definition } = await subject.start();
+      await subject.driver.close();
+      subject.replaceDriver();
+      await subject.driver.endUnknown(definition.id);
+      assert.deepEqual(await subject.given.traces(definition), []);
+      assert.ok(!(await subject.driver.discover()).has(definition.id));
+      await subject.driver.endUnknown(definition.id);
+    });
+
+    check('guests do not know of each other', async (subject) => {
+      const [one, other] = [await subject.start(), await subject.start()];
+      const messages = new Messages(other.guest);
+      await one.guest.pause();
+      await one.guest.end();
+      assert.equal(await other.guest.state(), 'running');
+      assert.deepEqual(messages.all, []);
+      assert.deepEqual([...(await subject.driver.discover())], [other.definition.id]);
+    });
+
+    check('use of resources is told in numbers, or not at all', async (subject) => {
+      const { guest } = await subject.start();
+      for (const [field, value] of Object.entries(await guest.usage()))
+        assert.ok(value === null || (Number.isFinite(value) && value >= 0), `${field} is ${value}`);
+      const { cpuSeconds, memoryMib } = await guest.usage();
+      assert.ok(cpuSeconds !== null && memoryMib !== null);
+    });
+
+    check('without an agent in the guest its calls say so, soon', async (subject) => {
+      const { guest } = await subject.start();
+      // Nothing in a stopped guest can answer.
+      await guest.pause();
+      assert.equal(await within('isAnswering', guest.agent.isAnswering({ timeoutMs: 3000 })), false);
+      const content = (async function* () {
+        yield Buffer.from('x');
+      })();
+      const calls: Record<string, () => Promise<unknown>> = {
+        info: () => guest.agent.info({ timeoutMs: 3000 }),
+        exec: () => drain(guest.agent.exec(anyProgram, { timeoutMs: 3000 })),
+        readFile: () => drain(guest.agent.readFile('/etc/hostname', { timeoutMs: 3000 })),
+        writeFile: () => guest.agent.writeFile('/tmp/x', content, { timeoutMs: 3000 }),
+        freeze: () => guest.agent.freeze({ timeoutMs: 3000 }),
+        thaw: () => guest.agent.thaw({ timeoutMs: 3000 }),
+      };
+      for (const [method, call] of Object.entries(calls)) {
+        const error = await within(method, failure(call(), ['agent_unavailable'], method));
+        assert.notEqual(error.hint, '');
+      }
+    });
+
+    check('a spec that can not be is refused before anything is made, with the name of the field', async (subject) => {
+      await subject.driver.check(vmSpec.parse({}));
+      for (const { spec, field } of subject.given.refused) {
+        const error = await failure(
+          subject.driver.check(vmSpec.parse(spec)),
+          ['invalid_request', 'unsupported'],
+          JSON.stringify(spec),
+        );
+        assert.deepEqual(
+          error.fields?.map((problem) => problem.field),
+          [field],
+          error.message,
+        );
+      }
+    });
+
+    check('looking at the hypervisor tells what there is, each thing with its reason', async (subject) => {
+      const { driver, accelerators, accelerator } = await subject.driver.inspect();
+      assert.equal(driver.name, subject.driver.name);
+      assert.ok(driver.isReady && driver.version && driver.machines.length > 0 && driver.cpuModels.length > 0);
+      for (const [capability, { reason }] of Object.entries(driver.capabilities))
+        assert.notEqual(reason, '', capability);
+      assert.ok(accelerator && accelerators.some(({ rung, isUsable }) => rung === accelerator.rung && isUsable));
+      for (const rung of accelerators) assert.notEqual(rung.reason, '', rung.rung);
+    });
+  });
+}
+
+const anyProgram = { command: ['true'], environment: [], input: null, timeoutMs: 2000 } as const;
+
+/** The subject of one test, with the driver that is the present one, and the guests it has started. */
+class Subject {
+  readonly given: DriverSubject;
+  readonly #drivers: Driver[] = [];
+  readonly #started = new Set<string>();
+
+  constructor(given: DriverSubject) {
+    this.given = given;
+    this.replaceDriver();
+  }
+
+  get driver(): Driver {
+    return this.#drivers.at(-1)!;
+  }
+
+  /** A new daemon comes up. */
+  replaceDriver(): void {
+    this.#drivers.push(this.given.openDriver());
+  }
+
+  async start(
+    definition?: GuestDefinition,
+    options: { isRestoring?: boolean } = {},
+  ): Promise<{ guest: Guest; definition: GuestDefinition }> {
+    const used = definition ?? (await this.given.define());
+    this.#started.add(used.id);
+    return { guest: await this.driver.start(used, options), definition: used };
+  }
+
+  async adopt(guest: Guest, definition: GuestDefinition): Promise<Guest> {
+    const adopted = await this.driver.adopt(known(guest, definition));
+    assert.ok(adopted, 'a guest that exists is taken over');
+    return adopted;
+  }
+
+  async close(): Promise<void> {
+    const last = this.given.openDriver();
+    for (const driver of this.#drivers) await driver.close();
+    for (const id of this.#started) await last.endUnknown(id);
+    await last.close();
+  }
+}
+
+function known(guest: Guest, { id, name, directory }: GuestDefinition): KnownGuest {
+  return { id, name, directory, pinned: guest.pinned };
+}
+
+/** What a guest tells, in order. */
+class Messages {
+  readonly all: GuestMessage[] = [];
+  readonly stop: () => void;
+  #wake: () => void = () => {};
+
+  constructor(guest: Guest) {
+    this.stop = guest.watch((message) => {
+      this.all.push(message);
+      this.#wake();
+    });
+  }
+
+  /** Waits until something that matches has been told. */
+  async until(matches: (message: GuestMessage) => boolean): Promise<GuestMessage> {
+    for (const deadline = performance.now() + deadlineMs; ;) {
+      const found = this.all.find(matches);
+      if (found) return found;
+      const leftMs = deadline - performance.now();
+      if (leftMs <= 0) throw new Error(`it told only ${JSON.stringify(this.all)}`);
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, leftMs);
+        this.#wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+  }
+
+  async ended(): Promise<Extract<GuestMessage, { type: 'ended' }>> {
+    return (await this.until(({ type }) => type === 'ended')) as Extract<GuestMessage, { type: 'ended' }>;
+  }
+}
+
+/** Somebody at a serial console. */
+class Console {
+  readonly #stream: Duplex;
+  #text = '';
+  #wake: () => void = () => {};
+
+  constructor(stream: Duplex) {
+    this.#stream = stream;
+    stream.on('error', () => {});
+    stream.on('data', (chunk: Buffer) => {
+      this.#text += chunk.toString('latin1');
+      this.#wake();
+    });
+  }
+
+  type(text: string): void {
+    this.#stream.write(text);
+  }
+
+  async until(pattern: RegExp, what = String(pattern)): Promise<string> {
+    for (const deadline = performance.now() + deadlineMs; !pattern.test(this.#text);) {
+      const leftMs = deadline - performance.now();
+      if (leftMs <= 0) throw new Error(`${what}: the console showed only ${JSON.stringify(this.#text.slice(-500))}`);
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, leftMs);
+        this.#wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    return this.#text;
+  }
+
+  close(): void {
+    this.#stream.destroy();
+  }
+}
+
+/** The error that a call fails with; it must be the contract's, with one of these codes. */
+async function failure(call: Promise<unknown>, codes: readonly ErrorCode[], what = ''): Promise<LodgeError> {
+  const error = await within(
+    what,
+    call.then(() => null, asError),
+  );
+  assert.ok(error !== null, `${what}: it did not fail`);
+  assert.ok(error instanceof LodgeError, `${what}: it failed with ${error.stack}`);
+  assert.ok(codes.includes(error.code), `${what}: it failed with ${error.code}: ${error.message}`);
+  return error;
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}
+
+async function within<T>(what: string, call: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(`${what} did not end`)), deadlineMs);
+  try {
+    return await Promise.race([call, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function drain(stream: AsyncIterable<unknown>): Promise<void> {
+  for await (const _ of stream);
+}
