@@ -118,7 +118,9 @@ async function completeVerb(
   if (!argument || (operands >= args.length && !argument.variadic)) return { candidates: [], wantsFiles: false };
   const kind = argument.name();
   if (kind === 'path') {
-    if (current.includes(':') || /^[./~]/.test(current)) return { candidates: [], wantsFiles: true };
+    // The files of a guest are not known here.
+    if (/^[a-z0-9-]+:/.test(current)) return { candidates: [], wantsFiles: false };
+    if (/^[./~]/.test(current)) return { candidates: [], wantsFiles: true };
     const vms = (await names('vm', words)).map(({ word }) => ({ word: `${word}:/`, what: 'a file in this VM' }));
     return { ...filtered(vms, current), wantsFiles: true };
   }

@@ -1,0 +1,55 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { complete, type NameSource } from './complete.ts';
+
+const names: NameSource = (kind) =>
+  Promise.resolve(
+    { vm: ['web1', 'web2', 'db1'], image: ['debian-12', 'tiny'] }[kind as string]?.map((word) => ({ word })) ?? [],
+  );
+
+async function words(line: string): Promise<string[]> {
+  const { candidates, wantsFiles } = await complete(line.split(' ').slice(1), names);
+  return [...candidates.map(({ word }) => word), ...(wantsFiles ? [':files'] : [])];
+}
+
+test('nouns, verbs and options are completed', async () => {
+  assert.deepEqual(await words('lodge vo'), ['volume']);
+  assert.deepEqual(await words('lodge -p shop vol'), ['volume']);
+  assert.deepEqual(await words('lodge --so'), ['--socket']);
+  assert.deepEqual(await words('lodge vm sus'), ['suspend']);
+  assert.deepEqual(await words('lodge vm create --user'), ['--user', '--user-data']);
+  assert.deepEqual(await words('lodge help vm sta'), ['start']);
+});
+
+test('names come from the daemon, and none twice', async () => {
+  assert.deepEqual(await words('lodge vm start we'), ['web1', 'web2']);
+  assert.deepEqual(await words('lodge vm start web1 we'), ['web2']);
+  assert.deepEqual(await words('lodge vms stop --force d'), ['db1']);
+  assert.deepEqual(await words('lodge vm show web1 '), []);
+  assert.deepEqual(await words('lodge vm create '), []);
+});
+
+test('values of options are completed, behind a space or an equals sign', async () => {
+  assert.deepEqual(await words('lodge vm create x --image d'), ['debian-12']);
+  assert.deepEqual(await words('lodge vm create x --image=d'), ['--image=debian-12']);
+  assert.deepEqual(await words('lodge vm create x --machine q'), ['q35']);
+  assert.deepEqual(await words('lodge vm create x --ssh-key '), [':files']);
+  assert.deepEqual(await words('lodge vm list -o y'), ['yaml']);
+});
+
+test('fields are completed level by level', async () => {
+  assert.deepEqual(await words('lodge vm set web1 cp'), ['cpu.']);
+  assert.ok((await words('lodge vm set web1 cpu.')).includes('cpu.count='));
+  assert.deepEqual(await words('lodge vm set web1 cpu.count='), []);
+});
+
+test('paths are files here or files in a VM', async () => {
+  assert.deepEqual(await words('lodge vm cp we'), ['web1:/', 'web2:/', ':files']);
+  assert.deepEqual(await words('lodge vm cp ./we'), [':files']);
+});
+
+test('what is not known completes to nothing', async () => {
+  assert.deepEqual(await words('lodge frob '), []);
+  assert.deepEqual(await words('lodge vm frob x'), []);
+  assert.deepEqual(await words('lodge node wat'), []);
+});

@@ -1,0 +1,399 @@
+// The command line as people and scripts use it: its real process against the real daemon with the fake driver.
+import assert from 'node:assert/strict';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { parseAllDocuments } from 'yaml';
+import { startDaemon, type TestDaemon } from '../support/daemon.ts';
+import { networkNamespace } from '../support/namespace.ts';
+import { temporaryFolder } from '../support/temporary.ts';
+import { eventually } from '../support/wait.ts';
+
+const main = join(import.meta.dirname, '../../src/cli/main.ts');
+const launcher = join(import.meta.dirname, '../../bin/lodge');
+
+interface Ended {
+  code: number | null;
+  out: string;
+  err: string;
+}
+
+/** A command line with a home of its own, so that no configuration of the machine gets in. */
+class CommandLine {
+  readonly home: string;
+  readonly #environment: Record<string, string>;
+
+  constructor(home: string, environment: Record<string, string>) {
+    this.home = home;
+    this.#environment = {
+      PATH: process.env['PATH'] ?? '',
+      HOME: home,
+      // The command line keeps its cache in the real home of the user, which tests leave alone.
+      NODE_COMPILE_CACHE: join(home, 'code'),
+      ...environment,
+    };
+  }
+
+  start(args: readonly string[], environment: Record<string, string> = {}): ChildProcess {
+    return spawn(process.execPath, [main, ...args], {
+      cwd: this.home,
+      env: { ...this.#environment, ...environment },
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+  }
+
+  async run(args: readonly string[], options: { input?: string; env?: Record<string, string> } = {}): Promise<Ended> {
+    const child = this.start(args, options.env);
+    child.stdin?.end(options.input ?? '');
+    return ended(child);
+  }
+
+  /** Runs a command that must work, and gives what it printed. */
+  async ok(...args: string[]): Promise<string> {
+    const { code, out, err } = await this.run(args);
+    assert.equal(code, 0, `lodge ${args.join(' ')}: ${err}`);
+    return out;
+  }
+
+  /** Runs a command that must fail with this code, and gives what it complained. */
+  async fails(code: number, ...args: string[]): Promise<string> {
+    const result = await this.run(args);
+    assert.equal(result.code, code, `lodge ${args.join(' ')}: ${result.out}${result.err}`);
+    return result.err;
+  }
+
+  /** Runs a line of a shell with `lodge` in its path. */
+  async shell(script: string): Promise<Ended> {
+    const child = spawn('bash', ['--norc', '-c', script], {
+      cwd: this.home,
+      env: { ...this.#environment, PATH: `${join(launcher, '..')}:${this.#environment['PATH'] ?? ''}` },
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    child.stdin.end();
+    return ended(child);
+  }
+}
+
+async function ended(child: ChildProcess): Promise<Ended> {
+  let out = '';
+  let err = '';
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (out += text));
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (err += text));
+  const timer = setTimeout(() => child.kill('SIGKILL'), 60_000);
+  const [code] = (await once(child, 'close')) as [number | null];
+  clearTimeout(timer);
+  return { code, out, err };
+}
+
+async function commandLine(t: TestContext, daemon: TestDaemon): Promise<CommandLine> {
+  return new CommandLine(await temporaryFolder(t), { LODGE_SOCKET: daemon.socketPath });
+}
+
+test('the command line with a daemon', async (t) => {
+  const daemon = await startDaemon(t, { driver: 'fake', namespace: await networkNamespace(t) });
+  const cli = await commandLine(t, daemon);
+
+  await t.test('a newcomer is told what to do, makes a VM, sees it, and gets rid of it', async () => {
+    const empty = await cli.run(['vm', 'list']);
+    assert.deepEqual([empty.code, empty.out], [0, '']);
+    assert.match(empty.err, /No VMs in project default\. Make one: lodge vm create/);
+    assert.match(await cli.fails(3, 'vm', 'create', 'first', '--image', 'debian-12'), /lodge image build debian-12/);
+
+    const made = await cli.ok('vm', 'create', 'first', '--memory', '64MiB', '--cpus', '2', '--label', 'app=web');
+    assert.match(made, /^VM first is created and running/);
+    assert.match(await cli.ok('vm', 'list'), /^NAME +STATE[^]*\nfirst +running +.* 2 +64 MiB/);
+    assert.match(await cli.ok('vm', 'show', 'first'), /Memory: +64 MiB/);
+    assert.match(await cli.fails(4, 'vm', 'create', 'first'), /first/);
+
+    assert.match(await cli.fails(2, 'vm', 'delete', 'first'), /--yes/);
+    assert.match(await cli.fails(4, 'vm', 'delete', 'first', '--yes'), /running/);
+    assert.equal(await cli.ok('vm', 'stop', 'first'), 'VM first is stopped.\n');
+    assert.equal(await cli.ok('vm', 'delete', 'first', '--yes'), 'VM first is deleted.\n');
+    await cli.fails(3, 'vm', 'show', 'first');
+  });
+
+  await t.test('mistakes are named with what was probably meant', async () => {
+    assert.match(await cli.fails(2, 'vmm', 'list'), /"vmm" is not a command[^]*Did you mean lodge vm\?/);
+    assert.match(await cli.fails(2, 'vm', 'lsit'), /Did you mean lodge vm list\?/);
+    assert.match(await cli.fails(2, 'vm', 'list', '--selectr', 'a=b'), /--selector/);
+    assert.match(await cli.fails(2, 'vm', 'create', 'x', '--memory', '2 parsecs'), /KiB, MiB, GiB, TiB/);
+    assert.match(await cli.fails(2, 'vm', 'create', 'x', '--memory', '8'), /--memory[^]*8GiB/);
+    assert.match(await cli.fails(2, 'vm', 'create', 'UPPER'), /a-z, 0-9/);
+    assert.match(await cli.fails(2, 'vm', 'start'), /no VM is named/);
+    assert.match(await cli.fails(2, 'vm', 'list', '--filter', 'nope=1'), /nope/);
+    await cli.ok('vm', 'create', 'near', '--memory', '64MiB', '--no-start');
+    assert.match(await cli.fails(3, 'vm', 'show', 'naer'), /Did you mean near\?/);
+    await cli.ok('vm', 'delete', 'near', '--yes');
+  });
+
+  await t.test('scripts get json, yaml and names; everything else goes to stderr', async () => {
+    for (const name of ['s1', 's2', 's3'])
+      await cli.ok('volume', 'create', name, '--size', '1MiB', '--label', `n=${name}`);
+    const list = JSON.parse(await cli.ok('volume', 'list', '-o', 'json')) as { kind: string; name: string }[];
+    assert.deepEqual(
+      list.map(({ kind, name }) => `${kind} ${name}`),
+      ['Volume s1', 'Volume s2', 'Volume s3'],
+    );
+    assert.equal(await cli.ok('volume', 'list', '-o', 'name', '--sort', '-name', '--limit', '2'), 's3\ns2\n');
+    assert.equal(await cli.ok('-o', 'name', 'volume', 'list', '-l', 'n in (s1,s3)'), 's1\ns3\n');
+    assert.equal(parseAllDocuments(await cli.ok('volume', 'list', '-o', 'yaml')).length, 3);
+    assert.deepEqual(JSON.parse(await cli.ok('vm', 'list', '-o', 'json')), []);
+    assert.equal(
+      await cli.ok('volume', 'delete', 's1', 's2', 's3', '--yes', '-q'),
+      'volume s1 is deleted.\nvolume s2 is deleted.\nvolume s3 is deleted.\n',
+    );
+  });
+
+  await t.test('several VMs are switched at once; one that fails does not hold up the others', async () => {
+    for (const name of ['m1', 'm2'])
+      await cli.ok('vm', 'create', name, '--memory', '64MiB', '--no-start', '--label', 'set=m');
+    const started = await cli.ok('vm', 'start', '-l', 'set=m');
+    assert.match(started, /VM m1 is running\.\n/);
+    assert.match(started, /VM m2 is running\.\n/);
+    const stopped = await cli.run(['vm', 'stop', 'm1', 'nobody', 'm2', '--force']);
+    assert.equal(stopped.code, 3);
+    assert.match(stopped.out, /VM m1 is stopped\.[^]*VM m2 is stopped\./);
+    assert.match(stopped.err, /nobody/);
+    assert.match(await cli.fails(4, 'vm', 'pause', 'm1'), /stopped/);
+    await cli.ok('vm', 'delete', '-l', 'set=m', '--yes');
+  });
+
+  await t.test('fields are set by key and value, and say when they take effect', async () => {
+    await cli.ok('vm', 'create', 'conf', '--memory', '64MiB');
+    assert.match(
+      await cli.ok('vm', 'set', 'conf', 'cpu.count=4', 'memoryMib=128MiB', 'labels.a=b'),
+      /At its next start: .*lodge vm restart conf/,
+    );
+    const vm = JSON.parse(await cli.ok('vm', 'show', 'conf', '-o', 'json')) as {
+      labels: object;
+      spec: { cpu: { count: number }; memoryMib: number };
+    };
+    assert.deepEqual([vm.spec.cpu.count, vm.spec.memoryMib, vm.labels], [4, 128, { a: 'b' }]);
+    assert.match(await cli.ok('vm', 'set', 'conf', 'cpu.count=4'), /nothing was changed/);
+    assert.match(await cli.fails(2, 'vm', 'set', 'conf', 'cpu.cuont=4'), /did you mean count/);
+    await cli.ok('vm', 'delete', 'conf', '--force', '--yes');
+  });
+
+  await t.test('a program in the guest gets its input and gives its output and exit code', async () => {
+    await cli.ok('vm', 'create', 'agent', '--memory', '64MiB', '--wait-for', 'up');
+    assert.equal(await cli.ok('vm', 'exec', 'agent', '--', 'echo', '-n', 'a b'), '-n a b\n');
+    assert.equal(await cli.ok('vm', 'exec', 'agent', 'echo', '-o', 'json'), '-o json\n');
+    assert.equal((await cli.run(['vm', 'exec', '-i', 'agent', 'cat'], { input: 'piped' })).out, 'piped');
+    await cli.fails(1, 'vm', 'exec', 'agent', 'false');
+    await cli.fails(125, 'vm', 'exec', 'nobody', 'true');
+
+    await writeFile(join(cli.home, 'in.bin'), Buffer.from([0, 255, 10, 13]));
+    await cli.ok('vm', 'cp', 'in.bin', 'agent:/tmp/');
+    await cli.ok('vm', 'cp', 'agent:/tmp/in.bin', 'out.bin');
+    assert.deepEqual(await readFile(join(cli.home, 'out.bin')), Buffer.from([0, 255, 10, 13]));
+    assert.match(await cli.fails(2, 'vm', 'cp', 'a', 'b'), /one side of a copy/);
+    assert.match(await cli.ok('vm', 'guest', 'agent'), /Guest agent:/);
+
+    await cli.ok('vm', 'screenshot', 'agent');
+    assert.equal((await readFile(join(cli.home, 'agent.png'))).subarray(1, 4).toString(), 'PNG');
+  });
+
+  await t.test('the console is replayed, takes what is piped in, and ends when it is told', async () => {
+    const { code, out } = await cli.run(['vm', 'console', 'agent', '--for', '2s'], { input: 'typed by a script' });
+    assert.equal(code, 0);
+    assert.match(out, /fake guest: booting[^]*typed by a script/);
+    assert.match(await cli.fails(2, 'vm', 'console', 'agent', '--detach-key', 'q'), /ctrl-/);
+  });
+
+  await t.test('on a terminal the console is left with its key, and the terminal is as it was', async () => {
+    // script(1) gives the command a terminal of its own; what is typed comes from a pipe.
+    const inner = 'lodge vm console agent; echo "left with $?"; stty -a; echo over';
+    const { out } = await cli.shell(`(sleep 3; printf 'typed\\035'; sleep 3) | script -qefc '${inner}' /dev/null`);
+    assert.match(out, /Console of agent\. Ctrl-\] leaves it/);
+    assert.match(out, /Left the console of agent; the VM goes on\.[^]*left with 0/);
+    assert.match(out, /(^|[ ;])icanon/m);
+    assert.match(out, /(^|[ ;])echo /m);
+    assert.match(await cli.ok('vm', 'serial-log', 'agent'), /typed/);
+    await cli.ok('vm', 'delete', 'agent', '--force', '--yes');
+  });
+
+  await t.test('files are applied in the order of need, and a second run changes nothing', async () => {
+    const file = join(cli.home, 'site.yaml');
+    const site = (cpus: number): string => `kind: Vm
+name: app
+labels: {tier: front}
+spec:
+  cpu: {count: ${cpus}}
+  memoryMib: 64MiB
+  disks: [{name: data, volume: app-data}]
+  nics: [{network: app-net}]
+---
+kind: Volume
+name: app-data
+spec: {sizeMib: 2}
+---
+kind: Network
+name: app-net
+spec: {mode: user}
+`;
+    await writeFile(file, site(1));
+    const plan = await cli.run(['apply', '-f', file, '--dry-run', '--exit-code']);
+    assert.equal(plan.code, 8);
+    assert.match(
+      plan.out,
+      /Network app-net would be created[^]*Volume app-data would be[^]*Vm app would be created[^]*spec\.cpu\.count: 1/,
+    );
+    await cli.fails(3, 'vm', 'show', 'app');
+
+    assert.equal(
+      await cli.ok('apply', '-f', file),
+      'Network app-net created\nVolume app-data created\nVm app created\n',
+    );
+    assert.equal(
+      await cli.ok('apply', '-f', file),
+      'Network app-net unchanged\nVolume app-data unchanged\nVm app unchanged\n',
+    );
+    await cli.ok('apply', '-f', file, '--dry-run', '--exit-code');
+
+    for (const format of ['yaml', 'json']) {
+      const exported = await cli.ok('vm', 'show', 'app', '-o', format);
+      const again = await cli.run(['apply', '-f', '-'], { input: exported });
+      assert.deepEqual([again.code, again.out], [0, 'Vm app unchanged\n'], again.err);
+    }
+    await writeFile(file, site(4));
+    assert.match(await cli.ok('apply', '-f', file), /Vm app changed\n +~ spec\.cpu\.count: 1 → 4\n/);
+    assert.equal(
+      await cli.ok('delete', '-f', file, '--yes'),
+      'Vm app deleted\nVolume app-data deleted\nNetwork app-net deleted\n',
+    );
+    assert.match(await cli.ok('delete', '-f', file, '--yes'), /Vm app is not there/);
+  });
+
+  await t.test('a file with mistakes changes nothing, and every mistake is named with its line', async () => {
+    const file = join(cli.home, 'bad.yaml');
+    await writeFile(
+      file,
+      'kind: Network\nname: fine\nspec: {mode: user}\n---\nkind: Vm\nname: bad\nspec:\n  cpu:\n    cuont: 2\n  memoryMib: -1\n---\nkind: Vmm\nname: x\n',
+    );
+    const complaint = await cli.fails(2, 'apply', '-f', file);
+    assert.match(complaint, /document 2, line 9: spec\.cpu\.cuont: .*did you mean count/);
+    assert.match(complaint, /document 2, line 10: spec\.memoryMib/);
+    assert.match(complaint, /document 3, line 12: kind: .*did you mean Vm/);
+    await cli.fails(3, 'network', 'show', 'fine');
+    await writeFile(file, 'kind: Vm\nname: lost\nspec: {image: no-such}\n');
+    assert.match(await cli.fails(2, 'apply', '-f', file), /there is no image no-such/);
+    await writeFile(file, 'a: [1\n');
+    assert.match(await cli.fails(2, 'apply', '-f', file), /is not YAML/);
+  });
+
+  await t.test('events are followed as they happen', async () => {
+    const following = cli.start(['events', '--follow', '--changes', '--kinds', 'volume', '-o', 'json']);
+    let text = '';
+    following.stdout?.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+    const over = once(following, 'close');
+    await eventually(() => text.includes('"synced"'), { describe: 'the stream has begun' });
+    await cli.ok('volume', 'create', 'seen', '--size', '1MiB');
+    await eventually(() => text.includes('"seen"'), { describe: 'the volume was told' });
+    following.kill('SIGINT');
+    assert.deepEqual((await over)[0], 0);
+    for (const line of text.trim().split('\n')) JSON.parse(line);
+    await cli.ok('volume', 'delete', 'seen', '--yes');
+  });
+
+  await t.test('Ctrl-C ends the waiting, and says how to go on', async () => {
+    await cli.ok('vm', 'create', 'slow', '--memory', '64MiB', '--no-start');
+    const waiting = cli.start(['vm', 'wait', 'slow', '--for', 'stopped']);
+    assert.equal((await ended(waiting)).code, 0);
+    await cli.ok('vm', 'start', 'slow');
+    const stuck = cli.start(['vm', 'wait', 'slow', '--for', 'stopped']);
+    let err = '';
+    stuck.stderr?.setEncoding('utf8').on('data', (chunk: string) => (err += chunk));
+    const over = once(stuck, 'close');
+    await eventually(() => err.includes('still running'), { describe: 'it waits' });
+    stuck.kill('SIGINT');
+    assert.equal((await over)[0], 130);
+    assert.match(err, /lodge vm wait slow --for stopped/);
+    await cli.ok('vm', 'delete', 'slow', '--force', '--yes');
+  });
+
+  await t.test('bash completes nouns, verbs and the names of objects', async () => {
+    await cli.ok('vm', 'create', 'complete-me', '--memory', '64MiB', '--no-start');
+    const { out, err } = await cli.shell(`source <(lodge completion bash)
+try() { COMP_LINE=$1 COMP_POINT=\${#1}; _lodge 2>/dev/null; echo "\${COMPREPLY[*]}"; }
+try 'lodge netw'; try 'lodge vm start comp'; try 'lodge vm create x --machine=q'; try 'lodge vm cp comp'`);
+    assert.equal(out, 'network\ncomplete-me\nq35\ncomplete-me:/\n', err);
+    await cli.ok('vm', 'delete', 'complete-me', '--yes');
+  });
+
+  await t.test('every noun shows itself', async () => {
+    for (const args of [
+      ['node', 'list'],
+      ['node', 'show'],
+      ['network', 'list', '-o', 'wide'],
+      ['network', 'show', 'default'],
+      ['network', 'leases', 'default'],
+      ['image', 'list'],
+      ['volume', 'list'],
+      ['task', 'list'],
+      ['task', 'list', '--running'],
+      ['event', 'list'],
+      ['token', 'list'],
+      ['server', 'show'],
+      ['server', 'health'],
+      ['server', 'metrics'],
+      ['version'],
+      ['top', '--once'],
+      ['vm', 'usage'],
+      ['context', 'show'],
+      ['api'],
+      ['api', 'vm.list'],
+    ]) {
+      await cli.ok(...args);
+    }
+  });
+});
+
+test('a daemon elsewhere is spoken to over HTTPS, with a token, by a context', async (t) => {
+  const daemon = await startDaemon(t, { driver: 'fake', listen: '127.0.0.1:0' });
+  const here = await commandLine(t, daemon);
+  const server = (JSON.parse(await here.ok('server', 'show', '-o', 'json')) as { httpsAddress: string }).httpsAddress;
+  const away = new CommandLine(await temporaryFolder(t), {});
+  await writeFile(join(away.home, 'ca.pem'), await here.ok('server', 'ca'));
+  const admin = (await here.ok('token', 'create', 'boss', '--role', 'admin')).trim();
+  const viewer = (await here.ok('token', 'create', 'guest')).trim();
+
+  assert.match(await away.fails(5, '--server', server, '--token', admin, 'vm', 'list'), /certificate[^]*--ca/);
+  assert.match(await away.fails(6, '--server', server, '--ca', 'ca.pem', 'vm', 'list'), /token|credentials/i);
+  await away.ok('--server', server, '--ca', 'ca.pem', '--token', admin, 'vm', 'list');
+
+  const added = await away.run(['context', 'add', 'prod', '--server', server, '--ca', 'ca.pem', '--token-stdin'], {
+    input: `${viewer}\n`,
+  });
+  assert.equal(added.out, 'Context prod is added and current.\n', added.err);
+  const config = join(away.home, '.config/lodge/config.yaml');
+  assert.equal((await stat(config)).mode & 0o777, 0o600);
+  assert.doesNotMatch(await away.ok('context', 'list', '-o', 'json'), new RegExp(viewer));
+  await away.ok('vm', 'list');
+  assert.match(await away.fails(6, 'vm', 'create', 'x'), /vm\.create/);
+  await away.ok('vm', 'create', 'x', '--memory', '64MiB', '--token', admin, '--no-start');
+  assert.match(await away.ok('vm', 'list'), /^x +stopped/m);
+
+  await chmod(config, 0o644);
+  assert.match((await away.run(['vm', 'list'])).err, /chmod 600/);
+  await away.ok('context', 'use', '-');
+  await away.fails(5, 'vm', 'list', '--socket', '/nonexistent/lodge.sock');
+  assert.match(await away.fails(3, 'context', 'use', 'prud'), /prod/);
+  await here.ok('token', 'delete', 'guest', '--yes');
+  await away.fails(6, '--context', 'prod', 'vm', 'list');
+});
+
+test('without a daemon it says so and what to do, and help works all the same', async (t) => {
+  const cli = new CommandLine(await temporaryFolder(t), { LODGE_SOCKET: '/nonexistent/lodge.sock' });
+  assert.match(await cli.fails(5, 'vm', 'list'), /no daemon listens on \/nonexistent\/lodge\.sock[^]*npm start/);
+  assert.match(await cli.ok('--help'), /Exit codes:/);
+  assert.match(await cli.ok('vm', 'create', '--help'), /--ssh-key/);
+  assert.match(await cli.ok('help', 'vm', 'start'), /Usage: lodge vm start/);
+  assert.match(await cli.ok('--version'), /^lodge \d+\.\d+\.\d+\n$/);
+  assert.match(await cli.ok('version'), /no daemon listens/);
+  assert.match(await cli.fails(3, 'vm', 'list', '--context', 'none'), /context/);
+  await mkdir(join(cli.home, '.config/lodge'), { recursive: true });
+  await writeFile(join(cli.home, '.config/lodge/config.yaml'), 'contexts: [\n');
+  assert.match(await cli.fails(2, 'vm', 'list'), /config\.yaml is not YAML/);
+});
