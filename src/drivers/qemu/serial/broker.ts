@@ -19,7 +19,7 @@
 //   is lost to the log (see chardev.ts). It is ended whole, never half: QEMU forgets to go on with a byte that waits for room when it reads an end of file,
 //   and the guest's console would stand still until the next client.
 // - The log is not rotated while joining, so offsets into it hold.
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import type { Socket } from 'node:net';
 import { dial } from '../qmp/dial.ts';
 import { SerialLog, type SerialLogOptions } from './log.ts';
@@ -46,7 +46,11 @@ const QUIET_LOOKS_MS = [20, 50, 100, 200, 500, 1000, 2000];
 const MAX_VIEWERS = 64;
 /** What is read at most of what the log has gained since it was shown; far more than a socket holds. */
 const MAX_GAIN_BYTES = 4 * 1024 * 1024;
-const MAX_ATTEMPTS = 3;
+/** QEMU logs what it has sent within microseconds, unless the host has better things to do. */
+const SETTLE_MS = 10;
+const MUCH_BYTES = 256;
+/** How long a console that prints a little all the time may be held back. */
+const MAX_JOIN_MS = 500;
 /** A console that has printed nothing for so long is taken to be quiet. */
 const QUIET_MS = 100;
 
@@ -195,6 +199,9 @@ class Feed {
   #socket: Socket | null = null;
   /** Received while joining, not shown yet. */
   #held: Buffer[] = [];
+  #heldBytes = 0;
+  /** When the first of it was received, on the clock of `performance`. */
+  #joinedAt = 0;
   /** The last bytes that were shown: a ring, `#ringAt` being where the next byte goes. */
   readonly #ring: Buffer;
   #ringAt = 0;
@@ -265,7 +272,7 @@ class Feed {
     if (this.#lingering) clearInterval(this.#lingering);
     // Held bytes are real output, though where they join the log is not known for certain any more.
     this.#show(Buffer.concat(this.#held));
-    this.#held = [];
+    this.#forgetHeld();
     this.#state = 'ended';
     if (this.#timer) clearTimeout(this.#timer);
     this.#socket?.destroy();
@@ -310,7 +317,9 @@ class Feed {
       this.#show(chunk);
       return;
     }
+    if (this.#heldBytes === 0) this.#joinedAt = this.#outputAt;
     this.#held.push(chunk);
+    this.#heldBytes += chunk.length;
     void this.#look();
   }
 
@@ -327,27 +336,34 @@ class Feed {
     if (this.#isLooking || this.#state !== 'joining') return;
     this.#isLooking = true;
     try {
-      for (let attempt = 1; ; attempt++) {
-        const heldBefore = this.#held.length;
+      for (;;) {
+        const startedAt = performance.now();
+        const heldBefore = this.#heldBytes;
         const { bytes, end } = await this.#log.readFrom(this.#logEnd, MAX_GAIN_BYTES);
         // Two turns of the event loop lie around one reading of the sockets: after them, everything that QEMU sent
         // before it logged those bytes has been received.
         await nextTurn();
         await nextTurn();
         if (this.#state !== 'joining') return;
-        if (this.#held.length === 0) {
+        if (this.#heldBytes === 0) {
           this.#logEnd = end;
           this.#show(this.#lastOf(bytes));
           return;
         }
-        // The surest answer is that of a log read after everything was received; output that never pauses has none.
-        if (this.#held.length !== heldBefore && attempt < MAX_ATTEMPTS) continue;
+        // The log lags by what QEMU is about to write. That is known to be nothing when all has been quiet, and makes
+        // no difference when much has been received; a few bytes alone could be mistaken for others.
+        const isSettled = heldBefore === this.#heldBytes && startedAt - this.#outputAt >= SETTLE_MS;
+        const isMuch = heldBefore >= MUCH_BYTES;
+        if (!isSettled && !isMuch && startedAt - this.#joinedAt < MAX_JOIN_MS) {
+          await sleep(SETTLE_MS);
+          continue;
+        }
         const received = Buffer.concat(this.#held);
-        this.#held = [];
+        this.#forgetHeld();
         this.#state = 'live';
         // More received than logged is more than was read of the log: nothing can be from before.
         const isBehind = received.length > bytes.length && bytes.length === MAX_GAIN_BYTES;
-        const before = isBehind ? 0 : bytesBefore(bytes, received);
+        const before = isBehind ? 0 : bytesBefore(bytes, received, heldBefore);
         this.#show(this.#lastOf(bytes.subarray(0, before)));
         this.#show(received);
         return;
@@ -355,12 +371,17 @@ class Feed {
     } catch (error) {
       this.#options.onLogError(error);
       const received = Buffer.concat(this.#held);
-      this.#held = [];
+      this.#forgetHeld();
       if (this.#state === 'joining') this.#state = 'live';
       this.#show(received);
     } finally {
       this.#isLooking = false;
     }
+  }
+
+  #forgetHeld(): void {
+    this.#held = [];
+    this.#heldBytes = 0;
   }
 
   /** Of much that was missed, viewers get as much as a new one would. */

@@ -20,7 +20,11 @@ test('the end of the log that is the beginning of what was received is found', (
     ['abx', 'ab', 0],
   ];
   for (const [log, received, overlap] of cases) {
-    assert.equal(bytesBefore(bytes(log), bytes(received)), log.length - overlap, `${log} | ${received}`);
+    assert.equal(
+      bytesBefore(bytes(log), bytes(received), received.length),
+      log.length - overlap,
+      `${log} | ${received}`,
+    );
   }
 });
 
@@ -31,7 +35,7 @@ test('output is joined without gap or repetition when the log holds all that was
       const accepted = Math.min(at, text.length);
       const received = bytes(text.slice(accepted));
       const log = bytes(text);
-      const before = log.subarray(0, bytesBefore(log, received));
+      const before = log.subarray(0, bytesBefore(log, received, 0));
       assert.equal(Buffer.concat([before, received]).toString(), text);
     }),
   );
@@ -47,7 +51,7 @@ test('output that does not repeat itself is joined whatever part of it the log h
       // A log that stops inside a number shares digits with the next ones; whole lines can not be mistaken.
       const isWhole = text[accepted - 1] === '\n' || accepted === 0;
       fc.pre(isWhole);
-      const before = log.subarray(0, bytesBefore(log, received));
+      const before = log.subarray(0, bytesBefore(log, received, 0));
       assert.equal(Buffer.concat([before, received]).toString(), text);
     }),
   );
@@ -56,13 +60,13 @@ test('output that does not repeat itself is joined whatever part of it the log h
 test('a log that has bytes twice is joined where the stream begins', () => {
   const stream = Array.from({ length: 60 }, (_, n) => `line ${n}\n`).join('');
   const logged = `${stream.slice(0, 300)}${stream[299]}${stream.slice(300, 400)}`;
-  assert.equal(bytesBefore(bytes(`SeaBIOS\n${logged}`), bytes(stream)), 8);
+  assert.equal(bytesBefore(bytes(`SeaBIOS\n${logged}`), bytes(stream), 390), 8);
   // Without anything to go by, nothing is left out.
-  assert.equal(bytesBefore(bytes('SeaBIOS\n'), bytes(stream)), 8);
+  assert.equal(bytesBefore(bytes('SeaBIOS\n'), bytes(stream), 390), 8);
 });
 
 test('a guest that chooses the worst bytes costs linear time', () => {
   const log = Buffer.alloc(1_000_000, 'a');
   const received = Buffer.concat([Buffer.alloc(500_000, 'a'), bytes('b')]);
-  assert.equal(bytesBefore(log, received), 500_000);
+  assert.equal(bytesBefore(log, received, received.length), 500_000);
 });

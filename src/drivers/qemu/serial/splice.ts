@@ -3,23 +3,23 @@
 
 /** How much of the stream's beginning is looked for in the log where the exact comparison fails. */
 const HEAD_BYTES = 128;
-/** Shorter agreements are no evidence. */
-const MIN_EVIDENCE_BYTES = 16;
+/** What the log may lack of what had been received before it was read. */
+const LAG_BYTES = 64;
 
 /**
- * How many bytes of `log` came before the first byte of `received`. Both must have been read as the broker does: what of
- * `received` is in the log is its beginning, and stands at the end of the log.
+ * How many bytes of `log` came before the first byte of `received`. What of `received` is in the log is its beginning,
+ * and stands at the end of the log; `receivedBefore` is how much of it had been received when the log was read.
  *
- * - If all of `received` has reached the log, the answer is certain. If the log lags, output that repeats itself exactly
- *   over the lag can make it too small by the length of the repetition.
+ * - The log has what had been received before, but for a few bytes that QEMU was just about to log. So the end of the log
+ *   that is a beginning of the stream has that length. It can be taken for longer only where the output repeats itself
+ *   exactly over all of it.
  * - A log that QEMU keeps for the socket itself can have single bytes twice (see chardev.ts), so that nothing agrees to
  *   the end; then the place is taken where the stream's beginning was last seen in the log.
  */
-export function bytesBefore(log: Buffer, received: Buffer): number {
+export function bytesBefore(log: Buffer, received: Buffer, receivedBefore: number): number {
   const overlap = overlapBytes(log, received);
-  if (overlap >= Math.min(received.length, log.length) || overlap >= MIN_EVIDENCE_BYTES) return log.length - overlap;
-  const head = received.subarray(0, HEAD_BYTES);
-  const found = head.length >= MIN_EVIDENCE_BYTES ? log.lastIndexOf(head) : -1;
+  if (overlap >= Math.min(receivedBefore - LAG_BYTES, log.length)) return log.length - overlap;
+  const found = log.lastIndexOf(received.subarray(0, HEAD_BYTES));
   return found === -1 ? log.length - overlap : found;
 }
 
