@@ -17,6 +17,7 @@ import { type Driver } from '../drivers/driver.ts';
 import { FakeDriver } from '../drivers/fake/fake-driver.ts';
 import { QemuDriver } from '../drivers/qemu/qemu-driver.ts';
 import { cacheDir } from '../host/image/cache.ts';
+import { notifySystemd } from '../host/systemd.ts';
 import { loadConfig, type Config } from './config.ts';
 import { openAuthority } from './credentials/authority.ts';
 import { tokenHandlers } from './credentials/token-handlers.ts';
@@ -380,6 +381,7 @@ async function main(): Promise<void> {
     if (isStopping) return;
     isStopping = true;
     log.info({ signal }, 'stopping; guests run on');
+    await notifySystemd('stopping', 'Stopping; guests run on.');
     await daemon?.stop();
     log.info('stopped');
     process.exit(0);
@@ -387,6 +389,7 @@ async function main(): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal));
   process.on('unhandledRejection', (error) => log.error({ err: error }, 'an error was not handled'));
   daemon = await startDaemon(config, log);
+  await notifySystemd('ready', 'Lodge answers requests.');
 }
 
 await main().catch((error: unknown) => {
