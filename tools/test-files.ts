@@ -3,6 +3,8 @@
 import { run } from 'node:test';
 import { relative } from 'node:path';
 import { inspect, styleText } from 'node:util';
+import { findProcesses, signalProcess } from '../src/host/process.ts';
+import { MARK_VARIABLE } from '../test/support/mark.ts';
 
 export interface FileRunOptions {
   root: string;
@@ -32,6 +34,9 @@ interface FileRecord {
   output: string[];
   outputBytes: number;
 }
+
+/** How long a file has to end by itself after its time is over, in milliseconds. */
+const GRACE_MS = 5000;
 
 /** How much of a file's output is kept to be shown when it fails, in characters. */
 const KEPT_OUTPUT = 16 * 1024;
@@ -76,6 +81,8 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
     result.failed++;
   };
 
+  // node:test ends a file that takes too long politely, which one that is busy or has its own handlers does not hear.
+  const watchdogs = new Map<string, NodeJS.Timeout>();
   const stream = run({
     files: files.map((file) => `${options.root}/${file}`),
     cwd: options.root,
@@ -83,6 +90,11 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
     timeout: options.fileTimeoutMs,
     signal: options.signal,
     testNamePatterns: options.namePatterns?.map((pattern) => new RegExp(pattern)),
+  });
+  stream.on('test:dequeue', ({ name, file }) => {
+    if (file === undefined || name !== file) return;
+    const watchdog = setTimeout(() => void killTestFile(file), options.fileTimeoutMs + GRACE_MS);
+    watchdogs.set(file, watchdog);
   });
   stream.on('test:pass', ({ name, file, line, details, skip, todo }) => {
     // A file without a single test is reported as a passed test that bears the file's name.
@@ -103,7 +115,9 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
   stream.on('test:stdout', ({ file, message }) => keep(file, message));
   stream.on('test:stderr', ({ file, message }) => keep(file, message));
   stream.on('test:summary', ({ file, duration_ms: durationMs }) => {
-    if (file === undefined || options.signal.aborted) return;
+    if (file === undefined) return;
+    clearTimeout(watchdogs.get(file));
+    if (options.signal.aborted) return;
     const name = relative(options.root, file);
     result.durations.set(name, durationMs);
     printFile(name, recordOf(file), durationMs);
@@ -114,9 +128,20 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
   stream.once('close', resolve);
   stream.once('error', reject);
   await promise;
+  for (const watchdog of watchdogs.values()) clearTimeout(watchdog);
   if (!options.signal.aborted)
     for (const [name, record] of records) if (record.failures.length > 0) printFile(name, record, null);
   return result;
+}
+
+/** Ends the process of a test file; node:test then reports the file as failed. */
+async function killTestFile(file: string): Promise<void> {
+  const own = process.env[MARK_VARIABLE];
+  const found = await findProcesses({
+    environmentVariable: MARK_VARIABLE,
+    matchesArguments: (argv) => argv.at(-1) === file,
+  });
+  for (const { identity, mark } of found) if (mark === own) signalProcess(identity, 'SIGKILL');
 }
 
 function printFile(name: string, record: FileRecord, durationMs: number | null): void {

@@ -4,6 +4,7 @@
 //   npm test -- --only unit,integration       some stages
 //   npm test -- test/qemu/boot.test.ts        some files (or folders), without the checks
 //   npm test -- --name 'adopt'                tests whose name matches
+//   npm test -- --file-timeout 600            the longest one file may take, in seconds
 //   npm test -- --root FOLDER                 the tests of another folder (this command's own tests use it)
 //
 // Promises: nothing is skipped silently; what the tests left on the machine counts as a failure and is removed, also
@@ -44,6 +45,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     only: { type: 'string' },
     name: { type: 'string', multiple: true },
+    'file-timeout': { type: 'string' },
     root: { type: 'string', default: dirname(import.meta.dirname) },
   },
 });
@@ -106,7 +108,7 @@ async function runStage(stage: TestStage, chosen: readonly string[], signal: Abo
   const { passed, failed, durations } = await runTestFiles(files, {
     root,
     concurrency: stage.concurrency,
-    fileTimeoutMs: stage.fileTimeoutMs,
+    fileTimeoutMs: options['file-timeout'] === undefined ? stage.fileTimeoutMs : Number(options['file-timeout']) * 1000,
     signal,
     namePatterns: options.name,
   });

@@ -18,14 +18,14 @@ interface Run {
 }
 
 /** Runs the integration stage over a folder with these test files. */
-async function runTests(t: TestContext, files: Record<string, string>): Promise<Run> {
+async function runTests(t: TestContext, files: Record<string, string>, ...more: string[]): Promise<Run> {
   const root = await temporaryFolder(t);
   await mkdir(join(root, 'test/integration'), { recursive: true });
   await writeFile(join(root, 'package.json'), '{ "type": "module" }');
   for (const [name, text] of Object.entries(files)) await writeFile(join(root, 'test/integration', name), text);
   // Without these the inner run would take itself for a file of the outer one.
   const { NODE_TEST_CONTEXT: _context, NODE_OPTIONS: _options, ...env } = process.env;
-  const child = spawn(process.execPath, [command, '--only', 'integration', '--root', root], {
+  const child = spawn(process.execPath, [command, '--only', 'integration', '--root', root, ...more], {
     env: { ...env, LODGE_TEST_SHARED: '1', NO_COLOR: '1' },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -91,6 +91,17 @@ for (const [what, text] of [
     assert.match(lastLine(run.output()) ?? '', /^\d+ passed, [1-9]\d* failed$/);
   });
 }
+
+test('a file that takes too long and does not listen is ended, and counts as failed', async (t) => {
+  const files = {
+    'deaf.test.ts': `import { test } from 'node:test'; test('is busy for ever', () => { for (;;); });`,
+    'good.test.ts': passing,
+  };
+  const run = await runTests(t, files, '--file-timeout', '1');
+  assert.equal(await run.exitCode, 1, run.output());
+  assert.match(lastLine(run.output()) ?? '', /^3 passed, 1 failed$/);
+  assert.match(run.output(), /✖ test\/integration\/deaf\.test\.ts/);
+});
 
 test('a process and a file that a test leaves behind are named, fail the run, and are removed', async (t) => {
   const run = await runTests(t, {
