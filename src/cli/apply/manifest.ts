@@ -119,10 +119,21 @@ export function parseManifests(sources: readonly SourceText[], defaultProject: s
   return manifests;
 }
 
+function firstLine(failure: unknown): string {
+  return (failure instanceof Error ? failure.message : String(failure)).split('\n')[0] ?? '';
+}
+
 function parseSource(source: SourceText, defaultProject: string, complaints: Complaint[]): Manifest[] {
   const lines = new LineCounter();
-  const documents = parseAllDocuments(source.text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
-  if (!Array.isArray(documents)) return [];
+  let documents: Document[];
+  try {
+    const parsed = parseAllDocuments(source.text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
+    documents = Array.isArray(parsed) ? parsed : [];
+  } catch (failure) {
+    // Nesting that is deeper than the parser's stack.
+    complaints.push({ field: source.name, message: `is not YAML: ${firstLine(failure)}` });
+    return [];
+  }
   if (documents.length > maxDocuments) {
     complaints.push({
       field: source.name,
@@ -147,7 +158,7 @@ function parseSource(source: SourceText, defaultProject: string, complaints: Com
     } catch (failure) {
       complaints.push({
         field: place,
-        message: `is not YAML: ${failure instanceof Error ? failure.message : String(failure)}`,
+        message: `is not YAML: ${firstLine(failure)}`,
       });
       return [];
     }
