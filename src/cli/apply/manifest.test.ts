@@ -26,7 +26,7 @@ test('several documents are read, with defaults filled in and empty ones skipped
     [network?.kind, network?.name, network?.project, network?.labels],
     ['Network', 'lab', 'default', undefined],
   );
-  assert.equal((network?.spec as { mode: string }).mode, 'nat');
+  assert.equal((network?.spec as { mode?: string } | undefined)?.mode, 'nat');
   assert.deepEqual([vm?.kind, vm?.project, vm?.where], ['Vm', 'shop', 'site.yaml, document 3, line 7']);
 });
 
@@ -49,7 +49,7 @@ test('an export is taken: what can only be read is ignored, and a list is severa
 
 test('sizes may have units', () => {
   const [volume] = parse('kind: Volume\nname: data\nspec: {sizeMib: 20GiB}\n');
-  assert.equal((volume?.spec as { sizeMib: number }).sizeMib, 20_480);
+  assert.equal((volume?.spec as { sizeMib?: number } | undefined)?.sizeMib, 20_480);
   assert.match(
     complaints('kind: Volume\nname: data\nspec: {sizeMib: 20 parsecs}\n').join(),
     /line 3: spec\.sizeMib.*number/,
