@@ -39,7 +39,8 @@ async function machine(t: TestContext, osRelease: string): Promise<Machine> {
   await mkdir(bin);
   for (const name of ['bootstrap.sh', 'packages.txt']) await copyFile(join(tools, name), join(root, 'tools', name));
   await writeFile(join(folder, 'os-release'), osRelease);
-  const programs = 'sh sed awk tr tail grep cut date sleep cat mkdir touch chmod mv dirname id env flock setsid uname printf';
+  const programs =
+    'sh sed awk tr tail grep cut date sleep cat mkdir touch chmod mv dirname id env flock setsid uname printf';
   for (const name of programs.split(' ')) {
     await symlink(join('/usr/bin', name), join(bin, name));
   }
