@@ -6,7 +6,7 @@
 //   │ MBR+GPT │ BIOS boot (14) │ ESP, FAT (15) │ root, ext4 (1) …………………………………… │ GPT copy
 import { access, mkdir, open, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CommandError, run, type CommandOptions } from '../command.ts';
+import { run, type CommandOptions } from '../command.ts';
 import { PARTITION_TYPE, SECTOR_BYTES, writeGpt, type GptPartition } from '../../lib/gpt.ts';
 import { ImageProblemError } from './problem.ts';
 
@@ -54,7 +54,7 @@ export interface BootDiskOptions {
   signal?: AbortSignal;
 }
 
-/** Writes the disk. Throws {@link ImageProblemError}. */
+/** Writes the disk. Throws {@link ImageProblemError}, or the failure of a program it calls. */
 export async function writeBootDisk(options: BootDiskOptions): Promise<void> {
   const { path, sizeBytes, signal } = options;
   const rootSizeBytes = sizeBytes - ROOT_START_BYTES - END_RESERVE_BYTES;
@@ -69,36 +69,32 @@ export async function writeBootDisk(options: BootDiskOptions): Promise<void> {
   await writeFile(path, '', { flag: 'wx' });
   await truncate(path, sizeBytes);
   await writePartitionTable(options, rootSizeBytes);
-  try {
-    await run(
-      [
-        'mke2fs',
-        '-q',
-        '-F',
-        '-t',
-        'ext4',
-        '-L',
-        'root',
-        '-U',
-        options.rootUuid,
-        '-m',
-        '1',
-        '-O',
-        EXT4_FEATURES,
-        '-E',
-        `offset=${ROOT_START_BYTES},lazy_itable_init=0,lazy_journal_init=0,discard`,
-        '-d',
-        options.rootFolder,
-        path,
-        `${rootSizeBytes / 1024}k`,
-      ],
-      limits,
-    );
-    await writeEfiPartition(options, early, limits);
-    await writeBiosLoader(options, early, limits);
-  } catch (error) {
-    throw explain(error);
-  }
+  await run(
+    [
+      'mke2fs',
+      '-q',
+      '-F',
+      '-t',
+      'ext4',
+      '-L',
+      'root',
+      '-U',
+      options.rootUuid,
+      '-m',
+      '1',
+      '-O',
+      EXT4_FEATURES,
+      '-E',
+      `offset=${ROOT_START_BYTES},lazy_itable_init=0,lazy_journal_init=0,discard`,
+      '-d',
+      options.rootFolder,
+      path,
+      `${rootSizeBytes / 1024}k`,
+    ],
+    limits,
+  );
+  await writeEfiPartition(options, early, limits);
+  await writeBiosLoader(options, early, limits);
 }
 
 async function writePartitionTable(options: BootDiskOptions, rootSizeBytes: number): Promise<void> {
@@ -231,20 +227,4 @@ export function patchBiosLoader(
   core.writeBigUInt64LE(BigInt(firstSector + 1), CORE_BLOCK_LIST);
   core.writeUInt16LE(Math.ceil(core.length / SECTOR_BYTES) - 1, CORE_BLOCK_LIST + 8);
   return { mbrCode, core };
-}
-
-function explain(error: unknown): unknown {
-  if (!(error instanceof CommandError)) return error;
-  if (error.reason === 'missing') {
-    return new ImageProblemError(
-      'missing-program',
-      `${error.argv[0]} is not installed (Debian: e2fsprogs, mtools, grub-common).`,
-      { cause: error },
-    );
-  }
-  if (error.reason === 'aborted') return new ImageProblemError('aborted', 'The build was cancelled.', { cause: error });
-  if (/No space left|Could not allocate block/i.test(error.stderr)) {
-    return new ImageProblemError('no-space', 'There is no space left for the disk image.', { cause: error });
-  }
-  return error;
 }

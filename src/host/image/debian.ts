@@ -74,7 +74,7 @@ const PACKAGES = [
 
 const DISK_BYTES = 3 * 1024 ** 3;
 const MIN_MEMORY_MIB = 512;
-const BUILDER_VERSION = 1;
+const BUILDER_VERSION = 2;
 const BOOTSTRAP_TIMEOUT_MS = 45 * 60_000;
 
 const defaultGuestDir = (): string => join(import.meta.dirname, '../../../guest/debian/rootfs');
@@ -101,7 +101,7 @@ export async function buildDebian(options: BuildDebianOptions): Promise<ImageMan
     options.onProgress?.({ step, percent });
   };
 
-  return publishFolder(outDir, async (folder) => {
+  return publishFolder(outDir, `debian-${version}`, async (folder) => {
     const root = join(folder, 'root');
     report('reading the package sources of this machine', 0);
     const mirrors = await readDebianMirrors(signal);
@@ -303,6 +303,8 @@ const TRACES = [
   'root/.bash_history',
   'etc/apt/sources.list',
 ];
+/** Services for LVM snapshots, which the image has not: several seconds of each boot. */
+const DISABLED_UNITS = ['default.target.wants/e2scrub_reap.service', 'timers.target.wants/e2scrub_all.timer'];
 /** Folders whose content goes. */
 const EMPTIED = [
   'etc/apt/sources.list.d',
@@ -316,6 +318,7 @@ const EMPTIED = [
 
 async function tidy(root: string): Promise<void> {
   for (const path of TRACES) await rm(join(root, path), { force: true });
+  for (const unit of DISABLED_UNITS) await rm(join(root, 'etc/systemd/system', unit), { force: true });
   for (const path of EMPTIED) {
     const folder = join(root, path);
     const isFolder = await lstat(folder).then(

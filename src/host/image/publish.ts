@@ -2,12 +2,17 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { explainBuild } from './explain.ts';
 
 /**
  * Calls `build` with an empty folder beside `outDir` and, when it succeeded, makes that folder `outDir`, in place of
- * what was there. After a failure nothing is left. Several builds of one image at once are harmless: the last one stays.
+ * what was there; `what` is named in errors. After a failure nothing is left. Several builds of one image at once are harmless: the last one stays.
  */
-export async function publishFolder<T>(outDir: string, build: (folder: string) => Promise<T>): Promise<T> {
+export async function publishFolder<T>(
+  outDir: string,
+  what: string,
+  build: (folder: string) => Promise<T>,
+): Promise<T> {
   await mkdir(dirname(outDir), { recursive: true });
   const work = join(dirname(outDir), `.${basename(outDir)}.${randomUUID()}`);
   const old = `${work}.old`;
@@ -28,6 +33,8 @@ export async function publishFolder<T>(outDir: string, build: (folder: string) =
         await rm(old, { recursive: true, force: true });
       }
     }
+  } catch (error) {
+    throw explainBuild(error, what);
   } finally {
     await rm(work, { recursive: true, force: true });
     await rm(old, { recursive: true, force: true });

@@ -2,7 +2,6 @@
 // content gives the same bytes, so that an unchanged seed can be told from a changed one.
 import { randomUUID } from 'node:crypto';
 import { mkdir, mkdtemp, open, rename, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { CommandError, run } from '../command.ts';
 import { makeDurable } from './durable.ts';
@@ -24,7 +23,8 @@ const FIXED_TIME_SECONDS = 315_532_800;
 export async function buildSeed(content: SeedContent, outPath: string, signal?: AbortSignal): Promise<void> {
   const target = resolve(outPath);
   const temporary = `${target}.new-${randomUUID()}`;
-  const work = await mkdtemp(join(tmpdir(), 'lodge-seed-'));
+  // Beside its target, where whoever cleans up after a crash looks: it holds the same secrets.
+  const work = await mkdtemp(`${target}.work-`);
   try {
     const folder = join(work, 'cidata');
     await mkdir(folder);

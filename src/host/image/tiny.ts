@@ -95,7 +95,7 @@ export async function buildTiny(options: BuildTinyOptions): Promise<ImageManifes
     options.onProgress?.({ step, percent });
   };
 
-  return publishFolder(outDir, async (folder) => {
+  return publishFolder(outDir, 'tiny', async (folder) => {
     const unpacked = join(folder, 'unpacked');
     report('asking apt for packages', 0);
     const apt = await openApt(join(cacheDir, 'apt'), META_PACKAGE, signal);
