@@ -136,6 +136,7 @@ export class FakeGuest implements Guest {
   }
 
   async sendKeys(combinations: readonly (readonly string[])[]): Promise<void> {
+    await this.#require();
     await appendFile(
       join(this.#parts.directory, 'serial.log'),
       `keys: ${combinations.map((keys) => keys.join('-')).join(' ')}\r\n`,
@@ -143,6 +144,7 @@ export class FakeGuest implements Guest {
   }
 
   async injectNmi(): Promise<void> {
+    await this.#require();
     await appendFile(join(this.#parts.directory, 'serial.log'), 'nmi\r\n');
   }
 

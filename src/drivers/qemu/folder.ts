@@ -61,7 +61,18 @@ export async function prepareFolder(folder: VmFolder, uid: number): Promise<void
   await mkdir(folder.work, { recursive: true, mode: 0o700 });
   await chown(folder.work, uid, uid);
   await chmod(folder.work, 0o700);
-  await Promise.all([removeLeftovers(folder), rm(folder.processLog, { force: true })]);
+  await Promise.all([
+    removeLeftovers(folder),
+    removeUnlessOwn(folder.serialLog, uid),
+    rm(folder.processLog, { force: true }),
+  ]);
+}
+
+/** QEMU goes on with a log that is its own; anything else under the name would keep it from starting. */
+async function removeUnlessOwn(path: string, uid: number): Promise<void> {
+  const stat = await lstat(path).catch(() => null);
+  if (stat && !(stat.isFile() && stat.uid === uid && stat.nlink === 1))
+    await rm(path, { force: true, recursive: true });
 }
 
 /** Removes what has no meaning without a process. Only while no process of the VM's user runs. */
