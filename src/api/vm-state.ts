@@ -55,7 +55,8 @@ export const vmActions: Readonly<
   pause: { from: ['running'], during: null, to: 'paused' },
   resume: { from: ['paused'], during: null, to: 'running' },
   suspend: { from: ['running', 'paused'], during: 'suspending', to: 'suspended' },
-  delete: { from: ['stopped', 'suspended'], during: 'deleting', to: null },
+  // What was left of a creation or deletion that failed can be deleted too; while its task runs, the VM is busy.
+  delete: { from: ['creating', 'stopped', 'suspended', 'deleting'], during: 'deleting', to: null },
   console: { from: ['starting', 'running', 'paused', 'stopping', 'suspending', 'crashed'], during: null, to: null },
   guest: { from: ['running'], during: null, to: null },
   update: {

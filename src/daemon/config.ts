@@ -52,6 +52,12 @@ const qemu = z.strictObject({
     .describe('auto takes the best that a probe guest ran in; kvm and tcg allow only that one'),
 });
 
+const networks = z.strictObject({
+  checkIntervalS: wholeNumber(1, 3600)
+    .default(20)
+    .describe('How often networks are looked at, and put right where somebody has changed them, seconds'),
+});
+
 const limits = z.strictObject({
   maxConnections: wholeNumber(16, 100_000).default(1024).describe('Connections to each listener at once'),
   maxRequests: wholeNumber(8, 100_000).default(512).describe('Requests being served at once'),
@@ -95,6 +101,7 @@ export const configSchema = z.strictObject({
     .default(false)
     .describe('Checks every answer against the contract, at three times the cost'),
   qemu: qemu.prefault({}),
+  networks: networks.prefault({}),
   limits: limits.prefault({}),
 });
 

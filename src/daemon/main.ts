@@ -12,6 +12,7 @@ import { type Image } from '../api/image.ts';
 import { type Network } from '../api/network.ts';
 import { type Node } from '../api/node.ts';
 import { type Vm } from '../api/vm.ts';
+import { liveVmStates } from '../api/vm-state.ts';
 import { type Volume } from '../api/volume.ts';
 import { type Driver } from '../drivers/driver.ts';
 import { FakeDriver } from '../drivers/fake/fake-driver.ts';
@@ -40,19 +41,20 @@ import { NodeService } from './node/node-service.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
 import { Collection } from './store/collection.ts';
+import { ReferenceLock } from './store/reference-lock.ts';
 import { SqliteStore } from './store/sqlite.ts';
 import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
-import { imageOf, type DefinitionParts } from './vm/definition.ts';
+import { type DefinitionParts } from './vm/definition.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
 import { VmGuests } from './vm/vm-guests.ts';
 import { vmHandlers } from './vm/vm-handlers.ts';
 import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
-import { disconnect, type VmStepParts } from './vm/vm-steps.ts';
+import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
 import { listVmTasks, vmTasks } from './vm/vm-tasks.ts';
 import { volumeHandlers } from './volume/volume-handlers.ts';
@@ -110,6 +112,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const { hasRebooted } = await nodes.start();
 
+  const references = new ReferenceLock();
   const imageJobs = imageTasks({ images: imageObjects, directory: folders.images, cacheDirectory: cacheDir() });
   const volumeJobs = volumeTasks(() => volumes);
   const networks = new NetworkService({
@@ -118,14 +121,9 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     log,
     nat: new NatNetworks(config.instance, folders.networks),
     instance: config.instance,
-    usersOf: (network) =>
-      [...vmObjects.all()]
-        .filter((vm) =>
-          vm.spec.nics.some(
-            (nic) => nic.network === network.id || (nic.network === network.name && vm.project === network.project),
-          ),
-        )
-        .map((vm) => vm.name),
+    references,
+    vms: () => vmObjects.all(),
+    checkIntervalMs: config.networks.checkIntervalS * 1000,
     onLeases: (leases) => guests.facts.setLeases(leases),
   });
   const guests: VmGuests = new VmGuests({
@@ -183,6 +181,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     engine,
     tasks: imageJobs,
     directory: folders.images,
+    references,
+    log,
     usersOf: (image) => usersOfImage(image),
   });
   const volumes: VolumeService = new VolumeService({
@@ -193,6 +193,15 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     files: new VolumeFiles(),
     directory: folders.volumes,
     node: nodes.name,
+    references,
+    namedBy: (volume) =>
+      [...vmObjects.all()].find(
+        (vm) =>
+          vm.project === volume.project &&
+          [...vm.spec.disks, ...(vm.status.startedSpec?.disks ?? [])].some(
+            (disk) => disk.volume === volume.name || disk.volume === volume.id,
+          ),
+      )?.name ?? null,
     isLive: (vmName, project) => {
       const vm = vmObjects.byName(project, vmName);
       return vm !== null && !['stopped', 'suspended'].includes(vm.status.state);
@@ -202,12 +211,12 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     const ofVolumes = [...volumeObjects.all()]
       .filter((volume) => volume.status.imageId === image.id)
       .map((volume) => volume.name);
-    const ofVms = [...vmObjects.all()].filter(
-      (vm) =>
-        (vm.spec.image && imageOf({ images }, vm)?.id === image.id) ||
-        vm.spec.disks.some(
-          (disk) => disk.device === 'cdrom' && disk.image && images.require(vm.project, disk.image).id === image.id,
-        ),
+    const isIt = (vm: Vm, reference: string | undefined): boolean =>
+      reference !== undefined && images.find(vm.project, reference)?.id === image.id;
+    const ofVms = [...vmObjects.all()].filter((vm) =>
+      [vm.spec, ...(vm.status.startedSpec ? [vm.status.startedSpec] : [])].some(
+        (spec) => isIt(vm, spec.image) || spec.disks.some((disk) => isIt(vm, disk.image)),
+      ),
     );
     return [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];
   };
@@ -220,6 +229,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       tasks: vmJobs,
       events,
       nodes,
+      references,
     }),
   );
   const supervisor: VmSupervisor = new VmSupervisor({
@@ -236,6 +246,9 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
 
   const adoption = await supervisor.adoptAll(hasRebooted);
   log.info({ ...adoption, hasRebooted }, 'guests of the last daemon were looked for');
+  await images.recover(await readdir(folders.images));
+  await volumes.recover((name, project) => vmObjects.byName(project, name) !== null);
+  await networks.prepare();
 
   const tokens = new TokenService(store, log);
   const authority = config.listen
@@ -326,16 +339,18 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     'the API answers',
   );
 
-  networks.loadMembers(vmObjects.all());
-  await images.recover(await readdir(folders.images));
-  await volumes.recover((name, project) => vmObjects.byName(project, name) !== null);
-  await networks.removeStrayTaps((id) => guests.get(id) !== null || engine.activeOn({ kind: 'vm', id }).length > 0);
+  // Those of guests that run or are being worked on; another may not have answered on its monitor yet.
+  await networks.removeStrayTaps((id) => {
+    const vm = vmObjects.get(id);
+    return vm !== null && (liveVmStates.has(vm.status.state) || engine.activeOn({ kind: 'vm', id }).length > 0);
+  });
   engine.start();
   phase = 'ok';
   const background = (async () => {
-    await networks.start();
+    await networks.start(hasRebooted);
     await nodes.inspect();
     await supervisor.begin(hasRebooted);
+    await nodes.settleBoot();
     await images.showUsers();
     log.info('everything is as it should be');
   })().catch((error: unknown) => log.error({ err: error }, 'the start could not be completed'));

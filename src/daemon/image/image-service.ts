@@ -8,6 +8,8 @@ import { type Image, type ImageSpec, type ImageStatus } from '../../api/image.ts
 import { type Subject } from '../../api/object.ts';
 import { type DiskLayer } from '../../drivers/driver.ts';
 import { type Collection } from '../store/collection.ts';
+import { type Log } from '../store/informer.ts';
+import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { type ImageTasks } from './image-tasks.ts';
@@ -23,6 +25,8 @@ export interface ImageServiceParts {
   tasks: ImageTasks;
   /** Folder in which every image has its own. */
   directory: string;
+  references: ReferenceLock;
+  log: Log;
   /** Names of volumes and VMs that need an image. */
   usersOf: (image: Image) => string[];
 }
@@ -56,6 +60,7 @@ export const imageFileNames = {
 
 export class ImageService {
   readonly #parts: ImageServiceParts;
+  #isShowPlanned = false;
 
   constructor(parts: ImageServiceParts) {
     this.#parts = parts;
@@ -65,13 +70,23 @@ export class ImageService {
     return this.#parts.images.get(id);
   }
 
+  /** An image by name or id; null: none. Images of the project "default" serve all projects, as a library. */
+  find(project: string, reference: string): Image | null {
+    return this.#parts.images.find(project, reference) ?? this.#parts.images.find('default', reference);
+  }
+
   require(project: string, reference: string): Image {
-    // Images of the project "default" serve all projects, as a library.
-    return (
-      this.#parts.images.find(project, reference) ??
-      this.#parts.images.find('default', reference) ??
-      this.#parts.images.require(project, reference)
-    );
+    return this.find(project, reference) ?? this.#parts.images.require(project, reference);
+  }
+
+  /** Refuses an image that nothing can be made of, not yet or not any more. */
+  requireUsable(image: Image, field: string): void {
+    const { state, reason } = image.status;
+    if (state === 'ready') return;
+    throw new LodgeError('wrong_state', `${field}: image ${image.name} is ${state}: ${reason}`, {
+      fields: [{ field, message: `image ${image.name} is ${state}`, value: image.name }],
+      hint: 'Wait until it is ready (lodge image list), or choose another.',
+    });
   }
 
   all(): IterableIterator<Image> {
@@ -134,7 +149,13 @@ export class ImageService {
       });
     } catch (error) {
       await this.#parts.tasks.forgetUpload(image);
-      await this.#setState(image, 'importing', 'waiting-for-upload', 'The last upload failed; it waits for another.');
+      const reason = 'The last upload failed; it waits for another.';
+      await this.#setState(image, 'importing', 'waiting-for-upload', reason).catch((cause: unknown) =>
+        this.#parts.log.warn(
+          { err: cause, image: image.name },
+          'an image could not be made to wait for another upload',
+        ),
+      );
       throw error;
     }
   }
@@ -152,23 +173,42 @@ export class ImageService {
     });
   }
 
-  async delete(image: Image, requestedBy: string): Promise<TaskRecord> {
-    const users = this.#parts.usersOf(image);
-    if (users.length > 0)
-      throw new LodgeError('in_use', `Image ${image.name} is used by ${users.join(', ')}.`, {
-        hint: 'Delete these first: their disks read what they have not written from the image.',
-      });
-    const [active] = this.#parts.engine.activeOn({ kind: 'image', id: image.id });
-    if (active)
-      throw new LodgeError('busy', `Image ${image.name} is being worked on by task ${active.id} (${active.type}).`);
-    return this.#parts.engine.submit(this.#parts.tasks.delete, {
-      target: subject(image),
-      input: { id: image.id },
-      requestedBy,
+  async delete(given: Image, requestedBy: string): Promise<TaskRecord> {
+    const { references, images, engine, tasks } = this.#parts;
+    return references.hold(async () => {
+      const image = images.require(given.project, given.id);
+      const users = this.#parts.usersOf(image);
+      if (users.length > 0) {
+        throw new LodgeError('in_use', `Image ${image.name} is used by ${users.join(', ')}.`, {
+          hint: 'Delete these first: their disks read what they have not written from the image.',
+        });
+      }
+      const [active] = engine.activeOn({ kind: 'image', id: image.id });
+      if (active) {
+        throw new LodgeError('busy', `Image ${image.name} is being worked on by task ${active.id} (${active.type}).`, {
+          hint: `Wait for it, or cancel it: lodge task cancel ${active.id}.`,
+        });
+      }
+      // From here on nothing can be made of it; without its task, the next start of the daemon removes it.
+      await images.setStatus(image.id, (status) => ({ ...status, state: 'deleting', reason: 'It is being deleted.' }));
+      return engine.submit(tasks.delete, { target: subject(image), input: { id: image.id }, requestedBy });
     });
   }
 
-  /** Shows who uses an image; called when volumes or VMs change. */
+  /** Shows who uses an image soon; many changes at once are shown together. */
+  planShowUsers(): void {
+    if (this.#isShowPlanned) return;
+    this.#isShowPlanned = true;
+    setImmediate(() => {
+      this.#isShowPlanned = false;
+      this.showUsers().catch((error: unknown) => {
+        if (!(error instanceof LodgeError && error.code === 'not_found'))
+          this.#parts.log.warn({ err: error }, 'the users of images could not be shown');
+      });
+    });
+  }
+
+  /** Shows who uses an image. */
   async showUsers(): Promise<void> {
     for (const image of [...this.#parts.images.all()]) {
       const usedBy = this.#parts.usersOf(image);

@@ -1,13 +1,15 @@
 // Networks of mode nat on this node: from the object to the host's bridge, addresses, packet filter, DHCP and DNS, and
 // from the host's errors to Lodge's. What runs on the host lies in src/host/network.
+import { readdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
 import { type Network, type NetworkStatus } from '../../api/network.ts';
 import { CommandError } from '../../host/command.ts';
-import { type DhcpLease } from '../../host/network/dnsmasq-config.ts';
-import { DnsmasqError, readLeases } from '../../host/network/dnsmasq.ts';
+import { DnsmasqDefinitionError, type DhcpLease, type DhcpReservation } from '../../host/network/dnsmasq-config.ts';
+import { DnsmasqError, listDnsmasqs, readLeases, removeDnsmasq } from '../../host/network/dnsmasq.ts';
 import { ensureFirewall, type FirewallNetwork } from '../../host/network/firewall.ts';
 import { ensureForwarding, SysctlMissingError } from '../../host/network/forwarding.ts';
-import { deriveLinkName, LinkError } from '../../host/network/link.ts';
+import { deleteLink, deriveLinkName, LinkError, listMarkedLinks } from '../../host/network/link.ts';
 import {
   BridgeInUseError,
   BridgeNameTakenError,
@@ -30,17 +32,8 @@ import {
   pickFreeSubnet,
   SubnetOverlapError,
 } from '../../host/network/subnet.ts';
-
-/** A NIC on a network. */
-export interface NetworkMember {
-  mac: string;
-  /** The name it gets in the network's domain; null: none. */
-  hostname: string | null;
-  /** Reserved for it. */
-  ipv4Address: string | null;
-  /** Name of its VM. */
-  vm: string;
-}
+import { boundsOf, compareIp, formatCidr, isInside, networkOf, parseCidr, parseIp } from '../../lib/ip-address.ts';
+import { type NetworkMember } from './network-members.ts';
 
 export interface NatPlan {
   definition: NatNetworkDefinition;
@@ -76,7 +69,7 @@ export class NatNetworks {
     done.push(...forwarding.map(({ key, before, after }) => `${key} was ${before}, is ${after}`));
     done.push(...(await this.ensureFirewall(networks)));
     if (network.spec.dhcp.isEnabled) {
-      const dnsmasq = await ensureNatDnsmasq(definition, membersOf(members), this.#runtimeFolder);
+      const dnsmasq = await ensureNatDnsmasq(definition, membersOf(definition, members), this.#runtimeFolder);
       if (dnsmasq) done.push(`dnsmasq was ${dnsmasq}`);
     } else if (await removeNatDnsmasq(definition, this.#runtimeFolder)) done.push('dnsmasq was stopped');
     return done;
@@ -97,7 +90,7 @@ export class NatNetworks {
   async refreshMembers(network: Network, members: readonly NetworkMember[]): Promise<void> {
     if (network.spec.mode !== 'nat' || !network.spec.dhcp.isEnabled) return;
     const { definition } = await this.plan(network);
-    await ensureNatDnsmasq(definition, membersOf(members), this.#runtimeFolder);
+    await ensureNatDnsmasq(definition, membersOf(definition, members), this.#runtimeFolder);
   }
 
   leases(network: Network): Promise<DhcpLease[]> {
@@ -109,6 +102,26 @@ export class NatNetworks {
     if (network.spec.mode !== 'nat') return;
     await removeNatDnsmasq(network, this.#runtimeFolder);
     await removeBridge({ instance: this.#instance, id: network.id, bridgeName: this.#bridgeName(network) });
+  }
+
+  /** Removes bridges and DHCP servers of networks that are not, or not any more, like this; for the start of the daemon. */
+  async removeStrays(networks: Iterable<Network>): Promise<string[]> {
+    const wanted = new Map<string, string>();
+    for (const network of networks) if (network.spec.mode === 'nat') wanted.set(network.id, this.#bridgeName(network));
+    const removed: string[] = [];
+    for (const link of await listMarkedLinks(this.#instance, 'bridge')) {
+      if (wanted.get(link.mark?.id ?? '') === link.name) continue;
+      if (await deleteLink(link.name, this.#instance)) removed.push(`the bridge ${link.name}`);
+    }
+    const folders = new Set((await listDnsmasqs(this.#runtimeFolder)).map(({ folder }) => folder));
+    for (const id of await readdir(this.#runtimeFolder)) folders.add(join(this.#runtimeFolder, id));
+    for (const folder of folders) {
+      const id = dirname(folder) === this.#runtimeFolder ? folder.slice(this.#runtimeFolder.length + 1) : '';
+      if (wanted.has(id)) continue;
+      await removeDnsmasq(folder);
+      removed.push(`the DHCP server in ${folder}`);
+    }
+    return removed;
   }
 
   #bridgeName(network: Network): string {
@@ -125,8 +138,8 @@ export class NatNetworks {
       rangeLast: spec.dhcp.lastAddress ?? addresses.rangeLast,
     };
     const bridgeName = this.#bridgeName(network);
-    const [gateway, prefixLength] = ipv4.cidr.split('/');
-    const base = block.split('/')[0];
+    const [gateway] = ipv4.cidr.split('/');
+    const cidr = parseCidr(block);
     return {
       definition: {
         instance: this.#instance,
@@ -140,7 +153,7 @@ export class NatNetworks {
       },
       status: {
         bridge: bridgeName,
-        ipv4Cidr: `${base}/${prefixLength}`,
+        ipv4Cidr: cidr ? formatCidr(networkOf(cidr)) : block,
         gateway: gateway ?? null,
         dhcpRange: spec.dhcp.isEnabled ? { first: ipv4.rangeFirst, last: ipv4.rangeLast } : null,
       },
@@ -148,30 +161,52 @@ export class NatNetworks {
   }
 }
 
-function membersOf(members: readonly NetworkMember[]): NatNetworkMembers {
-  return {
-    reservations: members.map(({ mac, hostname, ipv4Address }) => ({
-      macAddress: mac,
-      ...(hostname === null ? {} : { hostName: hostname }),
-      ...(ipv4Address === null ? {} : { ipv4: ipv4Address }),
-    })),
-    records: [],
-  };
+/** What the DHCP server is told of the members: each address and name once, and only addresses it can give. */
+function membersOf(definition: NatNetworkDefinition, members: readonly NetworkMember[]): NatNetworkMembers {
+  const cidr = definition.ipv4 ? parseCidr(definition.ipv4.cidr) : null;
+  const seen = new Set<string>();
+  const isFirst = (value: string): boolean => seen.size !== seen.add(value).size;
+  const reservations = members.flatMap(({ mac, hostname, ipv4Address }): DhcpReservation[] => {
+    if (!isFirst(mac)) return [];
+    const address = ipv4Address === null ? null : parseIp(ipv4Address);
+    const bounds = cidr && boundsOf(cidr);
+    // A network whose prefix was changed may have reservations of the old one; they count for nothing.
+    const isUsable =
+      ipv4Address !== null &&
+      cidr &&
+      bounds &&
+      address &&
+      isInside(address, cidr) &&
+      ![cidr.address, bounds.first, bounds.last].some((taken) => compareIp(taken, address) === 0) &&
+      isFirst(ipv4Address);
+    return [
+      {
+        macAddress: mac,
+        ...(hostname !== null && isFirst(hostname) ? { hostName: hostname } : {}),
+        ...(isUsable ? { ipv4: ipv4Address } : {}),
+      },
+    ];
+  });
+  return { reservations, records: [] };
 }
 
 /** The host's own error as Lodge's. */
 export function describeHostProblem(error: unknown, field: string): LodgeError {
   if (error instanceof LodgeError) return error;
-  if (error instanceof BridgeNameTakenError)
-    return new LodgeError('host_conflict', `${field}.bridge: ${error.message}.`, {
+  if (error instanceof BridgeNameTakenError) {
+    const message = error.message.replace(/^bridgeName /, '');
+    return new LodgeError('host_conflict', `spec.bridge: ${message}.`, {
       cause: error,
-      fields: [{ field: `${field}.bridge`, message: error.message, value: error.value }],
+      fields: [{ field: 'spec.bridge', message, value: error.value }],
     });
-  if (error instanceof SubnetOverlapError)
-    return new LodgeError('host_conflict', `${error.message}.`, {
+  }
+  if (error instanceof SubnetOverlapError) {
+    const message = error.message.replace(/^ipv4\.cidr /, '');
+    return new LodgeError('host_conflict', `spec.ipv4Cidr: ${message}.`, {
       cause: error,
-      fields: [{ field: 'spec.ipv4Cidr', message: error.message, value: error.value }],
+      fields: [{ field: 'spec.ipv4Cidr', message, value: error.value }],
     });
+  }
   if (error instanceof NoFreeSubnetError) return new LodgeError('host_conflict', `${error.message}.`, { cause: error });
   if (error instanceof BridgeInUseError) return new LodgeError('in_use', `${error.message}.`, { cause: error });
   if (error instanceof DnsmasqError && error.reason === 'address-in-use')
@@ -179,7 +214,7 @@ export function describeHostProblem(error: unknown, field: string): LodgeError {
       cause: error,
       hint: 'See which process listens there (ss -lunp), and stop it or let it listen on its own addresses only.',
     });
-  if (error instanceof RangeError)
+  if (error instanceof RangeError || error instanceof DnsmasqDefinitionError)
     return new LodgeError('invalid_request', `${field}: ${error.message}.`, { cause: error });
   if (
     error instanceof LinkError ||

@@ -2,27 +2,23 @@
 //
 // Invariants:
 // - One change at a time over all networks of the node: the packet filter is one table for all of them.
-// - A network that was made so once is looked at again every `reconcileMs`, and whatever differs is made so again, with
-//   an event that says what was wrong. Guests' traffic doesn't pass through the daemon and goes on without it.
+// - A network that was made so once is looked at again every `checkIntervalMs`, and whatever differs is made so again,
+//   with an event that says what was wrong. Guests' traffic doesn't pass through the daemon and goes on without it.
 // - The prefix that Lodge picked is kept in status, so that a network keeps its addresses.
+// - A network that could not be made leaves nothing, also when the daemon died while it was made.
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Lease, type Network, type NetworkSpec, type NetworkStatus } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
-import {
-  changeLink,
-  createTap,
-  deleteLink,
-  deriveLinkName,
-  findLink,
-  listMarkedLinks,
-} from '../../host/network/link.ts';
-import { formatIp, parseCidr, parseIp } from '../../lib/ip-address.ts';
-import { type EventService } from '../event/event-service.ts';
-import { type Collection } from '../store/collection.ts';
-import { type Log } from '../store/informer.ts';
 import { SerialQueues } from '../../lib/serial-queues.ts';
-import { describeHostProblem, type NatNetworks, type NetworkMember } from './nat-networks.ts';
+import { type EventService } from '../event/event-service.ts';
+import { ConditionFailedError, type Collection } from '../store/collection.ts';
+import { type Log } from '../store/informer.ts';
+import { type ReferenceLock } from '../store/reference-lock.ts';
+import { describeHostProblem, type NatNetworks } from './nat-networks.ts';
+import { readNetworkUse, reservedBy, type NetworkMember } from './network-members.ts';
+import { NetworkTaps } from './network-taps.ts';
+import { checkNetworkSpec, isWithin, requireNoOverlap } from './network-spec-check.ts';
 
 export interface NetworkServiceParts {
   networks: Collection<Network>;
@@ -30,15 +26,19 @@ export interface NetworkServiceParts {
   log: Log;
   nat: NatNetworks;
   instance: string;
-  /** Names of VMs with a NIC on a network. */
-  usersOf: (network: Network) => string[];
+  references: ReferenceLock;
+  /** All VMs; they say who is on which network. */
+  vms: () => Iterable<Vm>;
+  /** How often networks are looked at, in milliseconds. */
+  checkIntervalMs: number;
   /** Told when the leases of a network have changed: address by MAC address. */
   onLeases: (leases: ReadonlyMap<string, string>) => Promise<void>;
 }
 
-const reconcileMs = 20_000;
 const leaseMs = 2000;
 const queueKey = 'networks';
+/** Remembers that the default network was made once: whoever deletes it doesn't get it back. */
+const defaultMadeKey = '/lodge/flags/default-network';
 
 export function initialNetworkStatus(): NetworkStatus {
   return {
@@ -57,13 +57,17 @@ export function initialNetworkStatus(): NetworkStatus {
 export class NetworkService {
   readonly #parts: NetworkServiceParts;
   readonly #queue = new SerialQueues();
-  /** Who is on each network, by VM id: reservations and names. */
-  readonly #members = new Map<string, Map<string, NetworkMember[]>>();
+  readonly #taps: NetworkTaps;
+  /** The members that each network's DHCP server was last told of, as text. */
+  readonly #told = new Map<string, string>();
   readonly #timers: NodeJS.Timeout[] = [];
+  #isShowPlanned = false;
+  #isClosed = false;
   #lastLeases = '';
 
   constructor(parts: NetworkServiceParts) {
     this.#parts = parts;
+    this.#taps = new NetworkTaps(parts.instance);
   }
 
   get(id: string): Network | null {
@@ -78,198 +82,181 @@ export class NetworkService {
     return this.#parts.networks.all();
   }
 
-  /** Makes the default network if there is none yet, and begins to keep all networks as they should be. */
-  async start(): Promise<void> {
-    if (!this.#parts.networks.byName('default', 'default')) {
-      const spec: NetworkSpec = {
-        description: 'Made by Lodge: guests reach the world through this host, and each other by name.',
-        mode: 'nat',
-        dhcp: { isEnabled: true, leaseTimeS: 43_200 },
-        dnsDomain: 'lodge.internal',
-        mtu: 1500,
-      };
-      await this.#parts.networks.create({ name: 'default', project: 'default', labels: {}, spec });
+  /** Makes the object of the default network when Lodge runs for the first time; it is brought up by start(). */
+  async prepare(): Promise<void> {
+    if (this.#parts.networks.byName('default', 'default')) return;
+    const spec: NetworkSpec = {
+      description: 'Made by Lodge: guests reach the world through this host, and each other by name.',
+      mode: 'nat',
+      dhcp: { isEnabled: true, leaseTimeS: 43_200 },
+      dnsDomain: 'lodge.internal',
+      mtu: 1500,
+    };
+    try {
+      await this.#parts.networks.create(
+        { name: 'default', project: 'default', labels: {}, spec },
+        {
+          compare: [{ key: defaultMadeKey, exists: false }],
+          success: [{ put: defaultMadeKey, value: new Date().toISOString() }],
+        },
+      );
+    } catch (error) {
+      if (!(error instanceof ConditionFailedError)) throw error;
     }
-    await this.reconcile();
+  }
+
+  /** Brings all networks up, removes what belongs to none, and begins to keep them as they should be. */
+  async start(hasRebooted: boolean): Promise<void> {
+    await this.#queue.run(queueKey, async () => {
+      const strays = await this.#parts.nat.removeStrays(this.#parts.networks.all());
+      if (strays.length > 0) this.#parts.log.info({ strays }, 'what belonged to no network was removed');
+    });
+    await this.#checkAll({ isStart: true, hasRebooted });
+    if (this.#isClosed) return;
     this.#timers.push(
-      setInterval(() => void this.reconcile(), reconcileMs).unref(),
+      setInterval(
+        () => void this.#checkAll({ isStart: false, hasRebooted: false }),
+        this.#parts.checkIntervalMs,
+      ).unref(),
       setInterval(() => void this.#readLeases(), leaseMs).unref(),
     );
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     for (const timer of this.#timers) clearInterval(timer);
     await this.#queue.run(queueKey, async () => {});
   }
 
   async create(given: Pick<Network, 'name' | 'project' | 'labels' | 'spec'>): Promise<Network> {
-    this.#check(given.spec);
+    const { networks, nat } = this.#parts;
+    checkNetworkSpec(given.spec);
     return this.#queue.run(queueKey, async () => {
-      if (given.spec.bridge) this.#requireFreeBridge(given.spec.bridge, null);
-      const created = await this.#parts.networks.create(given);
+      if (networks.byName(given.project, given.name))
+        throw new LodgeError('name_taken', `There is a network ${given.name} in project ${given.project} already.`);
+      this.#requireFree(given.spec, null);
+      const created = await networks.create(given);
       try {
-        return await this.#ensure(created, false);
+        return await this.#ensure(created, null);
       } catch (error) {
-        await this.#parts.networks.delete(created.id).catch(() => {});
-        await this.#parts.nat
-          .remove(created)
-          .catch((cause: unknown) =>
-            this.#parts.log.warn({ err: cause }, 'a network that could not be made was not fully removed'),
-          );
+        await this.#abandon(created);
+        await nat.ensureFirewall([...networks.all()]).catch((cause: unknown) => this.#warn(created, cause));
         throw describeHostProblem(error, 'spec');
       }
     });
   }
 
   async update(
-    network: Network,
+    given: Network,
     change: { revision?: number | undefined; labels?: Record<string, string> | undefined; spec: NetworkSpec },
   ): Promise<Network> {
-    this.#check(change.spec);
-    const isMoved = (['mode', 'ipv4Cidr', 'bridge'] as const).find(
-      (field) => change.spec[field] !== network.spec[field],
-    );
-    const users = this.#parts.usersOf(network);
-    if (isMoved && users.length > 0) {
-      throw new LodgeError(
-        'in_use',
-        `spec.${isMoved} of network ${network.name} can not change while ${users.join(', ')} use it.`,
-        { hint: 'Take these VMs off the network first, or make another network.' },
-      );
-    }
+    const { networks, nat, references } = this.#parts;
+    checkNetworkSpec(change.spec);
     return this.#queue.run(queueKey, async () => {
-      const updated = await this.#parts.networks.update(network.id, change.revision, (draft) => {
-        draft.spec = change.spec;
-        if (change.labels) draft.labels = change.labels;
-      });
-      if (isMoved) {
-        await this.#parts.nat.remove(network);
-        await this.#parts.networks.setStatus(network.id, initialNetworkStatus());
-      }
-      try {
-        return await this.#ensure(this.#parts.networks.get(updated.id) ?? updated, false);
-      } catch (error) {
-        // What was asked for can't be: the network goes back to what it was.
-        await this.#parts.networks.update(network.id, undefined, (draft) => {
-          draft.spec = network.spec;
+      const network = this.#current(given);
+      this.#requireFree(change.spec, network.id);
+      const moved = (['mode', 'ipv4Cidr', 'bridge'] as const).find(
+        (field) => change.spec[field] !== network.spec[field],
+      );
+      const updated = await references.hold(async () => {
+        const users = moved ? this.#usersOf(network) : [];
+        if (users.length > 0) {
+          throw new LodgeError(
+            'in_use',
+            `spec.${moved} of network ${network.name} can not change while ${users.join(', ')} use it.`,
+            { hint: 'Take these VMs off the network first, or make another network.' },
+          );
+        }
+        return networks.update(network.id, change.revision, (draft) => {
+          draft.spec = change.spec;
+          if (change.labels) draft.labels = change.labels;
         });
-        await this.#parts.networks.setStatus(network.id, network.status);
-        await this.#ensure(network, false).catch((cause: unknown) =>
-          this.#parts.log.error(
-            { err: cause, network: network.name },
-            'a network could not be brought back to what it was',
-          ),
-        );
+      });
+      if (JSON.stringify(updated.spec) === JSON.stringify(network.spec)) return updated;
+      try {
+        if (moved) {
+          await nat.remove(network);
+          this.#told.delete(network.id);
+          await networks.setStatus(network.id, initialNetworkStatus());
+        }
+        return await this.#ensure(this.#current(updated), null);
+      } catch (error) {
+        await this.#revert(network, this.#current(updated), moved !== undefined);
         throw describeHostProblem(error, 'spec');
       }
     });
   }
 
-  async delete(network: Network): Promise<Network> {
-    const users = this.#parts.usersOf(network);
-    if (users.length > 0) {
-      throw new LodgeError('in_use', `Network ${network.name} is used by ${users.join(', ')}.`, {
-        hint: 'Delete these VMs or take them off the network first.',
-      });
-    }
+  async delete(given: Network): Promise<Network> {
+    const { networks, nat, references } = this.#parts;
     return this.#queue.run(queueKey, async () => {
-      await this.#parts.networks.setStatus(network.id, (status) => ({
-        ...status,
-        state: 'deleting',
-        reason: 'It is being deleted.',
-      }));
+      const network = this.#current(given);
+      await references.hold(async () => {
+        this.#requireUnused(network);
+        await networks.setStatus(network.id, (status) => ({
+          ...status,
+          state: 'deleting',
+          reason: 'It is being deleted.',
+        }));
+      });
       try {
-        await this.#parts.nat.remove(network);
+        await nat.remove(network);
       } catch (error) {
-        await this.#parts.networks.setStatus(network.id, network.status);
+        await networks.setStatus(network.id, network.status);
         throw describeHostProblem(error, 'spec');
       }
-      const deleted = await this.#parts.networks.delete(network.id);
-      this.#members.delete(network.id);
-      await this.#parts.nat.ensureFirewall([...this.#parts.networks.all()]);
+      const deleted = await networks.delete(network.id);
+      this.#told.delete(network.id);
+      // What is left of it in the packet filter names a bridge that is gone; the next look takes it away too.
+      await nat.ensureFirewall([...networks.all()]).catch((error: unknown) => this.#warn(network, error));
       return deleted;
     });
   }
 
-  /** What the networks know of a VM's NICs: names and reservations. Replaces what was known; no NICs forgets the VM. */
-  async setMembers(vm: Pick<Vm, 'id' | 'name' | 'project' | 'spec' | 'status'>, isGone = false): Promise<void> {
-    const touched = new Set<string>();
-    for (const [networkId, byVm] of this.#members) if (byVm.delete(vm.id)) touched.add(networkId);
-    if (!isGone) {
-      for (const [index, nic] of vm.spec.nics.entries()) {
-        const network = this.#parts.networks.find(vm.project, nic.network);
-        const mac = vm.status.nics[index]?.mac;
-        if (!network || !mac) continue;
-        const byVm = this.#members.get(network.id) ?? new Map<string, NetworkMember[]>();
-        // The name belongs to the first NIC on the network; a second one there has only its address.
-        const isFirst = !byVm.get(vm.id)?.length;
-        byVm.set(vm.id, [
-          ...(byVm.get(vm.id) ?? []),
-          { mac, hostname: isFirst ? vm.name : null, ipv4Address: nic.ipv4Address ?? null, vm: vm.name },
-        ]);
-        this.#members.set(network.id, byVm);
-        touched.add(network.id);
-      }
-    }
+  /** Tells the networks that VMs have come, gone or changed: names and reservations. Does nothing where they are the same. */
+  async membersChanged(): Promise<void> {
     await this.#queue.run(queueKey, async () => {
-      for (const id of touched) {
+      const uses = readNetworkUse(this.#parts.networks.all(), this.#parts.vms());
+      for (const [id, { members }] of uses) {
         const network = this.#parts.networks.get(id);
-        if (network?.status.state === 'ready' || network?.status.state === 'degraded') {
-          await this.#parts.nat.refreshMembers(network, this.#membersOf(id)).catch((error: unknown) => {
-            throw describeHostProblem(error, 'spec.nics');
-          });
-        }
+        const isUp = network?.status.state === 'ready' || network?.status.state === 'degraded';
+        if (!network || !isUp || this.#told.get(id) === textOf(members)) continue;
+        await this.#parts.nat.refreshMembers(network, members).catch((error: unknown) => {
+          throw describeHostProblem(error, 'spec.nics');
+        });
+        this.#told.set(id, textOf(members));
       }
-      await this.#showUsers();
     });
+    this.#planShowUsers();
   }
 
-  /** As {@link setMembers} for many VMs, before the networks are first brought up. */
-  loadMembers(vms: Iterable<Vm>): void {
-    for (const vm of vms) {
-      for (const [index, nic] of vm.spec.nics.entries()) {
-        const network = this.#parts.networks.find(vm.project, nic.network);
-        const mac = vm.status.nics[index]?.mac;
-        if (!network || !mac) continue;
-        const byVm = this.#members.get(network.id) ?? new Map<string, NetworkMember[]>();
-        byVm.set(vm.id, [
-          ...(byVm.get(vm.id) ?? []),
-          {
-            mac,
-            hostname: byVm.get(vm.id)?.length ? null : vm.name,
-            ipv4Address: nic.ipv4Address ?? null,
-            vm: vm.name,
-          },
-        ]);
-        this.#members.set(network.id, byVm);
-      }
-    }
-  }
-
-  /** Refuses a reserved address that the network can't give to this VM. */
-  checkReservation(network: Network, vmId: string | null, field: string, address: string): void {
+  /** Refuses a network that a VM can't be connected to, and a reserved address that it can't give to this VM. */
+  checkNic(network: Network, vmId: string | null, field: string, address: string | undefined): void {
+    if (network.status.state === 'deleting')
+      throw invalidField(`${field}.network`, `network ${network.name} is being deleted`, network.name);
+    if (address === undefined) return;
+    const addressField = `${field}.ipv4Address`;
     if (network.spec.mode !== 'nat')
       throw invalidField(
-        field,
+        addressField,
         `network ${network.name} is in mode ${network.spec.mode} and has no reservations`,
         address,
       );
-    const cidr = network.status.ipv4Cidr ? parseCidr(network.status.ipv4Cidr) : null;
-    const ip = parseIp(address);
-    if (cidr && ip && !isWithin(network.status.ipv4Cidr!, address))
-      throw invalidField(field, `is not in ${network.status.ipv4Cidr} of network ${network.name}`, address);
+    const cidr = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
+    if (cidr && !isWithin(cidr, address))
+      throw invalidField(addressField, `is not in ${cidr} of network ${network.name}`, address);
+    if (cidr && !isWithin(cidr, address, { isHost: true }))
+      throw invalidField(addressField, `is an address of network ${network.name} itself`, address);
     if (network.status.gateway === address)
-      throw invalidField(field, `is the host’s own address on network ${network.name}`, address);
-    for (const [owner, members] of this.#members.get(network.id) ?? []) {
-      if (owner === vmId) continue;
-      const other = members.find((member) => member.ipv4Address === address);
-      if (other) throw invalidField(field, `is reserved for VM ${other.vm} already`, address);
-    }
+      throw invalidField(addressField, `is the host’s own address on network ${network.name}`, address);
+    const other = reservedBy(network, this.#parts.vms(), address, vmId);
+    if (other) throw invalidField(addressField, `is reserved for VM ${other.name} already`, address);
   }
 
   /** Brings the network up if it isn't, and connects a NIC: for a bridge, by a tap made for it. */
-  async connect(network: Network, nic: { vm: Vm; index: number; uid: number }): Promise<NicAttachment> {
+  async connect(given: Network, nic: { vm: Vm; index: number; uid: number }): Promise<NicAttachment> {
     const { vm, index, uid } = nic;
+    const network = this.#current(given);
     if (network.spec.mode === 'user') {
       return {
         kind: 'user',
@@ -278,56 +265,43 @@ export class NetworkService {
         hostname: vm.name,
       };
     }
-    return this.#queue.run(queueKey, async () => {
-      try {
-        const ready =
-          network.status.state === 'ready' && network.status.bridge ? network : await this.#ensure(network, false);
-        const name = this.interfaceName(vm.id, index);
-        const existing = await findLink(name);
-        if (existing && existing.master !== ready.status.bridge) await deleteLink(name, this.#parts.instance);
-        if (!existing || existing.master !== ready.status.bridge) {
-          await createTap({
-            name,
-            mark: { instance: this.#parts.instance, kind: 'tap', id: `${vm.id}:${index}` },
-            ownerUid: uid,
-            master: ready.status.bridge ?? undefined,
-            mtu: network.spec.mtu,
-          });
-        }
-        return { kind: 'tap', hostInterface: name };
-      } catch (error) {
-        throw describeHostProblem(error, `spec.nics.${index}.network`);
+    try {
+      const tap = { vmId: vm.id, index, uid, mtu: network.spec.mtu };
+      const { bridge, state } = network.status;
+      if (state !== 'ready' || bridge === null || !(await this.#taps.make(tap, bridge))) {
+        const ready = await this.#queue.run(queueKey, () => this.#ensure(this.#current(network), null));
+        // One that an interrupted start has left may have another owner, or be a port of nothing.
+        await this.#taps.removeOne(vm.id, index);
+        if (!ready.status.bridge || !(await this.#taps.make(tap, ready.status.bridge)))
+          throw new LodgeError('host_failed', `NIC ${index} of VM ${vm.name} could not be made a port of its bridge.`);
       }
+      return { kind: 'tap', hostInterface: this.#taps.nameOf(vm.id, index) };
+    } catch (error) {
+      throw describeHostProblem(error, `spec.nics.${index}.network`);
+    }
+  }
+
+  /** Name of the link on this host that a NIC is connected by; null where the network's mode needs none. */
+  hostInterface(project: string, reference: string, vmId: string, index: number): string | null {
+    const network = this.#parts.networks.find(project, reference);
+    return network?.spec.mode === 'nat' ? this.#taps.nameOf(vmId, index) : null;
+  }
+
+  /** Removes all taps of a VM with so many NICs. */
+  async disconnect(vmId: string, count: number): Promise<void> {
+    await this.#taps.remove(vmId, count).catch((error: unknown) => {
+      throw describeHostProblem(error, 'spec.nics');
     });
   }
 
-  /** Name of the tap of a VM's NIC; always the same. */
-  interfaceName(vmId: string, index: number): string {
-    return deriveLinkName('lt', this.#parts.instance, vmId, String(index));
-  }
-
-  /** Removes all taps of a VM. */
-  async disconnect(vmId: string, count: number): Promise<void> {
-    for (let index = 0; index < count; index++) {
-      await deleteLink(this.interfaceName(vmId, index), this.#parts.instance).catch((error: unknown) => {
-        throw describeHostProblem(error, 'spec.nics');
-      });
-    }
-  }
-
   /** Removes taps that belong to no VM that exists or runs; for the start of the daemon. */
-  async removeStrayTaps(isWanted: (vmId: string) => boolean): Promise<string[]> {
-    const removed: string[] = [];
-    for (const link of await listMarkedLinks(this.#parts.instance, 'tap')) {
-      const vmId = link.mark?.id.split(':')[0];
-      if (vmId && !isWanted(vmId) && (await deleteLink(link.name, this.#parts.instance))) removed.push(link.name);
-    }
-    return removed;
+  removeStrayTaps(isWanted: (vmId: string) => boolean): Promise<string[]> {
+    return this.#taps.removeStrays(isWanted);
   }
 
   async leases(network: Network): Promise<Lease[]> {
     if (network.spec.mode !== 'nat') return [];
-    const owners = new Map(this.#membersOf(network.id).map((member) => [member.mac, member.vm]));
+    const owners = new Map(this.#membersOf(network).map((member) => [member.mac, member.vm]));
     const leases = await this.#parts.nat.leases(network);
     return leases.flatMap((lease) =>
       lease.macAddress
@@ -345,64 +319,90 @@ export class NetworkService {
   }
 
   /** Looks at every network and makes it so again where it isn't. */
-  reconcile(): Promise<void> {
+  #checkAll(how: { isStart: boolean; hasRebooted: boolean }): Promise<void> {
     return this.#queue.run(queueKey, async () => {
-      for (const network of [...this.#parts.networks.all()]) {
-        try {
-          await this.#ensure(network, true);
-        } catch (error) {
-          const problem = describeHostProblem(error, 'spec');
-          if (network.status.reason !== problem.message) {
-            await this.#parts.events.record({
-              type: 'network.failed',
-              severity: 'error',
-              subject: subjectOf(network),
-              message: `Network ${network.name} is not as it should be: ${problem.message}`,
-            });
-          }
-          await this.#parts.networks.setStatus(network.id, (status) => ({
-            ...status,
-            state: 'failed',
-            reason: problem.message,
-            problems: [problem.message],
-          }));
-        }
+      for (const { id } of [...this.#parts.networks.all()]) {
+        if (this.#isClosed) return;
+        const network = this.#parts.networks.get(id);
+        if (network) await this.#check(network, how);
       }
+      // Also when there is no network any more: what the packet filter has of earlier ones goes.
+      if (how.isStart)
+        await this.#parts.nat
+          .ensureFirewall([...this.#parts.networks.all()])
+          .catch((error: unknown) => this.#parts.log.warn({ err: error }, 'the packet filter could not be set'));
       await this.#showUsers();
     });
   }
 
-  /** Makes a network as it should be and writes down what it is. Within the queue. */
-  async #ensure(network: Network, isRepair: boolean): Promise<Network> {
+  async #check(network: Network, how: { isStart: boolean; hasRebooted: boolean }): Promise<void> {
+    const { networks, events, log } = this.#parts;
+    try {
+      await this.#ensure(network, how.hasRebooted ? null : 'repaired');
+    } catch (error) {
+      const problem = describeHostProblem(error, 'spec');
+      if (how.isStart && network.status.state === 'pending' && this.#usersOf(network).length === 0) {
+        // Nobody was told that it was made, and it can't be.
+        log.warn({ err: error, network: network.name }, 'a network whose creation was broken off was removed');
+        await this.#abandon(network);
+        return;
+      }
+      if (network.status.reason !== problem.message) {
+        log.warn({ err: error, network: network.name }, 'a network is not as it should be');
+        await events.record({
+          type: 'network.failed',
+          severity: 'error',
+          subject: subjectOf(network),
+          message: `Network ${network.name} is not as it should be: ${problem.message}`,
+        });
+      }
+      await networks.setStatus(network.id, (status) => ({
+        ...status,
+        state: status.state === 'deleting' ? 'deleting' : 'failed',
+        reason: problem.message,
+        problems: [problem.message],
+      }));
+    }
+  }
+
+  /** Makes a network as it should be and writes down what it is. Within the queue. `report`: tells what had to be done. */
+  async #ensure(network: Network, report: 'repaired' | null): Promise<Network> {
+    const { networks, nat, events } = this.#parts;
     if (network.status.state === 'deleting') {
-      await this.#parts.nat.remove(network);
-      return this.#parts.networks.delete(network.id);
+      await nat.remove(network);
+      const deleted = await networks.delete(network.id);
+      await nat.ensureFirewall([...networks.all()]);
+      return deleted;
     }
     if (network.spec.mode === 'user') {
-      return this.#parts.networks.setStatus(network.id, (status) => ({
+      await nat.ensureFirewall([...networks.all()]);
+      return networks.setStatus(network.id, (status) => ({
         ...status,
         state: 'ready',
         reason: 'It lives in each guest’s own QEMU and needs nothing on the host.',
+        problems: [],
         ipv4Cidr: network.spec.ipv4Cidr ?? '10.0.2.0/24',
       }));
     }
-    const wasReady = network.status.state === 'ready';
-    const plan = await this.#parts.nat.plan(network);
-    const networks = [...this.#parts.networks.all()].map((other) =>
+    const before = network.status.state;
+    const plan = await nat.plan(network);
+    const all = [...networks.all()].map((other) =>
       other.id === network.id ? { ...other, status: { ...other.status, ...plan.status } } : other,
     );
-    const done = await this.#parts.nat.ensure(network, plan, this.#membersOf(network.id), networks);
-    if (isRepair && wasReady && done.length > 0) {
-      await this.#reattach(network, plan.status.bridge);
-      await this.#parts.events.record({
+    const members = this.#membersOf(network);
+    const done = await nat.ensure(network, plan, members, all);
+    this.#told.set(network.id, textOf(members));
+    if (done.length > 0) await this.#reattach(network, plan.status.bridge);
+    if (report && done.length > 0 && (before === 'ready' || before === 'failed')) {
+      await events.record({
         type: 'network.repaired',
         severity: 'warning',
         subject: subjectOf(network),
         message: `Network ${network.name} was not as it should be and has been repaired: ${done.join('; ')}.`,
         details: { changes: done },
       });
-    } else if (done.length > 0) await this.#reattach(network, plan.status.bridge);
-    return this.#parts.networks.setStatus(network.id, (status) => ({
+    }
+    return networks.setStatus(network.id, (status) => ({
       ...status,
       ...plan.status,
       state: 'ready',
@@ -413,11 +413,43 @@ export class NetworkService {
 
   /** Puts the taps of running guests back on a bridge that was made anew. */
   async #reattach(network: Network, bridge: string): Promise<void> {
-    const mine = new Set(this.#members.get(network.id)?.keys() ?? []);
-    for (const link of await listMarkedLinks(this.#parts.instance, 'tap')) {
-      const [vmId] = link.mark?.id.split(':') ?? [];
-      if (vmId && mine.has(vmId) && link.master === null)
-        await changeLink(link.name, { master: bridge, isUp: true }, this.#parts.instance);
+    const mine = new Map(this.#membersOf(network).map(({ vmId, index }) => [`${vmId}:${index}`, true]));
+    if (mine.size > 0) await this.#taps.reattach(bridge, (vmId, index) => mine.has(`${vmId}:${index}`));
+  }
+
+  /** Removes a network that could not be made: first what it has on the host, then the object, unless a VM uses it by now. */
+  async #abandon(network: Network): Promise<void> {
+    const { networks, nat, references } = this.#parts;
+    try {
+      await nat.remove(this.#current(network));
+      await references.hold(async () => {
+        if (this.#usersOf(network).length === 0) await networks.delete(network.id);
+        else
+          await networks.setStatus(network.id, (status) => ({
+            ...status,
+            state: 'failed',
+            reason: 'It could not be created.',
+          }));
+      });
+      this.#told.delete(network.id);
+    } catch (error) {
+      this.#warn(network, error);
+    }
+  }
+
+  /** What was asked for can't be: the network goes back to what it was. */
+  async #revert(before: Network, failed: Network, isMoved: boolean): Promise<void> {
+    const { networks, nat, log } = this.#parts;
+    try {
+      if (isMoved) await nat.remove(failed);
+      const reverted = await networks.update(before.id, undefined, (draft) => {
+        draft.spec = before.spec;
+        draft.labels = before.labels;
+      });
+      await networks.setStatus(before.id, before.status);
+      await this.#ensure({ ...reverted, status: before.status }, null);
+    } catch (error) {
+      log.error({ err: error, network: before.name }, 'a network could not be brought back to what it was');
     }
   }
 
@@ -426,9 +458,9 @@ export class NetworkService {
       const all = new Map<string, string>();
       for (const network of this.#parts.networks.all()) {
         if (network.spec.mode !== 'nat' || network.status.state !== 'ready') continue;
-        const leases = await this.leases(network);
-        for (const lease of leases) all.set(lease.mac, lease.address);
-        if (leases.length !== network.status.leaseCount)
+        const leases = await this.#parts.nat.leases(network);
+        for (const { macAddress, address } of leases) if (macAddress) all.set(macAddress, address);
+        if (leases.length !== network.status.leaseCount && this.get(network.id))
           await this.#parts.networks.setStatus(network.id, (status) => ({ ...status, leaseCount: leases.length }));
       }
       const text = [...all].join('\n');
@@ -436,48 +468,71 @@ export class NetworkService {
       this.#lastLeases = text;
       await this.#parts.onLeases(all);
     } catch (error) {
-      this.#parts.log.warn({ err: error }, 'the leases of the networks could not be read');
+      if (!this.#isClosed) this.#parts.log.warn({ err: error }, 'the leases of the networks could not be read');
     }
+  }
+
+  /** Shows who uses a network soon; many changes at once are shown together. */
+  #planShowUsers(): void {
+    if (this.#isShowPlanned || this.#isClosed) return;
+    this.#isShowPlanned = true;
+    void this.#queue
+      .run(queueKey, async () => {
+        this.#isShowPlanned = false;
+        await this.#showUsers();
+      })
+      .catch((error: unknown) => this.#parts.log.warn({ err: error }, 'the users of networks could not be shown'));
   }
 
   async #showUsers(): Promise<void> {
-    for (const network of [...this.#parts.networks.all()]) {
-      const usedBy = this.#parts.usersOf(network);
-      if (usedBy.join() !== network.status.usedBy.join())
-        await this.#parts.networks.setStatus(network.id, (status) => ({ ...status, usedBy }));
+    for (const [id, { users: usedBy }] of readNetworkUse(this.#parts.networks.all(), this.#parts.vms())) {
+      if (this.get(id) && usedBy.join() !== this.get(id)?.status.usedBy.join())
+        await this.#parts.networks.setStatus(id, (status) => ({ ...status, usedBy }));
     }
   }
 
-  #membersOf(networkId: string): NetworkMember[] {
-    return [...(this.#members.get(networkId)?.values() ?? [])].flat();
+  #use(network: Network): { members: NetworkMember[]; users: string[] } {
+    return readNetworkUse([network], this.#parts.vms()).get(network.id) ?? { members: [], users: [] };
   }
 
-  #requireFreeBridge(bridge: string, exceptId: string | null): void {
+  #membersOf(network: Network): NetworkMember[] {
+    return this.#use(network).members;
+  }
+
+  #usersOf(network: Network): string[] {
+    return this.#use(network).users;
+  }
+
+  /** The network as it is now; it may have been deleted while its turn came. */
+  #current(network: Network): Network {
+    return this.#parts.networks.require(network.project, network.id);
+  }
+
+  #requireUnused(network: Network): void {
+    const users = this.#usersOf(network);
+    if (users.length === 0) return;
+    throw new LodgeError('in_use', `Network ${network.name} is used by ${users.join(', ')}.`, {
+      hint: 'Delete these VMs or take them off the network first.',
+    });
+  }
+
+  /** Refuses a bridge or prefix that another of Lodge's own networks has, whether it is up or not. */
+  #requireFree(spec: NetworkSpec, exceptId: string | null): void {
     for (const other of this.#parts.networks.all()) {
-      if (other.id !== exceptId && other.status.bridge === bridge)
-        throw new LodgeError('host_conflict', `spec.bridge ${bridge} is the bridge of network ${other.name}.`, {
+      if (other.id === exceptId || other.spec.mode !== 'nat' || spec.mode !== 'nat') continue;
+      if (spec.bridge && (other.status.bridge ?? other.spec.bridge) === spec.bridge) {
+        const message = `${spec.bridge} is the bridge of network ${other.name}`;
+        throw new LodgeError('host_conflict', `spec.bridge: ${message}.`, {
+          fields: [{ field: 'spec.bridge', message, value: spec.bridge }],
           hint: 'Choose another name for the bridge, or none: Lodge makes one.',
         });
+      }
+      requireNoOverlap(spec, other);
     }
   }
 
-  #check(spec: NetworkSpec): void {
-    if (spec.ipv4Cidr) {
-      const cidr = parseCidr(spec.ipv4Cidr);
-      if (!cidr || cidr.prefixLength < 8 || cidr.prefixLength > 29)
-        throw invalidField('spec.ipv4Cidr', 'is a prefix from /8 to /29', spec.ipv4Cidr);
-    }
-    const { firstAddress, lastAddress } = spec.dhcp;
-    if ((firstAddress === undefined) !== (lastAddress === undefined))
-      throw invalidField('spec.dhcp', 'takes firstAddress and lastAddress together', spec.dhcp);
-    for (const [field, address] of Object.entries({ firstAddress, lastAddress })) {
-      if (!address) continue;
-      if (!spec.ipv4Cidr) throw invalidField(`spec.dhcp.${field}`, 'needs spec.ipv4Cidr', address);
-      if (!isWithin(spec.ipv4Cidr, address))
-        throw invalidField(`spec.dhcp.${field}`, `is not in ${spec.ipv4Cidr}`, address);
-    }
-    if (spec.mode === 'user' && spec.bridge)
-      throw invalidField('spec.bridge', 'is for networks in mode nat', spec.bridge);
+  #warn(network: Network, error: unknown): void {
+    this.#parts.log.warn({ err: error, network: network.name }, 'something of a network could not be removed');
   }
 }
 
@@ -485,11 +540,6 @@ function subjectOf(network: Network): { kind: 'network'; id: string; name: strin
   return { kind: 'network', id: network.id, name: network.name, project: network.project };
 }
 
-/** Whether an address lies in a prefix. */
-function isWithin(cidr: string, address: string): boolean {
-  const block = parseCidr(cidr);
-  const ip = parseIp(address);
-  if (!block || !ip || ip.family !== block.address.family) return false;
-  const bits = BigInt((ip.family === 4 ? 32 : 128) - block.prefixLength);
-  return formatIp(ip) !== '' && ip.value >> bits === block.address.value >> bits;
+function textOf(members: readonly NetworkMember[]): string {
+  return JSON.stringify(members);
 }

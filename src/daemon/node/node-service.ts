@@ -33,6 +33,7 @@ export class NodeService {
   readonly #startedAt = new Date().toISOString();
   #name = 'localhost';
   #id: string | null = null;
+  #bootId = '';
   #cpu: CpuFacts | null = null;
   #lastTimes: CpuTimes | null = null;
   #totalMib = 0;
@@ -54,9 +55,13 @@ export class NodeService {
     return node;
   }
 
-  /** Looks at the machine and writes down what it is. Tells whether it was restarted since the last daemon. */
+  /**
+   * Looks at the machine and writes down what it is. Tells whether it was restarted since a daemon has last called
+   * {@link settleBoot}: one that dies before has not started all that is to start with the machine.
+   */
   async start(): Promise<{ hasRebooted: boolean }> {
     const machine = await readMachine();
+    this.#bootId = machine.bootId;
     this.#cpu = await readCpu();
     this.#name = nodeName(machine.hostname);
     const existing = this.#parts.nodes.byName('default', this.#name) ?? [...this.#parts.nodes.all()][0] ?? null;
@@ -67,6 +72,7 @@ export class NodeService {
       this.#name = existing.name;
       await this.#parts.nodes.setStatus(existing.id, {
         ...status,
+        bootId: existing.status.bootId,
         accelerators: hasRebooted ? [] : existing.status.accelerators,
         accelerator: hasRebooted ? null : existing.status.accelerator,
         driver: existing.status.driver,
@@ -77,11 +83,16 @@ export class NodeService {
         project: 'default',
         labels: {},
         spec: { acceptsGuests: true },
-        status,
+        status: { ...status, bootId: '' },
       });
       this.#id = created.id;
     }
     return { hasRebooted };
+  }
+
+  /** What is to start with the machine has been started. */
+  async settleBoot(): Promise<void> {
+    await this.#parts.nodes.setStatus(this.self.id, (status) => ({ ...status, bootId: this.#bootId }));
   }
 
   /** Asks the hypervisor and runs the probe guests, as far as that is not known yet. */

@@ -1,7 +1,6 @@
 // Shutting down every guest of the node, for the shutdown of the machine.
 import * as z from 'zod';
-import { finalTaskStates } from '../../api/task.ts';
-import { canVm } from '../../api/vm-state.ts';
+import { canVm, liveVmStates } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { defineTask, type TaskRecord, type TaskType } from '../task/task.ts';
@@ -25,34 +24,33 @@ export function stopGuestsTask(parts: StopGuestsParts): TaskType<Record<never, n
         timeoutMs: longestMs,
         run: async ({ signal, progress, log }) => {
           const engine = parts.engine();
-          const started: string[] = [];
-          for (const vm of [...parts.vms()]) {
-            const [active] = engine.activeOn({ kind: 'vm', id: vm.id });
-            if (active?.type === 'vm.stop') started.push(active.id);
-            else if (canVm('stop', vm.status.state)) {
-              await parts.stop(vm).then(
-                (task) => started.push(task.id),
-                (error: unknown) => log.warn({ err: error, vm: vm.name }, 'a guest could not be asked to stop'),
-              );
-            }
-          }
-          // Only one task of this type runs at a time, so those it waits for always find a place.
+          const isUp = (vm: Vm): boolean => liveVmStates.has(vm.status.state);
+          const waiting = [...parts.vms()].filter(isUp).map((vm) => vm.id);
           let ended = 0;
+          const stop = async (id: string): Promise<void> => {
+            // What is being done with it ends first: a start, a suspension, or a stop that somebody else has begun.
+            for (const { id: taskId } of engine.activeOn({ kind: 'vm', id }))
+              await engine.wait(taskId, { signal, timeoutMs: longestMs });
+            const vm = [...parts.vms()].find((candidate) => candidate.id === id);
+            if (vm && canVm('stop', vm.status.state)) {
+              const task = await engine.wait((await parts.stop(vm)).id, { signal, timeoutMs: longestMs });
+              if (task.state !== 'succeeded') log.warn({ vm: vm.name, task: task.id }, 'a guest could not be stopped');
+            }
+            ended++;
+            progress({
+              percent: (100 * ended) / waiting.length,
+              message: `${ended} of ${waiting.length} guests are down`,
+            });
+          };
+          // Only one task of this type runs at a time, so those it waits for always find a place.
           await Promise.all(
-            started.map(async (id) => {
-              await engine.wait(id, { signal, timeoutMs: longestMs });
-              ended++;
-              progress({
-                percent: (100 * ended) / started.length,
-                message: `${ended} of ${started.length} guests are down`,
-              });
-            }),
+            waiting.map((id) =>
+              stop(id).catch((error: unknown) => {
+                signal.throwIfAborted();
+                log.warn({ err: error, vmId: id }, 'a guest could not be stopped');
+              }),
+            ),
           );
-          const failed = started.filter((id) => {
-            const state = engine.get(id)?.state;
-            return state !== undefined && finalTaskStates.has(state) && state !== 'succeeded';
-          });
-          if (failed.length > 0) log.warn({ failed }, 'some guests could not be stopped');
         },
       },
     ],

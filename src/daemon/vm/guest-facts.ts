@@ -1,8 +1,10 @@
 // What is known from inside a guest: whether it is up, its host name, system and addresses. Asked of its agent when the
 // agent appears and then now and then; leases of the networks are merged in. Nothing here decides anything.
 import { setTimeout as delay } from 'node:timers/promises';
+import { LodgeError } from '../../api/errors.ts';
 import { type GuestInfo } from '../../api/vm-guest.ts';
 import { type Vm } from '../../api/vm.ts';
+import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest } from '../../drivers/driver.ts';
 import { type Log } from '../store/informer.ts';
 import { type VmRecords } from './vm-records.ts';
@@ -25,16 +27,15 @@ const runningStates: ReadonlySet<Vm['status']['state']> = new Set(['starting', '
 /** The asking of one guest. */
 interface Loop {
   abort: AbortController;
+  /** Aborted to ask at once. Replaced before each round, so that what happens during one is not missed. */
   wake: AbortController;
-  /** Something happened while the guest was being asked: it is asked again at once. */
-  isWoken: boolean;
 }
 
 export class GuestFacts {
   readonly #parts: GuestFactsParts;
   readonly #loops = new Map<string, Loop>();
   /** Addresses by MAC address, as the networks’ DHCP servers gave them. */
-  readonly #leased = new Map<string, string>();
+  #leased: ReadonlyMap<string, string> = new Map();
 
   constructor(parts: GuestFactsParts) {
     this.#parts = parts;
@@ -43,7 +44,7 @@ export class GuestFacts {
   /** Begins to ask a guest. */
   begin(id: string): void {
     this.end(id);
-    const loop = { abort: new AbortController(), wake: new AbortController(), isWoken: false };
+    const loop: Loop = { abort: new AbortController(), wake: new AbortController() };
     this.#loops.set(id, loop);
     void this.#run(id, loop).catch((error: unknown) =>
       this.#parts.log.warn({ err: error, vmId: id }, 'asking a guest about itself failed'),
@@ -57,77 +58,94 @@ export class GuestFacts {
     this.#loops.delete(id);
   }
 
+  /** Asks a guest now rather than at its next turn: its vCPUs have begun to run. */
+  wake(id: string): void {
+    this.#loops.get(id)?.wake.abort();
+  }
+
   /** The agent opened or closed its channel. */
   agentChanged(id: string): void {
-    const loop = this.#loops.get(id);
-    if (!loop) return;
-    loop.isWoken = true;
-    loop.wake.abort();
+    this.wake(id);
   }
 
   guestReset(id: string): void {
     this.begin(id);
   }
 
-  /** Takes the current leases of a network: MAC address to IP address. */
+  /** Takes the current leases of all networks: MAC address to IP address. */
   async setLeases(leases: ReadonlyMap<string, string>): Promise<void> {
-    const { records } = this.#parts;
-    for (const [mac, address] of leases) this.#leased.set(mac, address);
-    for (const vm of records.collection.all()) {
-      const nics = withAddresses(vm.status.nics, this.#leased, null);
-      if (vm.status.nics.some((nic, index) => nic.addresses.join() !== nics[index]!.addresses.join()))
-        await records.patch(vm.id, { nics });
+    const { collection } = this.#parts.records;
+    this.#leased = new Map(leases);
+    for (const { id, status } of [...collection.all()]) {
+      if (!liveVmStates.has(status.state)) continue;
+      const nics = withAddresses(status.nics, this.#leased, null);
+      if (status.nics.every((nic, index) => nic.addresses.join() === nics[index]!.addresses.join())) continue;
+      await collection
+        .setStatus(id, (now) => ({ ...now, nics: withAddresses(now.nics, this.#leased, null) }))
+        .catch(ignoreGone);
     }
   }
 
   async #run(id: string, loop: Loop): Promise<void> {
     const { signal } = loop.abort;
     while (!signal.aborted) {
+      loop.wake = new AbortController();
       const guest = this.#parts.guestOf(id);
       const vm = this.#parts.records.collection.get(id);
       if (!guest || !vm) return;
-      loop.isWoken = false;
       const isUp =
         vm.spec.hasAgentChannel && runningStates.has(vm.status.state) && (await this.#ask(vm, guest, signal));
-      if (loop.isWoken) continue;
-      loop.wake = new AbortController();
-      await delay(isUp ? refreshMs : retryMs, undefined, { signal: loop.wake.signal, ref: false }).catch(() => {});
+      const either = AbortSignal.any([loop.wake.signal, signal]);
+      await delay(isUp ? refreshMs : retryMs, undefined, { signal: either, ref: false }).catch(() => {});
     }
   }
 
   async #ask(vm: Vm, guest: Guest, signal: AbortSignal): Promise<boolean> {
+    const { collection } = this.#parts.records;
     try {
       if (!(await guest.agent.isAnswering({ timeoutMs: answerTimeoutMs, signal }))) {
         if (vm.status.guest?.hasAgent)
-          await this.#parts.records.patch(vm.id, { guest: { ...vm.status.guest, hasAgent: false } });
+          await collection.setStatus(vm.id, (now) => ({
+            ...now,
+            guest: now.guest && { ...now.guest, hasAgent: false },
+          }));
         return false;
       }
-      if (signal.aborted) return false;
       // Told at once: what else there is to know may take the guest a moment to find out.
-      const before = this.#parts.records.byId(vm.id).status;
-      if (!before.isUp)
-        await this.#parts.records.patch(vm.id, { isUp: true, upAt: before.upAt ?? new Date().toISOString() });
+      await collection.setStatus(vm.id, (now) =>
+        signal.aborted || now.isUp || !runningStates.has(now.state)
+          ? now
+          : { ...now, isUp: true, upAt: now.upAt ?? new Date().toISOString() },
+      );
       const info = await guest.agent.info({ timeoutMs: answerTimeoutMs * 2, signal });
-      if (signal.aborted) return false;
-      const now = this.#parts.records.byId(vm.id).status;
-      await this.#parts.records.patch(vm.id, {
-        isUp: true,
-        upAt: now.upAt ?? new Date().toISOString(),
-        guest: {
-          hasAgent: true,
-          agentVersion: info.agentVersion,
-          hostname: info.hostname,
-          osName: info.os?.name ?? null,
-          kernel: info.os?.kernel ?? null,
-        },
-        nics: withAddresses(now.nics, this.#leased, info),
-      });
+      // What a guest said before it ended or was reset says nothing about the VM now.
+      await collection.setStatus(vm.id, (now) =>
+        signal.aborted || !liveVmStates.has(now.state)
+          ? now
+          : {
+              ...now,
+              isUp: true,
+              upAt: now.upAt ?? new Date().toISOString(),
+              guest: {
+                hasAgent: true,
+                agentVersion: info.agentVersion,
+                hostname: info.hostname,
+                osName: info.os?.name ?? null,
+                kernel: info.os?.kernel ?? null,
+              },
+              nics: withAddresses(now.nics, this.#leased, info),
+            },
+      );
       return true;
     } catch (error) {
       if (!signal.aborted) this.#parts.log.debug({ err: error, vmId: vm.id }, 'the guest agent did not answer');
       return false;
     }
   }
+}
+
+function ignoreGone(error: unknown): void {
+  if (!(error instanceof LodgeError && error.code === 'not_found')) throw error;
 }
 
 /** The NICs with what is known of their addresses: what the guest itself says, else what it was leased. */

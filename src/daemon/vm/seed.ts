@@ -1,4 +1,7 @@
 // First-boot data for cloud-init (NoCloud): from the fields of a VM's spec to the drive that carries them.
+import { createHash } from 'node:crypto';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
 import { type Vm } from '../../api/vm.ts';
 import { buildSeed, hashPassword as hash } from '../../host/image/seed.ts';
@@ -13,7 +16,7 @@ export async function hashPassword(password: string): Promise<string> {
 }
 
 /** The three texts of a seed. Throws invalid_request for user-data that is none. */
-export function composeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec' | 'status'>): {
+export function composeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec'> & { status: Pick<Vm['status'], 'nics'> }): {
   metaData: string;
   userData: string;
   networkConfig: string;
@@ -46,10 +49,28 @@ export function composeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec' | 'status'>): {
   }
 }
 
-/** Writes the drive at `path`. */
+/** Writes the drive at `path`, unless it holds the same already. */
 export async function writeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec' | 'status'>, path: string): Promise<void> {
   const content = composeSeed(vm);
+  const hash = createHash('sha256').update(JSON.stringify(content)).digest('hex');
+  const hashPath = `${path}.sha256`;
+  const written = await readFile(hashPath, 'utf8').catch(() => null);
+  if (written === hash) return;
+  await removeSeed(path);
   await buildSeed(content, path).catch((error: unknown) => {
     throw describeImageProblem(error);
   });
+  // Last, so that its being there says that the drive is complete.
+  await writeFile(hashPath, hash, { mode: 0o600 }).catch((error: unknown) => {
+    throw describeImageProblem(error);
+  });
+}
+
+/** Removes the drive, and what an interrupted writing of it has left. */
+export async function removeSeed(path: string): Promise<void> {
+  const folder = dirname(path);
+  const files = (await readdir(folder).catch(() => [])).filter((file) => file.startsWith(basename(path)));
+  // Its hash goes first: without it nothing counts.
+  for (const file of files.toSorted((left, right) => right.length - left.length))
+    await rm(join(folder, file), { recursive: true, force: true });
 }

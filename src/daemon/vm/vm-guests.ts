@@ -21,9 +21,14 @@ export interface VmGuestsParts {
   log: Log;
   /** Takes away what a VM that ended had on the host: its taps. */
   disconnect: (vm: Vm) => Promise<void>;
-  /** Told after a VM has ended without being asked to, or powered itself off: the restart policy decides. */
+  /**
+   * Told after a VM has ended without being asked to, or powered itself off: the restart policy decides. `vm` is as it
+   * was before its end.
+   */
   onUnaskedEnd: (vm: Vm, exit: VmExit) => void;
 }
+
+type EndedMessage = Extract<GuestMessage, { type: 'ended' }>;
 
 interface Entry {
   guest: Guest;
@@ -35,6 +40,8 @@ export class VmGuests {
   readonly #parts: VmGuestsParts;
   readonly #entries = new Map<string, Entry>();
   readonly #queues = new SerialQueues();
+  /** How guests ended whose end a task has not accounted for yet. */
+  readonly #ends = new Map<string, EndedMessage>();
   readonly facts: GuestFacts;
 
   constructor(parts: VmGuestsParts) {
@@ -79,6 +86,7 @@ export class VmGuests {
       });
     });
     this.#entries.set(id, entry);
+    this.#ends.delete(id);
     this.facts.begin(id);
   }
 
@@ -87,6 +95,7 @@ export class VmGuests {
     const entry = this.#entries.get(id);
     entry?.stopWatching();
     this.#entries.delete(id);
+    this.#ends.delete(id);
     this.facts.end(id);
   }
 
@@ -129,11 +138,12 @@ export class VmGuests {
       const vm = this.#parts.records.collection.get(id);
       if (!vm || vm.status.taskId !== null || !liveVmStates.has(vm.status.state)) return;
       const guest = this.get(id);
-      if (!guest) {
-        await this.#finish(vm, 'hypervisor-died', 'Its hypervisor process is gone.');
+      if (guest) {
+        await this.#follow(vm, guest);
         return;
       }
-      await this.#follow(vm, guest, await guest.state());
+      const end = this.#ends.get(id);
+      await this.#finish(vm, end?.cause ?? 'hypervisor-died', end?.message ?? 'Its hypervisor process is gone.');
     });
   }
 
@@ -145,9 +155,14 @@ export class VmGuests {
     to: Extract<VmState, 'stopped' | 'suspended'> = 'stopped',
   ): Promise<VmExit> {
     this.detach(vm.id);
-    await this.#parts.disconnect(vm);
+    // What can't be taken away now is found at its next start, or at the daemon's.
+    await this.#parts
+      .disconnect(vm)
+      .catch((error: unknown) =>
+        this.#parts.log.warn({ err: error, vm: vm.name }, 'taps of a VM could not be removed'),
+      );
     const exit: VmExit = { at: new Date().toISOString(), cause, message };
-    await this.#parts.records.transition(vm.id, to, message, endedStatus(exit));
+    await this.#parts.records.transition(vm.id, to, message, endedStatus(vm, exit, to));
     return exit;
   }
 
@@ -191,35 +206,42 @@ export class VmGuests {
         });
         return;
       case 'state':
-        if (vm.status.taskId === null) await this.#follow(vm, entry.guest, message.state);
+        if (vm.status.taskId === null) await this.#follow(vm, entry.guest);
         return;
       case 'ended':
         if (vm.status.taskId === null) await this.#finish(vm, message.cause, message.message);
-        else this.detach(id);
+        else {
+          this.detach(id);
+          this.#ends.set(id, message);
+        }
     }
   }
 
-  /** Makes the VM’s state that of its guest. */
-  async #follow(vm: Vm, guest: Guest, state: GuestState): Promise<void> {
+  /** Makes the VM’s state that of its guest, as it is now: the message that led here may be older than the last change. */
+  async #follow(vm: Vm, guest: Guest): Promise<void> {
     const { records, events } = this.#parts;
+    const state = await this.#ask(guest);
+    if (state === null) return;
     if (state === 'shutdown') {
       await guest.end();
       await this.#finish(vm, 'guest-shutdown', 'The guest powered itself off.');
       return;
     }
-    if (vm.status.state === state) return;
+    if (vm.status.state === state && state !== 'crashed') return;
     if (state === 'crashed') {
-      await records.transition(
-        vm.id,
-        'crashed',
-        'The guest’s operating system panicked; its memory is kept until it is reset or switched off.',
-      );
-      await events.record({
-        type: 'vm.guest-panicked',
-        severity: 'error',
-        subject: vmSubject(vm),
-        message: `The operating system of VM ${vm.name} panicked.`,
-      });
+      if (vm.status.state !== 'crashed') {
+        await records.transition(
+          vm.id,
+          'crashed',
+          'The guest’s operating system panicked; its memory is kept until it is reset or switched off.',
+        );
+        await events.record({
+          type: 'vm.guest-panicked',
+          severity: 'error',
+          subject: vmSubject(vm),
+          message: `The operating system of VM ${vm.name} panicked.`,
+        });
+      }
       if (vm.spec.restartPolicy.mode !== 'never') {
         await guest.end();
         await this.#finish(records.byId(vm.id), 'guest-panicked', 'The guest’s operating system panicked.');
@@ -227,6 +249,14 @@ export class VmGuests {
       return;
     }
     await records.transition(vm.id, state, state === 'running' ? 'Its vCPUs run.' : 'Its vCPUs are stopped.');
+  }
+
+  /** Null where the guest can't tell: its end, or its monitor's return, is told by itself. */
+  async #ask(guest: Guest): Promise<GuestState | null> {
+    return guest.state().catch((error: unknown) => {
+      this.#parts.log.debug({ err: error, vmId: guest.id }, 'a guest did not tell its state');
+      return null;
+    });
   }
 
   async #finish(vm: Vm, cause: VmExit['cause'], message: string): Promise<void> {
@@ -238,12 +268,12 @@ export class VmGuests {
       subject: vmSubject(vm),
       message: `VM ${vm.name}: ${message}`,
     });
-    this.#parts.onUnaskedEnd(this.#parts.records.byId(vm.id), exit);
+    this.#parts.onUnaskedEnd(vm, exit);
   }
 }
 
-/** What no VM that has ended has any more. */
-function endedStatus(lastExit: VmExit): Partial<VmStatus> {
+/** What a VM that has ended doesn't have any longer. Suspended, it still has the hardware that its memory was saved with. */
+function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspended'): Partial<VmStatus> {
   return {
     lastExit,
     pid: null,
@@ -251,7 +281,7 @@ function endedStatus(lastExit: VmExit): Partial<VmStatus> {
     upAt: null,
     startedAt: null,
     guest: null,
-    startedSpec: null,
-    pendingChanges: [],
+    nics: status.nics.map((nic) => ({ ...nic, hostInterface: null, addresses: [] })),
+    ...(to === 'stopped' ? { startedSpec: null, pendingChanges: [] } : {}),
   };
 }

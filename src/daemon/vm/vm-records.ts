@@ -80,6 +80,12 @@ export class VmRecords {
     return this.collection.setStatus(id, (status) => ({ ...status, ...patch }));
   }
 
+  /** A task has ended: the VM is worked on no more, unless another one has begun already. */
+  async releaseTask(id: string, taskId: string): Promise<void> {
+    if (this.collection.get(id)?.status.taskId !== taskId) return;
+    await this.collection.setStatus(id, (status) => (status.taskId === taskId ? { ...status, taskId: null } : status));
+  }
+
   /** Moves a VM to another state. In the state already: only reason and patch change. */
   transition(
     id: string,
@@ -98,10 +104,14 @@ export class VmRecords {
 }
 
 function hintFor(action: VmAction, state: VmState): string {
+  if (state === 'deleting') return 'It will be gone soon; lodge vm delete tries again if its deletion failed.';
+  if (state === 'creating') return 'Wait until it is created, or cancel that task.';
   if (state === 'stopped') return 'Start it first: lodge vm start.';
   if (state === 'suspended') return 'Start it, or discard its saved state with lodge vm force-off.';
-  if (state === 'paused') return 'Let it run on first: lodge vm resume.';
-  if (action === 'start') return 'It is up already, or on its way.';
+  if (action === 'start')
+    return state === 'paused' ? 'Let it run on: lodge vm resume.' : 'It is up already, or on its way.';
+  if (action === 'resume') return 'It runs already, or can not be resumed: a crashed VM is reset, lodge vm reset.';
+  if (state === 'paused' && (action === 'guest' || action === 'pause')) return 'Let it run on first: lodge vm resume.';
   if (action === 'delete') return 'Stop it first (lodge vm stop), or delete it with --force.';
   return 'Wait until it has settled; lodge vm show tells what it is doing.';
 }

@@ -4,16 +4,16 @@ import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { type VmAction } from '../../api/vm-state.ts';
-import { liveVmStates } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Driver, type Guest } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type NodeService } from '../node/node-service.ts';
+import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { imageOf, vmDirectory, type DefinitionParts } from './definition.ts';
 import { checkSpec, chooseFirmware, effectiveDisks, pendingChanges } from './hardware.ts';
-import { hashPassword } from './seed.ts';
+import { composeSeed, hashPassword } from './seed.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
 import { type VmTasks } from './vm-tasks.ts';
@@ -26,6 +26,7 @@ export interface VmServiceParts extends DefinitionParts {
   tasks: VmTasks;
   events: EventService;
   nodes: NodeService;
+  references: ReferenceLock;
 }
 
 export interface VmChange {
@@ -50,7 +51,7 @@ export class VmService {
     isStarted: boolean,
     requestedBy: string,
   ): Promise<TaskRecord> {
-    const { records, engine, tasks, nodes } = this.#parts;
+    const { records, engine, tasks, nodes, references } = this.#parts;
     // Told before the longer checks: most second creations of one name are slips.
     if (records.collection.byName(given.project, given.name)) {
       throw new LodgeError('name_taken', `There is a VM ${given.name} in project ${given.project} already.`);
@@ -60,34 +61,53 @@ export class VmService {
     const spec = await withHashedPassword(given.spec);
     const id = uuidv7();
     const target = vmSubject({ ...given, id });
-    const { record, part } = engine.prepare(isStarted ? tasks.createAndStart : tasks.create, {
-      target,
-      input: { id },
-      requestedBy,
+    return references.hold(async () => {
+      this.#checkReferences({ ...given, id });
+      const { record, part } = engine.prepare(isStarted ? tasks.createAndStart : tasks.create, {
+        target,
+        input: { id },
+        requestedBy,
+      });
+      await records.collection.create({ ...given, spec, id }, part);
+      return engine.require(record.id);
     });
-    await records.collection.create({ ...given, spec, id }, part);
-    return engine.require(record.id);
   }
 
   async update(vm: Vm, change: VmChange): Promise<Vm> {
-    const { records, nodes } = this.#parts;
+    const { records, nodes, references, guests, networks } = this.#parts;
     records.requireAllowed(vm, 'update');
     await this.#check({ ...vm, spec: change.spec });
     nodes.requireRoom(change.spec, false);
     const spec = await withHashedPassword(change.spec);
-    const updated = await records.collection.update(vm.id, change.revision, (draft) => {
-      draft.spec = spec;
-      if (change.labels) draft.labels = change.labels;
-    });
-    const { startedSpec } = updated.status;
-    const changed = startedSpec === null ? [] : pendingChanges(startedSpec, updated.spec);
-    const shown = await records.patch(vm.id, { pendingChanges: changed });
-    await this.#parts.networks.setMembers(shown);
+    // Not while a start is reading the spec: it takes all of the old one, or all of the new.
+    await guests.exclusively(vm.id, () =>
+      references.hold(async () => {
+        const current = records.byId(vm.id);
+        records.requireAllowed(current, 'update');
+        this.#checkReferences({ ...current, spec });
+        const updated = await records.collection.update(vm.id, change.revision, (draft) => {
+          draft.spec = spec;
+          if (change.labels) draft.labels = change.labels;
+        });
+        const { startedSpec } = updated.status;
+        await records.patch(vm.id, {
+          pendingChanges: startedSpec === null ? [] : pendingChanges(startedSpec, updated.spec),
+          // Who changes when a VM is started again has seen what is planned.
+          ...(spec.restartPolicy.mode === 'never' ? { restarts: { count: 0, nextAt: null } } : {}),
+        });
+      }),
+    );
+    await networks.membersChanged();
+    this.#parts.images.planShowUsers();
     return records.byId(vm.id);
   }
 
-  start(vm: Vm, requestedBy: string): Promise<TaskRecord> {
+  /** `isByItself`: the daemon starts it; a start that somebody asks for ends the count of failed ones. */
+  async start(vm: Vm, requestedBy: string, isByItself = false): Promise<TaskRecord> {
+    this.#requireIdle(vm);
+    this.#parts.records.requireAllowed(vm, 'start');
     this.#parts.nodes.requireRoom(vm.spec, true);
+    if (!isByItself) await this.#parts.records.patch(vm.id, { restarts: { count: 0, nextAt: null } });
     return this.#submit(vm, 'start', this.#parts.tasks.start, requestedBy);
   }
 
@@ -104,21 +124,36 @@ export class VmService {
   }
 
   /** Switches off whatever else is being done: a start or suspension is cancelled, a stop cut short. */
-  async forceOff(vm: Vm, requestedBy: string): Promise<TaskRecord> {
+  async forceOff(given: Vm, requestedBy: string): Promise<TaskRecord> {
     const { records, engine, tasks, guests } = this.#parts;
-    records.requireAllowed(vm, 'forceOff');
-    for (const active of engine.activeOn({ kind: 'vm', id: vm.id })) {
-      if (active.type === 'vm.forceOff') return active;
-      if (active.type === 'vm.stop') await guests.get(vm.id)?.end();
+    const vm = records.byId(given.id);
+    const all = engine.activeOn({ kind: 'vm', id: vm.id });
+    const isStarting = all.some(({ type }) => type === tasks.start.type);
+    if (!isStarting) records.requireAllowed(vm, 'forceOff');
+    const creating = all.find(({ type }) => type === tasks.createAndStart.type);
+    if (creating) {
+      throw new LodgeError('busy', `VM ${vm.name} is being created and started for the first time.`, {
+        hint: `Cancel that (lodge task cancel ${creating.id}), which removes the VM, or wait until it runs.`,
+      });
+    }
+    for (const active of all) {
+      if (active.type === tasks.forceOff.type) return active;
+      if (active.type === tasks.stop.type) await guests.get(vm.id)?.end();
       else await engine.cancel(active.id).catch(ignoreEnded);
     }
     return engine.submit(tasks.forceOff, { target: vmSubject(vm), input: { id: vm.id }, requestedBy });
   }
 
-  async delete(vm: Vm, isForced: boolean, requestedBy: string): Promise<TaskRecord> {
-    const { tasks, engine } = this.#parts;
-    if (!isForced || !liveVmStates.has(vm.status.state)) return this.#submit(vm, 'delete', tasks.delete, requestedBy);
-    for (const active of engine.activeOn({ kind: 'vm', id: vm.id })) await engine.cancel(active.id).catch(ignoreEnded);
+  /** With `isForced`, cancels whatever is being done with the VM and switches it off first. */
+  async delete(given: Vm, isForced: boolean, requestedBy: string): Promise<TaskRecord> {
+    const { tasks, engine, records } = this.#parts;
+    if (!isForced) return this.#submit(given, 'delete', tasks.delete, requestedBy);
+    const vm = records.byId(given.id);
+    for (const active of engine.activeOn({ kind: 'vm', id: vm.id })) {
+      if ([tasks.delete.type, tasks.forceDelete.type].includes(active.type)) return active;
+      if (active.type === tasks.stop.type) await this.#parts.guests.get(vm.id)?.end();
+      else await engine.cancel(active.id).catch(ignoreEnded);
+    }
     return engine.submit(tasks.forceDelete, { target: vmSubject(vm), input: { id: vm.id }, requestedBy });
   }
 
@@ -132,17 +167,17 @@ export class VmService {
       const guest = guests.require(current);
       await guest[action]();
       const state = await guest.state();
+      // One that has powered itself off meanwhile tells so by itself.
       if (state === 'shutdown') return;
       await records.transition(
         vm.id,
         state,
         { reset: 'It was reset.', pause: 'Its vCPUs are stopped.', resume: 'Its vCPUs run.' }[action],
       );
-      await events.record({
-        type: `vm.${{ reset: 'reset', pause: 'paused', resume: 'resumed' }[action]}`,
-        subject: vmSubject(vm),
-        message: `VM ${vm.name} was ${{ reset: 'reset', pause: 'paused', resume: 'resumed' }[action]}.`,
-      });
+      // A reset is told by the guest, whoever did it.
+      if (action === 'reset') return;
+      const word = { pause: 'paused', resume: 'resumed' }[action];
+      await events.record({ type: `vm.${word}`, subject: vmSubject(vm), message: `VM ${vm.name} was ${word}.` });
     });
     return records.byId(vm.id);
   }
@@ -159,12 +194,13 @@ export class VmService {
   }
 
   async #submit(
-    vm: Vm,
+    given: Vm,
     action: VmAction,
     type: VmTasks[keyof VmTasks],
     requestedBy: string,
     timeoutS?: number,
   ): Promise<TaskRecord> {
+    const vm = this.#parts.records.byId(given.id);
     this.#requireIdle(vm);
     this.#parts.records.requireAllowed(vm, action);
     return this.#parts.engine.submit(type, { target: vmSubject(vm), input: { id: vm.id, timeoutS }, requestedBy });
@@ -181,23 +217,35 @@ export class VmService {
 
   /** Refuses a spec before anything is made of it. */
   async #check(vm: Pick<Vm, 'name' | 'project' | 'spec'> & { id: string | null }): Promise<void> {
-    const { driver, networks, volumes, records } = this.#parts;
     const { spec } = vm;
     const image = imageOf(this.#parts, vm);
     checkSpec(spec, image);
-    await driver.check(spec);
+    await this.#parts.driver.check(spec);
     chooseFirmware(spec, image, await this.#parts.hasUefi());
+    if (spec.cloudInit) composeSeed({ ...vm, id: vm.id ?? '', status: { nics: [] } });
+    this.#checkReferences(vm);
+  }
+
+  /** Refuses what is not there, is going, or is somebody else's. Asked again while references can't change. */
+  #checkReferences(vm: Pick<Vm, 'name' | 'project' | 'spec'> & { id: string | null }): void {
+    const { networks, volumes, records, images } = this.#parts;
+    const { spec } = vm;
     for (const [index, nic] of spec.nics.entries()) {
       const network = networks.require(vm.project, nic.network);
-      if (nic.ipv4Address) networks.checkReservation(network, vm.id, `spec.nics.${index}.ipv4Address`, nic.ipv4Address);
+      networks.checkNic(network, vm.id, `spec.nics.${index}`, nic.ipv4Address);
       if (!nic.mac) continue;
       for (const other of records.collection.all()) {
-        if (other.id !== vm.id && other.status.nics.some((taken) => taken.mac === nic.mac))
+        if (other.id === vm.id) continue;
+        if ([...other.status.nics, ...other.spec.nics].some((taken) => taken.mac === nic.mac))
           throw invalidField(`spec.nics.${index}.mac`, `is the address of a NIC of VM ${other.name}`, nic.mac);
       }
     }
-    for (const [index, disk] of effectiveDisks(spec, image).entries())
-      volumes.checkDisk(vm, disk, `spec.disks.${index}`);
+    const image = imageOf(this.#parts, vm);
+    if (image) images.requireUsable(image, 'spec.image');
+    for (const [index, disk] of effectiveDisks(spec, image).entries()) {
+      const field = spec.disks.includes(disk) ? `spec.disks.${spec.disks.indexOf(disk)}` : `spec.disks.${index}`;
+      volumes.checkDisk(vm, disk, field);
+    }
   }
 }
 

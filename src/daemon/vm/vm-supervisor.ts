@@ -61,8 +61,8 @@ export class VmSupervisor {
     const found = await driver.discover();
     const vms = [...records.collection.all()];
     const counts = { adopted: 0, ended: 0, unknown: 0 };
-    engine.onChange(({ object }) => {
-      if (object.target.kind === 'vm' && finalTaskStates.has(object.state))
+    engine.onChange(({ type, object }) => {
+      if (type !== 'deleted' && object.target.kind === 'vm' && finalTaskStates.has(object.state))
         void this.#afterTask(object.target.id, object.id);
     });
     await Promise.all(
@@ -80,47 +80,45 @@ export class VmSupervisor {
     );
     await Promise.all(
       vms.map(async (vm) => {
-        if (found.has(vm.id) && (await this.#adopt(vm))) counts.adopted++;
-        else if (!found.has(vm.id) && liveVmStates.has(vm.status.state) && this.#activeTask(vm) === null) {
-          counts.ended++;
-          await this.#settleGone(vm, hasRebooted);
-        }
+        const outcome = found.has(vm.id) ? await this.#adopt(vm) : 'gone';
+        if (outcome === 'adopted') counts.adopted++;
+        if (outcome !== 'gone' || !liveVmStates.has(vm.status.state) || this.#activeTask(vm) !== null) return;
+        counts.ended++;
+        await this.#settleGone(vm, hasRebooted);
       }),
     );
-    for (const vm of records.collection.all())
+    for (const vm of [...records.collection.all()])
       if (vm.status.taskId !== null && this.#activeTask(vm) === null) await records.patch(vm.id, { taskId: null });
     return counts;
   }
 
   /** Goes on with what was left half-done without a task, and starts what is to start with the node. */
   async begin(hasRebooted: boolean): Promise<void> {
-    const { records, engine } = this.#parts;
-    for (const vm of [...records.collection.all()]) {
-      if (this.#activeTask(vm) !== null) continue;
+    const { records, service, log } = this.#parts;
+    for (const { id } of [...records.collection.all()]) {
+      const vm = records.collection.get(id);
+      if (!vm || this.#isClosed || this.#activeTask(vm) !== null) continue;
       const { state, restarts, lastExit } = vm.status;
       if (state === 'deleting' || state === 'creating') {
-        await records.transition(vm.id, 'deleting', 'Its creation or deletion was broken off.');
-        await this.#parts.service
-          .delete(records.byId(vm.id), false, daemon)
+        await service
+          .delete(vm, true, daemon)
           .catch((error: unknown) =>
-            this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM that was left half-made could not be removed'),
+            log.warn({ err: error, vm: vm.name }, 'a VM that was left half-made could not be removed'),
           );
-      } else if (state === 'stopped' && vm.spec.autostart && hasRebooted)
-        await this.#start(vm, 'it is to start with the node');
-      else if (state === 'stopped' && restarts.nextAt !== null)
-        this.#schedule(vm, Math.max(0, Date.parse(restarts.nextAt) - Date.now()));
+      } else if (state !== 'stopped') continue;
+      else if (vm.spec.autostart && hasRebooted) await this.#start(vm, 'it is to start with the node');
+      else if (restarts.nextAt !== null)
+        this.#schedule(vm, Math.min(maxBackOffMs, Math.max(0, Date.parse(restarts.nextAt) - Date.now())));
       else if (
-        state === 'stopped' &&
         hasRebooted &&
         lastExit?.cause === 'host-restarted' &&
         wantsRestart(vm.spec.restartPolicy.mode, lastExit.cause)
       )
         await this.#start(vm, 'its restart policy is always');
     }
-    void engine;
   }
 
-  /** A VM ended without being asked to: starts it again if its policy says so. */
+  /** A VM ended without being asked to: starts it again if its policy says so. `vm` is as it was before. */
   considerRestart(vm: Vm, exit: VmExit): void {
     const { restartPolicy } = vm.spec;
     if (this.#isClosed || !wantsRestart(restartPolicy.mode, exit.cause)) return;
@@ -131,7 +129,7 @@ export class VmSupervisor {
         type: 'vm.restart-given-up',
         severity: 'error',
         subject: vmSubject(vm),
-        message: `VM ${vm.name} has ended ${count} times in a row and is not started again.`,
+        message: `VM ${vm.name} has been started again ${count} times in a row, has ended each time, and is not started any more.`,
       });
       return;
     }
@@ -157,8 +155,11 @@ export class VmSupervisor {
     const run = (): void => {
       this.#timers.delete(vm.id);
       const current = this.#parts.records.collection.get(vm.id);
-      if (current?.status.state === 'stopped' && current.status.restarts.nextAt !== null)
-        void this.#start(current, 'its restart policy says so');
+      // The policy may have been changed, or the VM started and stopped by somebody, since.
+      if (current?.status.state !== 'stopped' || current.status.restarts.nextAt === null) return;
+      if (current.spec.restartPolicy.mode === 'never')
+        void this.#parts.records.patch(vm.id, { restarts: { count: 0, nextAt: null } }).catch(() => {});
+      else void this.#start(current, 'its restart policy says so');
     };
     this.#timers.set(vm.id, setTimeout(run, waitMs).unref());
   }
@@ -171,8 +172,9 @@ export class VmSupervisor {
         subject: vmSubject(vm),
         message: `VM ${vm.name} is started: ${why}.`,
       });
-      await this.#parts.service.start(this.#parts.records.byId(vm.id), daemon);
+      await this.#parts.service.start(this.#parts.records.byId(vm.id), daemon, true);
     } catch (error) {
+      this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM could not be started by itself');
       const message = error instanceof LodgeError ? error.message : 'an unexpected error';
       await this.#parts.events.record({
         type: 'vm.autostart-failed',
@@ -184,43 +186,49 @@ export class VmSupervisor {
   }
 
   /** Takes control of a guest. While its monitor doesn't answer, tries again now and then. */
-  async #adopt(vm: Vm): Promise<boolean> {
+  async #adopt(vm: Vm): Promise<'adopted' | 'gone' | 'left' | 'unreachable'> {
     const { driver, guests, records, log } = this.#parts;
-    if (!vm.status.pinned) {
+    const { pinned, state } = vm.status;
+    if (!pinned || state === 'creating' || state === 'deleting') {
       // Its start was broken off before it was complete; the task that started it goes on, or nobody wants it.
-      if (this.#activeTask(vm) === null) await driver.endUnknown(vm.id);
-      return false;
+      if (this.#activeTask(vm) !== null) return 'left';
+      await driver.endUnknown(vm.id);
+      return 'gone';
     }
     try {
       const guest = await driver.adopt({
         id: vm.id,
         name: vm.name,
         directory: vmDirectory(this.#parts, vm.id),
-        pinned: vm.status.pinned,
+        pinned,
       });
-      if (!guest) return false;
+      if (!guest) return 'gone';
       guests.attach(vm.id, guest);
-      if (this.#activeTask(vm) === null) {
-        if (!liveVmStates.has(vm.status.state)) {
-          // The process is there, whatever was written down last.
-          await records.transition(vm.id, 'starting', 'Its hypervisor process was found running.');
-        }
-        await records.patch(vm.id, { taskId: null, pid: guest.pid });
-        await guests.settle(vm.id);
-      }
-      return true;
+      if (this.#activeTask(vm) !== null) return 'adopted';
+      // The process is there, whatever was written down last.
+      if (!liveVmStates.has(state))
+        await records.transition(vm.id, 'starting', 'Its hypervisor process was found running.');
+      await records.patch(vm.id, { taskId: null, pid: guest.pid });
+      await guests.settle(vm.id);
+      return 'adopted';
     } catch (error) {
       log.warn({ err: error, vm: vm.name }, 'a guest could not be taken over yet');
       setTimeout(() => void this.#retry(vm.id), adoptRetryMs).unref();
-      return false;
+      return 'unreachable';
     }
   }
 
   async #retry(id: string): Promise<void> {
-    const vm = this.#parts.records.collection.get(id);
-    if (!vm || this.#isClosed || this.#parts.guests.get(id)) return;
-    if ((await this.#parts.driver.discover()).has(id)) await this.#adopt(vm);
-    else if (liveVmStates.has(vm.status.state) && this.#activeTask(vm) === null) await this.#settleGone(vm, false);
+    const { records, guests, driver, log } = this.#parts;
+    try {
+      const vm = records.collection.get(id);
+      if (!vm || this.#isClosed || guests.get(id)) return;
+      const outcome = (await driver.discover()).has(id) ? await this.#adopt(vm) : 'gone';
+      if (outcome === 'gone' && liveVmStates.has(vm.status.state) && this.#activeTask(vm) === null)
+        await this.#settleGone(vm, false);
+    } catch (error) {
+      log.error({ err: error, vmId: id }, 'a guest could not be taken over');
+    }
   }
 
   /** A VM that was up when the last daemon wrote it down, and whose guest is gone now. */
@@ -230,7 +238,7 @@ export class VmSupervisor {
     const words = hasRebooted
       ? { cause: 'host-restarted' as const, message: 'It ended when its host was restarted.' }
       : await driver.lastWords(place);
-    const exit = await guests.finish(vm, words.cause, words.message);
+    const exit = await guests.exclusively(vm.id, () => guests.finish(vm, words.cause, words.message));
     await events.record({
       type: `vm.${words.cause}`,
       severity: 'error',
@@ -238,15 +246,13 @@ export class VmSupervisor {
       message: `VM ${vm.name}: ${words.message}`,
       details: { whileDaemonWasDown: true },
     });
-    if (!hasRebooted) this.considerRestart(this.#parts.records.byId(vm.id), exit);
+    if (!hasRebooted) this.considerRestart(vm, exit);
   }
 
   async #afterTask(id: string, taskId: string): Promise<void> {
     const { records, guests, log } = this.#parts;
     try {
-      const vm = records.collection.get(id);
-      if (!vm) return;
-      if (vm.status.taskId === taskId) await records.patch(id, { taskId: null });
+      await records.releaseTask(id, taskId);
       await guests.settle(id);
     } catch (error) {
       if (!(error instanceof LodgeError && error.code === 'not_found'))

@@ -2,18 +2,15 @@
 import * as z from 'zod';
 import { defineTask, type TaskType } from '../task/task.ts';
 import {
-  askToShutDown,
   deleteEverything,
-  endGuest,
   markDefined,
   provideDisks,
   settleIdentity,
-  startGuest,
-  suspendGuest,
   updateHardware,
   writeFirstBootData,
-  type VmStepParts,
-} from './vm-steps.ts';
+} from './vm-make-steps.ts';
+import { askToShutDown, endGuest, startGuest, suspendGuest } from './vm-power-steps.ts';
+import { type VmStepParts } from './vm-step.ts';
 
 const input = z.strictObject({ id: z.string(), timeoutS: z.number().optional() });
 type Input = z.input<typeof input>;

@@ -50,15 +50,8 @@ export class VolumeFiles {
       );
       if (!isThere) {
         // A raw volume takes its blocks as they are written, like qcow2, but no file may be larger than its file system.
-        const { totalBytes } = await readDiskSpace(dirname(path));
         const sizeBytes = spec.sizeMib === undefined ? undefined : spec.sizeMib * mib;
-        if (spec.format === 'raw' && sizeBytes !== undefined && sizeBytes > totalBytes) {
-          throw new LodgeError(
-            'insufficient_resources',
-            `A raw volume of ${spec.sizeMib} MiB is larger than the file system that would hold it (${Math.floor(totalBytes / mib)} MiB).`,
-            { hint: 'Choose qcow2, which takes only what is written, or a smaller size.' },
-          );
-        }
+        if (spec.format === 'raw' && spec.sizeMib !== undefined) await this.requireFit(dirname(path), spec.sizeMib);
         if (base)
           await createOverlay({
             path,
@@ -76,6 +69,7 @@ export class VolumeFiles {
   }
 
   async grow(path: string, format: VolumeSpec['format'], sizeMib: number): Promise<void> {
+    if (format === 'raw') await this.requireFit(dirname(path), sizeMib);
     await resizeVolume({ path, format, sizeBytes: sizeMib * mib }).catch((error: unknown) => {
       throw describeImageProblem(error);
     });
@@ -99,5 +93,16 @@ export class VolumeFiles {
       const path = join(directory, file);
       if (!wanted.has(path)) await rm(path, { recursive: true, force: true });
     }
+  }
+
+  /** Refuses a raw volume that is larger than the file system it is to lie in. */
+  async requireFit(directory: string, sizeMib: number): Promise<void> {
+    const { totalBytes } = await readDiskSpace(directory);
+    if (sizeMib * mib <= totalBytes) return;
+    const message = `a raw volume of ${sizeMib} MiB is larger than the file system that would hold it (${Math.floor(totalBytes / mib)} MiB)`;
+    throw new LodgeError('insufficient_resources', `spec.sizeMib: ${message}.`, {
+      fields: [{ field: 'spec.sizeMib', message, value: sizeMib }],
+      hint: 'Choose qcow2, which takes only what is written, or a smaller size.',
+    });
   }
 }

@@ -9,8 +9,10 @@ import { type Vm } from '../../api/vm.ts';
 import { type VmDisk } from '../../api/vm-spec.ts';
 import { type Volume, type VolumeSpec, type VolumeStatus } from '../../api/volume.ts';
 import { type DiskLayer } from '../../drivers/driver.ts';
+import { SerialQueues } from '../../lib/serial-queues.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type Collection } from '../store/collection.ts';
+import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { type VolumeFiles } from './volume-files.ts';
@@ -25,8 +27,11 @@ export interface VolumeServiceParts {
   /** Folder of the volumes' files. */
   directory: string;
   node: string;
+  references: ReferenceLock;
   /** Whether the VM that uses a volume runs or is about to. */
   isLive: (vmName: string, project: string) => boolean;
+  /** Name of a VM that names the volume in its spec, whether it has it yet or not. */
+  namedBy: (volume: Volume) => string | null;
 }
 
 export function initialVolumeStatus(): VolumeStatus {
@@ -44,6 +49,7 @@ export function initialVolumeStatus(): VolumeStatus {
 
 export class VolumeService {
   readonly #parts: VolumeServiceParts;
+  readonly #changes = new SerialQueues();
 
   constructor(parts: VolumeServiceParts) {
     this.#parts = parts;
@@ -73,74 +79,96 @@ export class VolumeService {
   }
 
   async create(given: Pick<Volume, 'name' | 'project' | 'labels' | 'spec'>, requestedBy: string): Promise<TaskRecord> {
-    const image = this.#imageOf(given);
-    this.#parts.files.check(given.spec, image, 'spec');
-    const id = uuidv7();
-    const { record, part } = this.#parts.engine.prepare(this.#parts.tasks.create, {
-      target: subject({ ...given, id }),
-      input: { id },
-      requestedBy,
+    const { references, engine, tasks, volumes, files, directory } = this.#parts;
+    if (given.spec.format === 'raw') await files.requireFit(directory, given.spec.sizeMib ?? 0);
+    return references.hold(async () => {
+      files.check(given.spec, this.#imageOf(given), 'spec');
+      const id = uuidv7();
+      const { record, part } = engine.prepare(tasks.create, {
+        target: subject({ ...given, id }),
+        input: { id },
+        requestedBy,
+      });
+      await volumes.create({ ...given, id }, part);
+      return engine.require(record.id);
     });
-    await this.#parts.volumes.create({ ...given, id }, part);
-    return this.#parts.engine.require(record.id);
   }
 
   async update(
-    volume: Volume,
+    given: Volume,
     change: { revision?: number | undefined; labels?: Record<string, string> | undefined; spec: VolumeSpec },
   ): Promise<Volume> {
-    for (const field of ['image', 'format'] as const) {
-      if (change.spec[field] !== volume.spec[field])
-        throw invalidField(`spec.${field}`, 'can not be changed', change.spec[field]);
-    }
-    const before = volume.status.virtualSizeMib ?? 0;
-    const wanted = change.spec.sizeMib ?? before;
-    if (wanted < before)
-      throw invalidField(
-        'spec.sizeMib',
-        `can not shrink: the volume has ${before} MiB, and what lies at its end would be lost`,
-        wanted,
-      );
-    if (wanted > before) {
-      if (volume.status.usedBy && this.#parts.isLive(volume.status.usedBy, volume.project)) {
-        throw new LodgeError(
-          'wrong_state',
-          `Volume ${volume.name} can not grow while VM ${volume.status.usedBy} runs.`,
-          { hint: 'Stop the VM first.' },
+    const { volumes, files } = this.#parts;
+    // One after the other: two that grow it would both begin from the same size.
+    return this.#changes.run(given.id, async () => {
+      const volume = volumes.require(given.project, given.id);
+      for (const field of ['image', 'format'] as const) {
+        if (change.spec[field] !== volume.spec[field])
+          throw invalidField(`spec.${field}`, 'can not be changed', change.spec[field]);
+      }
+      const before = volume.status.virtualSizeMib ?? 0;
+      const wanted = change.spec.sizeMib ?? before;
+      if (wanted < before) {
+        throw invalidField(
+          'spec.sizeMib',
+          `can not shrink: the volume has ${before} MiB, and what lies at its end would be lost`,
+          wanted,
         );
       }
-      this.#parts.files.check(change.spec, null, 'spec');
-    }
-    // The revision is checked before the file is touched, and the file grows before the object says so.
-    if (change.revision !== undefined && change.revision !== volume.revision) {
-      throw new LodgeError(
-        'revision_conflict',
-        `Volume ${volume.name} has revision ${volume.revision}, and this change was based on ${change.revision}.`,
-      );
-    }
-    if (wanted > before)
-      await this.#parts.files.grow(volumePath(this.#parts.directory, volume), volume.spec.format, wanted);
-    const updated = await this.#parts.volumes.update(volume.id, change.revision, (draft) => {
-      draft.spec = change.spec;
-      if (change.labels) draft.labels = change.labels;
+      // The revision is checked before the file is touched, and the file grows before the object says so.
+      if (change.revision !== undefined && change.revision !== volume.revision) {
+        throw new LodgeError(
+          'revision_conflict',
+          `Volume ${volume.name} has revision ${volume.revision}, and this change was based on ${change.revision}.`,
+        );
+      }
+      if (wanted > before) {
+        this.#requireStill(volume, 'grow');
+        await files.grow(volumePath(this.#parts.directory, volume), volume.spec.format, wanted);
+      }
+      const updated = await volumes.update(volume.id, change.revision, (draft) => {
+        draft.spec = change.spec;
+        if (change.labels) draft.labels = change.labels;
+      });
+      return wanted > before
+        ? volumes.setStatus(volume.id, (status) => ({ ...status, virtualSizeMib: wanted }))
+        : updated;
     });
-    return wanted > before
-      ? this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, virtualSizeMib: wanted }))
-      : updated;
   }
 
-  async delete(volume: Volume, requestedBy: string): Promise<TaskRecord> {
-    if (volume.status.usedBy)
-      throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${volume.status.usedBy}.`, {
-        hint: 'Take the disk out of the VM’s spec, or delete the VM.',
+  /** Makes the disk of a VM that is down as large as its spec has it by now. Does nothing where it is. Can be repeated. */
+  async growTo(volume: Volume, sizeMib: number): Promise<Volume> {
+    const { volumes, files } = this.#parts;
+    return this.#changes.run(volume.id, async () => {
+      if (sizeMib <= (volume.status.virtualSizeMib ?? 0)) return volume;
+      await files.grow(volumePath(this.#parts.directory, volume), volume.spec.format, sizeMib);
+      await volumes.update(volume.id, undefined, (draft) => {
+        draft.spec.sizeMib = sizeMib;
       });
-    const [active] = this.#parts.engine.activeOn({ kind: 'volume', id: volume.id });
-    if (active)
-      throw new LodgeError('busy', `Volume ${volume.name} is being worked on by task ${active.id} (${active.type}).`);
-    return this.#parts.engine.submit(this.#parts.tasks.delete, {
-      target: subject(volume),
-      input: { id: volume.id },
-      requestedBy,
+      return volumes.setStatus(volume.id, (status) => ({ ...status, virtualSizeMib: sizeMib }));
+    });
+  }
+
+  async delete(given: Volume, requestedBy: string): Promise<TaskRecord> {
+    const { references, engine, tasks, volumes } = this.#parts;
+    return references.hold(async () => {
+      const volume = volumes.require(given.project, given.id);
+      const user = volume.status.usedBy ?? this.#parts.namedBy(volume);
+      if (user !== null) {
+        throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${user}.`, {
+          hint: 'Take the disk out of the VM’s spec, or delete the VM.',
+        });
+      }
+      const [active] = engine.activeOn({ kind: 'volume', id: volume.id });
+      if (active)
+        throw new LodgeError('busy', `Volume ${volume.name} is being worked on by task ${active.id} (${active.type}).`);
+      // From here on no VM can take it; without its task, the next start of the daemon removes it.
+      await volumes.setStatus(volume.id, (status) => ({
+        ...status,
+        state: 'deleting',
+        reason: 'It is being deleted.',
+      }));
+      return engine.submit(tasks.delete, { target: subject(volume), input: { id: volume.id }, requestedBy });
     });
   }
 
@@ -166,7 +194,25 @@ export class VolumeService {
       return;
     }
     const image = disk.image ? this.#parts.images.require(vm.project, disk.image) : null;
-    this.#parts.files.check({ sizeMib: disk.sizeMib, format: 'qcow2' }, image, field);
+    const existing = this.#parts.volumes.byName(vm.project, ownName(vm, disk));
+    if (!existing) {
+      this.#parts.files.check({ sizeMib: disk.sizeMib, format: 'qcow2' }, image, field);
+      return;
+    }
+    this.#requireOwn(vm, disk, existing);
+    const least = existing.status.virtualSizeMib ?? 0;
+    if (disk.sizeMib !== undefined && disk.sizeMib < least)
+      throw invalidField(`${field}.sizeMib`, `can not shrink: the disk has ${least} MiB`, disk.sizeMib);
+  }
+
+  /** Refuses a volume that has the name of a VM's disk and is not that disk. */
+  #requireOwn(vm: Pick<Vm, 'name'> & { id: string | null }, disk: VmDisk, existing: Volume): void {
+    if (vm.id !== null && existing.status.isOwnedByVm && existing.status.usedBy === vm.name) return;
+    throw new LodgeError(
+      'name_taken',
+      `The disk ${disk.name} of VM ${vm.name} would be the volume ${existing.name}, and there is one already.`,
+      { hint: 'Delete or rename that volume, attach it by its name, or call the disk something else.' },
+    );
   }
 
   /** Makes the disk of a VM, or takes the volume that it names. Can be repeated. */
@@ -176,10 +222,12 @@ export class VolumeService {
       return this.#parts.volumes.setStatus(volume.id, (status) => {
         if (status.usedBy && status.usedBy !== vm.name)
           throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${status.usedBy}.`);
+        if (status.state !== 'ready')
+          throw new LodgeError('wrong_state', `Volume ${volume.name} is ${status.state}: ${status.reason}`);
         return { ...status, usedBy: vm.name };
       });
     }
-    const name = `${vm.name}-${disk.name}`.slice(0, 63).replace(/-+$/, '');
+    const name = ownName(vm, disk);
     const spec: VolumeSpec = {
       description: `Disk ${disk.name} of VM ${vm.name}`,
       sizeMib: disk.sizeMib,
@@ -187,13 +235,7 @@ export class VolumeService {
       format: 'qcow2',
     };
     const existing = this.#parts.volumes.byName(vm.project, name);
-    if (existing && !(existing.status.isOwnedByVm && existing.status.usedBy === vm.name)) {
-      throw new LodgeError(
-        'name_taken',
-        `The disk ${disk.name} of VM ${vm.name} would be the volume ${name}, and there is one already.`,
-        { hint: 'Delete or rename that volume, attach it by its name, or call the disk something else.' },
-      );
-    }
+    if (existing) this.#requireOwn(vm, disk, existing);
     const status: VolumeStatus = { ...initialVolumeStatus(), usedBy: vm.name, isOwnedByVm: true };
     const volume =
       existing ?? (await this.#parts.volumes.create({ name, project: vm.project, labels: {}, spec, status }));
@@ -221,10 +263,16 @@ export class VolumeService {
     }));
   }
 
+  /** The volumes that a VM has taken or was made with. */
+  usedBy(vm: Pick<Vm, 'name' | 'project'>): Volume[] {
+    return [...this.#parts.volumes.all()].filter(
+      (volume) => volume.project === vm.project && volume.status.usedBy === vm.name,
+    );
+  }
+
   /** Gives up what a VM's disks were: own volumes are deleted, others are free again. Can be repeated. */
   async surrender(vm: Pick<Vm, 'name' | 'project'>): Promise<void> {
-    for (const volume of [...this.#parts.volumes.all()]) {
-      if (volume.project !== vm.project || volume.status.usedBy !== vm.name) continue;
+    for (const volume of this.usedBy(vm)) {
       if (volume.status.isOwnedByVm) await this.remove(volume.id);
       else await this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, usedBy: null }));
     }
@@ -266,8 +314,23 @@ export class VolumeService {
   /** Reads again how much space a volume takes. */
   async refresh(volume: Volume): Promise<Volume> {
     if (volume.status.state !== 'ready') return volume;
+    // Read and shown, not written: many who look at volumes would fill the store's history with it.
     const allocatedBytes = await this.#parts.files.allocatedBytes(volumePath(this.#parts.directory, volume));
-    return this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, allocatedBytes }));
+    return { ...volume, status: { ...volume.status, allocatedBytes } };
+  }
+
+  /** Refuses what can only be done to a volume that is complete and that no running guest writes to. */
+  #requireStill(volume: Volume, verb: string): void {
+    const { usedBy, state, reason } = volume.status;
+    if (state !== 'ready')
+      throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb}: it is ${state}. ${reason}`, {
+        hint: 'Wait until it is ready.',
+      });
+    if (usedBy !== null && this.#parts.isLive(usedBy, volume.project)) {
+      throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb} while VM ${usedBy} runs.`, {
+        hint: 'Stop the VM first.',
+      });
+    }
   }
 
   #imageOf(volume: Pick<Volume, 'project' | 'spec'>): Image | null {
@@ -288,4 +351,9 @@ export function volumePath(directory: string, volume: Pick<Volume, 'id' | 'spec'
 
 function subject(volume: Pick<Volume, 'id' | 'name' | 'project'>): Subject {
   return { kind: 'volume', id: volume.id, name: volume.name, project: volume.project };
+}
+
+/** Name of the volume that is made for a VM's disk. */
+function ownName(vm: Pick<Vm, 'name'>, disk: VmDisk): string {
+  return `${vm.name}-${disk.name}`.slice(0, 63).replace(/-+$/, '');
 }

@@ -5,6 +5,7 @@
 // that makes it, so that what a crash left behind is found by whoever looks; a link without the caller's mark is never
 // changed or deleted; and each call is one `ip` process, which either did everything or left nothing.
 import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { CommandError, run } from '../command.ts';
 import { ipCommand, type NetworkScope } from './netns.ts';
 
@@ -162,6 +163,12 @@ export async function findLink(name: string, scope: NetworkScope = {}): Promise<
     if (explained instanceof LinkError && explained.reason === 'missing') return null;
     throw explained;
   }
+}
+
+/** The names of all links, without starting a program: from /proc/net/dev, which shows this process's namespace. */
+export async function listLinkNames(): Promise<Set<string>> {
+  const text = await readFile('/proc/net/dev', 'utf8');
+  return new Set([...text.matchAll(/^\s*(\S+?):/gm)].map(([, name]) => name!));
 }
 
 /** The links that carry a mark of this instance (and kind), to find what an earlier run left. */

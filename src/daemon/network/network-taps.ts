@@ -1,0 +1,86 @@
+// The taps that guests' NICs are connected by: one for each NIC on a bridge, made when its guest starts and removed when
+// it ends. A tap is found by its name, which follows from VM and NIC, and bears both in its mark.
+import {
+  changeLink,
+  createTap,
+  deleteLink,
+  deriveLinkName,
+  LinkError,
+  listLinkNames,
+  listMarkedLinks,
+} from '../../host/network/link.ts';
+
+export interface TapPlace {
+  vmId: string;
+  /** Which of the VM's NICs. */
+  index: number;
+  /** The user that the guest's process runs as. */
+  uid: number;
+  mtu: number;
+}
+
+export class NetworkTaps {
+  readonly #instance: string;
+
+  constructor(instance: string) {
+    this.#instance = instance;
+  }
+
+  /** Name of the tap of a VM's NIC; always the same. */
+  nameOf(vmId: string, index: number): string {
+    return deriveLinkName('lt', this.#instance, vmId, String(index));
+  }
+
+  /** Makes a tap as a port of a bridge. False: something is in the way, a tap of this name or a bridge that is missing. */
+  async make(place: TapPlace, bridge: string): Promise<boolean> {
+    try {
+      await createTap({
+        name: this.nameOf(place.vmId, place.index),
+        mark: { instance: this.#instance, kind: 'tap', id: `${place.vmId}:${place.index}` },
+        ownerUid: place.uid,
+        mtu: place.mtu,
+        master: bridge,
+      });
+      return true;
+    } catch (error) {
+      if (error instanceof LinkError && (error.reason === 'exists' || error.reason === 'missing')) return false;
+      throw error;
+    }
+  }
+
+  /** Removes all taps of a VM with so many NICs. */
+  async remove(vmId: string, count: number): Promise<void> {
+    if (count === 0) return;
+    const there = await listLinkNames();
+    for (let index = 0; index < count; index++) {
+      const name = this.nameOf(vmId, index);
+      if (there.has(name)) await deleteLink(name, this.#instance);
+    }
+  }
+
+  /** Removes the tap of one NIC, if it is there. */
+  async removeOne(vmId: string, index: number): Promise<void> {
+    await deleteLink(this.nameOf(vmId, index), this.#instance);
+  }
+
+  /** Removes the taps of all VMs but those that are wanted; answers with their names. */
+  async removeStrays(isWanted: (vmId: string) => boolean): Promise<string[]> {
+    const removed: string[] = [];
+    for (const { name, vmId } of await this.#list())
+      if (!isWanted(vmId) && (await deleteLink(name, this.#instance))) removed.push(name);
+    return removed;
+  }
+
+  /** Makes the taps that lost their bridge ports of it again, those that `isOn` it. */
+  async reattach(bridge: string, isOn: (vmId: string, index: number) => boolean): Promise<void> {
+    for (const { name, vmId, index, master } of await this.#list())
+      if (master === null && isOn(vmId, index)) await changeLink(name, { master: bridge, isUp: true }, this.#instance);
+  }
+
+  async #list(): Promise<{ name: string; vmId: string; index: number; master: string | null }[]> {
+    return (await listMarkedLinks(this.#instance, 'tap')).map(({ name, mark, master }) => {
+      const [vmId = '', index] = mark?.id.split(':') ?? [];
+      return { name, vmId, index: Number(index), master };
+    });
+  }
+}

@@ -1,0 +1,38 @@
+// What the steps of tasks on VMs have in common. Each step can be run again and undone; see task.ts for what that demands.
+import { type Vm } from '../../api/vm.ts';
+import { type Driver } from '../../drivers/driver.ts';
+import { type EventService } from '../event/event-service.ts';
+import { type TaskStep } from '../task/task.ts';
+import { type DefinitionParts } from './definition.ts';
+import { type UidPool } from './uid-pool.ts';
+import { type VmGuests } from './vm-guests.ts';
+import { type VmRecords } from './vm-records.ts';
+
+export interface VmStepParts extends DefinitionParts {
+  records: VmRecords;
+  guests: VmGuests;
+  driver: Driver;
+  events: EventService;
+  uids: UidPool;
+  node: string;
+}
+
+/** What every task on a VM is given. */
+export interface VmTaskInput {
+  id: string;
+  timeoutS?: number | undefined;
+}
+
+export type VmStep = TaskStep<VmTaskInput, Record<string, unknown>, unknown>;
+
+/** The longest that what a step does on the host may take. */
+export const hostTimeoutMs = 60_000;
+
+/** Takes away the VM's taps, as many as it can have. */
+export function disconnect(parts: Pick<VmStepParts, 'networks'>, vm: Vm): Promise<void> {
+  const { spec, status } = vm;
+  return parts.networks.disconnect(
+    vm.id,
+    Math.max(spec.nics.length, status.nics.length, status.startedSpec?.nics.length ?? 0),
+  );
+}

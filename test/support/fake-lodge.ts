@@ -1,0 +1,157 @@
+// A real daemon with the fake driver in a network namespace of its own, and what tests of it have in common: waiting for
+// tasks, catching errors, and playing the hypervisor by the guests' files.
+import assert from 'node:assert/strict';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LodgeError, type ErrorCode } from '../../src/api/errors.ts';
+import { type Event } from '../../src/api/event.ts';
+import { type Task } from '../../src/api/task.ts';
+import { type Vm } from '../../src/api/vm.ts';
+import { type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { waitForTaskEnd } from '../../src/client/follow.ts';
+import { type FakeProcess } from '../../src/drivers/fake/fake-guest.ts';
+import { type Cleanup } from './cleanup.ts';
+import { prepareDaemon, type DaemonOptions, type TestDaemon } from './daemon.ts';
+import { networkNamespace, type NetworkNamespace } from './namespace.ts';
+import { eventually } from './wait.ts';
+
+const taskTimeoutMs = 60_000;
+
+export interface FakeLodge {
+  daemon: TestDaemon;
+  namespace: NetworkNamespace;
+}
+
+/** Starts it. Answers are checked against the contract. */
+export async function startFakeLodge(
+  test: Cleanup,
+  options: Omit<Partial<DaemonOptions>, 'driver' | 'namespace'> = {},
+): Promise<FakeLodge> {
+  const lodge = await prepareFakeLodge(test, options);
+  await lodge.daemon.start();
+  return lodge;
+}
+
+/** As {@link startFakeLodge}, but leaves the start to the test. */
+export async function prepareFakeLodge(
+  test: Cleanup,
+  options: Omit<Partial<DaemonOptions>, 'driver' | 'namespace'> = {},
+): Promise<FakeLodge> {
+  const namespace = await networkNamespace(test);
+  const config = { isDevelopment: true, ...options.config };
+  const daemon = await prepareDaemon(test, { ...options, driver: 'fake', namespace, config });
+  return { daemon, namespace };
+}
+
+/** Waits until a task has ended, whichever way. */
+export async function endOf(daemon: TestDaemon, task: Task | Promise<Task>): Promise<Task> {
+  return waitForTaskEnd(daemon.client, (await task).id, { timeoutMs: taskTimeoutMs });
+}
+
+/** Waits until a task has succeeded. */
+export async function done(daemon: TestDaemon, task: Task | Promise<Task>): Promise<Task> {
+  const ended = await endOf(daemon, task);
+  assert.equal(ended.state, 'succeeded', `${ended.type} ${ended.target.name}: ${ended.error?.message}`);
+  return ended;
+}
+
+/** The error that a call, or the task it starts, ends with. Fails when it succeeds. */
+export async function refusal(daemon: TestDaemon, call: Promise<unknown>): Promise<LodgeError> {
+  try {
+    const answer = (await call) as Task | undefined;
+    if (typeof answer !== 'object' || !('steps' in answer))
+      throw new assert.AssertionError({ message: 'it succeeded' });
+    const { error, state } = await endOf(daemon, answer);
+    assert.equal(state, 'failed');
+    assert.ok(error);
+    return LodgeError.fromBody({ error });
+  } catch (error) {
+    if (error instanceof LodgeError) return error;
+    throw error;
+  }
+}
+
+/** Checks that a call is refused with a code, words for people, and for some codes the name of the field. */
+export async function assertRefused(
+  daemon: TestDaemon,
+  call: Promise<unknown>,
+  code: ErrorCode,
+  field?: string | RegExp,
+): Promise<LodgeError> {
+  const error = await refusal(daemon, call);
+  assert.equal(error.code, code, `${error.code}: ${error.message}`);
+  assert.ok(error.message.length > 5 && error.hint.length > 5, `${error.message} ${error.hint}`);
+  if (field !== undefined) {
+    const fields = error.fields?.map((problem) => problem.field) ?? [];
+    const isNamed = fields.some((name) => (typeof field === 'string' ? name === field : field.test(name)));
+    assert.ok(isNamed, `names ${fields.join(', ') || 'no field'}: ${error.message}`);
+  }
+  return error;
+}
+
+/** Makes a VM, without NICs unless the spec has some, and gives it as it then is. */
+export async function makeVm(
+  daemon: TestDaemon,
+  name: string,
+  spec: VmSpecInput = {},
+  options: { start?: boolean; labels?: Record<string, string> } = {},
+): Promise<Vm> {
+  const body = { name, labels: options.labels ?? {}, spec: { nics: [], ...spec } };
+  await done(daemon, daemon.client.vm.create({ body, query: { start: options.start ?? false } }));
+  return readVm(daemon, name);
+}
+
+export function readVm(daemon: TestDaemon, vm: string): Promise<Vm> {
+  return daemon.client.vm.get({ params: { vm } });
+}
+
+/** Waits until a VM is in a state, and gives it. */
+export function untilState(daemon: TestDaemon, vm: string, state: Vm['status']['state']): Promise<Vm> {
+  return eventually(
+    async () => {
+      const found = await readVm(daemon, vm);
+      if (found.status.state !== state) throw new Error(`it is ${found.status.state}: ${found.status.reason}`);
+      return found;
+    },
+    { describe: `VM ${vm} is ${state}`, timeoutMs: 15_000 },
+  );
+}
+
+/** Waits for a recorded event, and gives it. */
+export function untilEvent(
+  daemon: TestDaemon,
+  type: string,
+  isIt: (event: Event) => boolean = () => true,
+): Promise<Event> {
+  return eventually(
+    async () => {
+      const { items } = await daemon.client.event.list({ query: { filter: `type=${type}` } });
+      return items.find(isIt);
+    },
+    { describe: `the event ${type}`, timeoutMs: 15_000 },
+  );
+}
+
+function guestFile(daemon: TestDaemon, id: string): string {
+  return join(daemon.folder, 'data/fake-guests', `${id}.json`);
+}
+
+/** What the fake hypervisor has of a guest; null: there is none. */
+export async function readGuest(daemon: TestDaemon, id: string): Promise<FakeProcess | null> {
+  const text = await readFile(guestFile(daemon, id), 'utf8').catch(() => null);
+  return text === null ? null : (JSON.parse(text) as FakeProcess);
+}
+
+/** Plays the hypervisor: changes a guest, whether a daemon watches or not. */
+export async function changeGuest(daemon: TestDaemon, id: string, change: Partial<FakeProcess>): Promise<void> {
+  const process = await readGuest(daemon, id);
+  assert.ok(process, `there is no guest ${id}`);
+  const path = guestFile(daemon, id);
+  await writeFile(`${path}.test`, JSON.stringify({ ...process, ...change }));
+  await rename(`${path}.test`, path);
+}
+
+/** Plays the hypervisor: the guest's process dies. */
+export async function killGuest(daemon: TestDaemon, id: string): Promise<void> {
+  await rm(guestFile(daemon, id));
+}
