@@ -29,6 +29,8 @@ const root = dirname(import.meta.dirname);
 const IMAGE = 'tiny';
 const VM = 'hello';
 const NETWORK = 'default';
+/** How long a network may show that it failed until that is believed, in milliseconds. */
+const FAILED_MS = 10_000;
 /** Building downloads some 80 MB of Debian packages; a slow line is no failure. In milliseconds. */
 const BUILD_TIMEOUT_MS = 30 * 60_000;
 /** Emulated on a busy machine, the guest takes seconds until it is up; minutes mean that it never will be. In milliseconds. */
@@ -113,12 +115,17 @@ async function ensureNetwork(steps: Steps, client: LodgeClient): Promise<void> {
     async (report) => {
       if (found === null) await client.network.create({ body: { name: NETWORK, spec: {} } });
       let last = '';
+      let failedSince: number | null = null;
       return until(
         async () => {
           const { status, ...network } = await client.network.get({ params });
-          last = [status.reason, ...status.problems].filter((text) => text !== '').join('; ');
+          last = [...new Set([status.reason, ...status.problems])].filter((text) => text !== '').join('; ');
           report({ message: last });
-          if (status.state === 'failed') throw new Error(`The network ${NETWORK} failed: ${last}`);
+          // A daemon that has just started may still show what the last one saw, until it has tried again.
+          failedSince = status.state === 'failed' ? (failedSince ?? performance.now()) : null;
+          if (failedSince !== null && performance.now() - failedSince > FAILED_MS) {
+            throw new Error(`The network ${NETWORK} failed: ${last}`);
+          }
           return status.state === 'ready' ? { ...network, status } : null;
         },
         60_000,
