@@ -29,6 +29,7 @@ const namesOfOption: Readonly<Record<string, NamedKind>> = {
 };
 const fileOptions = new Set([
   '--ssh-key',
+  '--identity',
   '--user-data',
   '--network-config',
   '--ca',

@@ -97,7 +97,7 @@ function imageDetails(image: Image, session: Session): string[] {
       ['Created', momentOf(image.createdAt)],
       ['Id', image.id],
     ],
-    style,
+    session.terminal,
   );
 }
 

@@ -93,7 +93,7 @@ function networkDetails(network: Network, session: Session): string[] {
       ['Created', momentOf(network.createdAt)],
       ['Id', network.id],
     ],
-    style,
+    session.terminal,
   );
 }
 

@@ -8,7 +8,8 @@ import { listVerb, showVerb, withSuggestion, type FetchPage } from '../list.ts';
 import { untilInterrupted } from '../output/follow.ts';
 import { printOne, type Printable } from '../output/print.ts';
 import { ProgressBoard } from '../output/progress.ts';
-import { painted, renderDetails, renderTable, type Column } from '../output/table.ts';
+import { plainStyle } from '../output/style.ts';
+import { painted, renderDetails, renderTable, type Column, type Detail } from '../output/table.ts';
 import { changeObject } from '../set.ts';
 import { ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
 
@@ -83,8 +84,14 @@ const rungColumns: readonly Column<Rung>[] = [
   { header: 'FOR GUESTS', value: (rung) => (rung.isForOrdinaryGuests ? 'yes' : 'no') },
   { header: 'START', value: (rung) => (rung.startMs === null ? '' : `${rung.startMs.toFixed(0)} ms`), side: 'right' },
   { header: 'CPU MODEL', value: (rung) => rung.cpuModel ?? '' },
-  { header: 'WHAT WAS SEEN', value: (rung) => rung.reason, minWidth: 20 },
 ];
+
+/** What was seen of each rung, broken to the terminal. */
+function reasonLines(rungs: readonly Rung[], session: Session): string[] {
+  const { width } = session.terminal;
+  const details = rungs.map((rung): Detail => [rung.rung, rung.reason]);
+  return renderDetails(details, { style: plainStyle, width: width === null ? null : width - 2 });
+}
 
 /** A cost in the unit that reads best. */
 function formatNanoseconds(value: number): string {
@@ -128,7 +135,9 @@ function nodeDetails(node: Node, session: Session): string[] {
       ['Guests', `${status.guests.running} running, ${status.guests.defined} defined`],
       [
         'Accelerator',
-        accelerator === null ? 'not probed yet' : `${accelerator.chosen} (${accelerator.rung}): ${accelerator.reason}`,
+        accelerator === null
+          ? 'not probed yet'
+          : `${accelerator.rung === accelerator.chosen ? accelerator.rung : `${accelerator.chosen} (${accelerator.rung})`}: ${rungNames[accelerator.rung]}; why, see below`,
       ],
       [
         'CPU',
@@ -161,6 +170,7 @@ function nodeDetails(node: Node, session: Session): string[] {
           ? null
           : renderTable(rungColumns, status.accelerators, { width: inner, style }),
       ],
+      ['What was seen of each', reasonLines(status.accelerators, session)],
       ['Measured cost of operations in a guest', costLines(status.accelerators, session)],
       [
         'What this hypervisor can do',
@@ -181,7 +191,7 @@ function nodeDetails(node: Node, session: Session): string[] {
             ),
       ],
     ],
-    style,
+    session.terminal,
   );
 }
 
@@ -237,6 +247,8 @@ export function nodeNoun(): Command {
           width: session.terminal.width,
           style: session.terminal.style,
         }),
+        '',
+        ...reasonLines(probed.status.accelerators, session),
         '',
         probed.status.accelerator === null
           ? 'No accelerator can run guests.'

@@ -31,7 +31,7 @@ export function serverNoun(): Command {
             ['Own authority', info.caCertificate === null ? 'none' : 'yes; its certificate: lodge server ca'],
             ['Store revision', String(info.revision)],
           ],
-          session.terminal.style,
+          session.terminal,
         ),
       );
     }),

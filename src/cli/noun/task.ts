@@ -93,7 +93,7 @@ function taskDetails(task: Task, session: Session): string[] {
       ['Deadline', isOver ? null : task.deadline],
       ['Steps', task.steps.length === 0 ? null : renderTable(stepColumns, task.steps, { width: null, style })],
     ],
-    style,
+    session.terminal,
   );
 }
 

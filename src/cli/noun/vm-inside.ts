@@ -126,6 +126,7 @@ export function addGuestVerbs(vm: Command): void {
     ],
   })
     .option('--user <name>', 'who to sign in as (default: the user the VM was made with, or its image’s)')
+    .option('-i, --identity <file>', 'private key to sign in with (default: those ssh takes by itself)')
     .option('--address <address>', 'use this address')
     .option('--dry-run', 'print the command line of ssh instead')
     .action(

@@ -68,7 +68,7 @@ function volumeDetails(volume: Volume, session: Session): string[] {
       ['Created', momentOf(volume.createdAt)],
       ['Id', volume.id],
     ],
-    style,
+    session.terminal,
   );
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { displayWidth } from '../../lib/terminal-text.ts';
-import { styleFor } from './style.ts';
+import { plainStyle, styleFor } from './style.ts';
 import { painted, renderDetails, renderTable, type Column } from './table.ts';
 
 interface Row {
@@ -63,6 +63,13 @@ test('details are aligned, and leave out what is not known', () => {
     ['Disks', ['NAME', 'root']],
   ]);
   assert.deepEqual(lines, ['Name:   web1', 'State:  <ru\\x07n>', '', 'Disks:', '  NAME', '  root']);
+});
+
+test('long values are broken to the terminal, and stand below each other', () => {
+  assert.deepEqual(renderDetails([['Reason', 'one two three four five six']], { style: plainStyle, width: 30 }), [
+    'Reason:  one two three four',
+    '         five six',
+  ]);
 });
 
 test('colours come on a terminal only, and never against NO_COLOR', () => {

@@ -1,6 +1,6 @@
 // Tables for people: columns as wide as their widest cell, cut to the terminal where they may be cut, and safe to show
 // whatever a guest or another user has put into them.
-import { displayWidth, escapeControls, padToWidth, truncateToWidth } from '../../lib/terminal-text.ts';
+import { displayWidth, escapeControls, padToWidth, truncateToWidth, wrapToWidth } from '../../lib/terminal-text.ts';
 import { plainStyle, type Style } from './style.ts';
 
 /** One column of a table of `Item`s. */
@@ -111,9 +111,14 @@ export type Detail = readonly [label: string, value: string | Painted | readonly
 
 /**
  * Labels and values, aligned. Fields without a value are left out. Values are escaped, except for their line breaks;
- * lines that stand below a label are taken as they are, because they come from a table.
+ * lines that stand below a label are taken as they are, because they come from a table. Long values are broken at
+ * spaces where a terminal's `width` is given.
  */
-export function renderDetails(details: readonly Detail[], style: Style = plainStyle): string[] {
+export function renderDetails(
+  details: readonly Detail[],
+  terminal: { style: Style; width: number | null } = { style: plainStyle, width: null },
+): string[] {
+  const { style, width } = terminal;
   const rows = details.flatMap(([label, value]): [string, string | readonly string[]][] => {
     if (value === null || value === undefined) return [];
     if (typeof value === 'string')
@@ -125,6 +130,10 @@ export function renderDetails(details: readonly Detail[], style: Style = plainSt
   const indent = Math.max(0, ...labels) + 3;
   return rows.flatMap(([label, value]) => {
     if (typeof value !== 'string') return ['', style.bold(`${label}:`), ...value.map((line) => `  ${line}`)];
-    return [style.bold(padToWidth(`${label}:`, indent)) + value.replaceAll('\n', `\n${' '.repeat(indent)}`)];
+    const room = width === null ? Infinity : Math.max(20, width - indent);
+    const lines = value.split('\n').flatMap((line) => (displayWidth(line) <= room ? [line] : wrapToWidth(line, room)));
+    return lines.map(
+      (line, index) => (index === 0 ? style.bold(padToWidth(`${label}:`, indent)) : ' '.repeat(indent)) + line,
+    );
   });
 }

@@ -70,6 +70,12 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   const goal = options.waitFor ?? (options.start ? await bestGoal(session, vm, spec) : 'created');
   if (goal !== 'created' && goal !== 'running') {
     [vm = vm] = await waitForVms(session, [name], goal, options.timeout ?? defaultGuestTimeoutMs);
+    // The guest says that it is up a moment before its address is known; it is worth that moment.
+    const mostTries = vm.status.nics.length === 0 ? 0 : 10;
+    for (let tries = 0; tries < mostTries && addressesOf(vm).length === 0; tries += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      vm = await read();
+    }
   }
   await printOne(session, vmPrintable, vm, () => [summary(vm, goal)]);
   if (session.format === 'table') for (const line of nextSteps(vm, goal)) terminal.note(line);

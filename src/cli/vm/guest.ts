@@ -58,7 +58,7 @@ export async function showGuest(session: Session, name: string): Promise<void> {
           ),
         ],
       ],
-      style,
+      session.terminal,
     ),
   );
 }

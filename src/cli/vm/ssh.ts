@@ -13,6 +13,7 @@ import { addressesOf, fetchVms } from './view.ts';
 export interface SshOptions {
   user?: string;
   address?: string;
+  identity?: string;
   dryRun?: boolean;
 }
 
@@ -39,12 +40,12 @@ export function userOf(vm: Vm, wanted: string | undefined): string | null {
 
 /** Arguments for ssh. */
 export function sshArguments(
-  vm: Vm,
-  address: string,
-  user: string | null,
+  vm: Pick<Vm, 'id'>,
+  target: { address: string; user: string | null; identity?: string | undefined },
   knownHosts: string,
-  more: readonly string[],
+  command: readonly string[],
 ): string[] {
+  const { address, user, identity } = target;
   return [
     '-o',
     `HostKeyAlias=${vm.id}.lodge`,
@@ -53,9 +54,10 @@ export function sshArguments(
     '-o',
     'StrictHostKeyChecking=accept-new',
     ...(user === null ? [] : ['-l', user]),
+    ...(identity === undefined ? [] : ['-i', identity]),
     '--',
     address,
-    ...more,
+    ...command,
   ];
 }
 
@@ -84,7 +86,12 @@ export async function sshToVm(
     });
   }
   const knownHosts = join(homedir(), '.local', 'state', 'lodge', 'known_hosts');
-  const args = sshArguments(vm, address, userOf(vm, options.user), knownHosts, command);
+  const args = sshArguments(
+    vm,
+    { address, user: userOf(vm, options.user), identity: options.identity },
+    knownHosts,
+    command,
+  );
   if (options.dryRun === true) {
     session.terminal.line(['ssh', ...args].join(' '));
     return 0;

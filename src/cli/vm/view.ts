@@ -66,11 +66,16 @@ const nicColumns: readonly Column<StatusNic>[] = [
   { header: 'ON HOST', value: (nic) => nic.hostInterface ?? '' },
 ];
 
+/** What a running VM has instead of what its spec asks for from the next start on. */
+function laterText(now: number | undefined, later: number, format: (value: number) => string): string {
+  return now === undefined || now === later ? '' : ` from the next start on; now ${format(now)}`;
+}
+
 /** Everything about a VM, for people. */
 export function vmDetails(vm: Vm, session: Session): string[] {
   const { spec, status } = vm;
   const { style } = session.terminal;
-  const { pinned, guest, lastExit } = status;
+  const { pinned, guest, lastExit, startedSpec: started } = status;
   const diskColumns: Column<StatusDisk>[] = [
     { header: 'NAME', value: (disk) => disk.name },
     { header: 'SIZE', value: (disk) => (disk.sizeMib === null ? '' : formatMib(disk.sizeMib)), side: 'right' },
@@ -113,8 +118,8 @@ export function vmDetails(vm: Vm, session: Session): string[] {
             ? `answers (${guest.agentVersion ?? 'version unknown'})`
             : 'does not answer',
       ],
-      ['CPUs', cpu],
-      ['Memory', formatMib(spec.memoryMib)],
+      ['CPUs', `${cpu}${laterText(started?.cpu.count, spec.cpu.count, String)}`],
+      ['Memory', `${formatMib(spec.memoryMib)}${laterText(started?.memoryMib, spec.memoryMib, formatMib)}`],
       ['Image', spec.image],
       ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
       ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
@@ -146,6 +151,6 @@ export function vmDetails(vm: Vm, session: Session): string[] {
         status.nics.length === 0 ? null : renderTable(nicColumns, status.nics, { width: null, style }),
       ],
     ],
-    style,
+    session.terminal,
   );
 }
