@@ -74,7 +74,7 @@ const PACKAGES = [
 
 const DISK_BYTES = 3 * 1024 ** 3;
 const MIN_MEMORY_MIB = 512;
-const BUILDER_VERSION = 2;
+const BUILDER_VERSION = 3;
 const BOOTSTRAP_TIMEOUT_MS = 45 * 60_000;
 
 const defaultGuestDir = (): string => join(import.meta.dirname, '../../../guest/debian/rootfs');
@@ -203,7 +203,8 @@ const STAGES: readonly [RegExp, string, number][] = [
 ];
 
 /**
- * Installs Debian into a folder. In namespaces of its own: whatever ends it, its mounts and processes go with it.
+ * Installs Debian into a folder. In namespaces of its own, and ended with this process: whatever happens, its mounts and
+ * processes do not stay.
  */
 async function bootstrap(
   release: DebianRelease,
@@ -225,6 +226,8 @@ async function bootstrap(
     `deb ${signedBy} ${mirrors.security} ${release}-security main`,
   ];
   const argv: [string, ...string[]] = [
+    'setpriv',
+    '--pdeathsig=KILL',
     'unshare',
     '--mount',
     '--propagation=private',
@@ -304,7 +307,11 @@ const TRACES = [
   'etc/apt/sources.list',
 ];
 /** Services for LVM snapshots, which the image has not: several seconds of each boot. */
-const DISABLED_UNITS = ['default.target.wants/e2scrub_reap.service', 'timers.target.wants/e2scrub_all.timer'];
+const DISABLED_UNITS = [
+  'default.target.wants/e2scrub_reap.service',
+  'multi-user.target.wants/e2scrub_reap.service',
+  'timers.target.wants/e2scrub_all.timer',
+];
 /** Folders whose content goes. */
 const EMPTIED = [
   'etc/apt/sources.list.d',

@@ -1,6 +1,6 @@
 // Puts a finished image folder in its place at once: readers see the old image, or the new one, never half of one.
 import { randomUUID } from 'node:crypto';
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { explainBuild } from './explain.ts';
 
@@ -14,7 +14,8 @@ export async function publishFolder<T>(
   build: (folder: string) => Promise<T>,
 ): Promise<T> {
   await mkdir(dirname(outDir), { recursive: true });
-  const work = join(dirname(outDir), `.${basename(outDir)}.${randomUUID()}`);
+  await removeAbandoned(outDir);
+  const work = join(dirname(outDir), `.${basename(outDir)}.${process.pid}.${randomUUID()}`);
   const old = `${work}.old`;
   await mkdir(work);
   try {
@@ -38,5 +39,23 @@ export async function publishFolder<T>(
   } finally {
     await rm(work, { recursive: true, force: true });
     await rm(old, { recursive: true, force: true });
+  }
+}
+
+/** Removes the work folders of builds whose process was killed: some of them are gigabytes. */
+async function removeAbandoned(outDir: string): Promise<void> {
+  const prefix = `.${basename(outDir)}.`;
+  for (const name of await readdir(dirname(outDir))) {
+    const pid = name.startsWith(prefix) ? Number(/^(\d+)\./.exec(name.slice(prefix.length))?.[1] ?? 0) : 0;
+    if (pid > 0 && !isRunning(pid)) await rm(join(dirname(outDir), name), { recursive: true, force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
