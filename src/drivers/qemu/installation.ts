@@ -18,7 +18,6 @@ export interface QemuInstallation {
   machineNames: ReadonlySet<string>;
   cpuModels: readonly string[];
   cpuFeatures: ReadonlySet<string>;
-  devices: ReadonlySet<string>;
   /** UEFI firmware and the template of its variable store; null where it is not installed. */
   uefi: { codePath: string; variablesPath: string } | null;
 }
@@ -81,12 +80,7 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
       },
     );
   }
-  const [machineHelp, cpuHelp, deviceHelp, uefi] = await Promise.all([
-    ask('-machine', 'help'),
-    ask('-cpu', 'help'),
-    ask('-device', 'help'),
-    findUefi(),
-  ]);
+  const [machineHelp, cpuHelp, uefi] = await Promise.all([ask('-machine', 'help'), ask('-cpu', 'help'), findUefi()]);
   const { names, aliases } = parseMachineHelp(machineHelp);
   const machines = new Map<string, string>();
   for (const type of ['q35', 'pc', 'microvm']) if (names.has(type)) machines.set(type, aliases.get(type) ?? type);
@@ -98,7 +92,6 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
     machineNames: names,
     cpuModels: cpus.models,
     cpuFeatures: new Set(cpus.features),
-    devices: new Set([...deviceHelp.matchAll(/^name "([^"]+)"/gm)].map((match) => match[1]!)),
     uefi,
   };
 }

@@ -32,6 +32,7 @@ import {
 import { QemuGuestAgent } from './agent/guest-agent.ts';
 import { buildCommand } from './arguments.ts';
 import { openConsoles } from './consoles.ts';
+import { requireCpuFeatures } from './cpu-check.ts';
 import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import {
@@ -193,7 +194,10 @@ export class QemuDriver implements Driver {
       guest = opened.guest;
       const { qmp } = opened;
       if (isRestoring) await loadMemory(qmp, deadline);
-      else guest.noteFresh();
+      else {
+        guest.noteFresh();
+        await requireCpuFeatures(qmp, name, definition.spec, command.pinned.accelerator);
+      }
       for (const [index, nic] of definition.nics.entries()) {
         if (!nic.isConnected) await qmp.execute('set_link', { name: `nic${index}`, up: false });
       }

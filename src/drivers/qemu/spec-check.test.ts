@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { LodgeError } from '../../api/errors.ts';
+import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
+import { checkSpec } from './spec-check.ts';
+
+const installation: Parameters<typeof checkSpec>[1] = {
+  version: '10.0.2',
+  machines: new Map([
+    ['q35', 'pc-q35-10.0'],
+    ['pc', 'pc-i440fx-10.0'],
+    ['microvm', 'microvm'],
+  ]),
+  cpuModels: ['qemu64'],
+  cpuFeatures: new Set(['avx2', 'lahf-lm', 'sse4.1']),
+  uefi: { codePath: '/code', variablesPath: '/vars' },
+};
+
+/** The field that the refusal names. */
+function refusedField(spec: VmSpecInput, given = installation): string | null {
+  try {
+    checkSpec(vmSpec.parse(spec), given);
+    return null;
+  } catch (error) {
+    assert.ok(error instanceof LodgeError);
+    assert.notEqual(error.hint, '');
+    assert.equal(error.fields?.length, 1);
+    return error.fields[0]!.field;
+  }
+}
+
+test('what QEMU can do passes', () => {
+  const specs: VmSpecInput[] = [
+    {},
+    { cpu: { model: 'x86-64-v3', enable: ['avx2', 'lahf_lm'], disable: ['sse4.1'] } },
+    { cpu: { count: 8, sockets: 2, coresPerSocket: 2, threadsPerCore: 2 } },
+    {
+      machine: 'pc',
+      disks: [
+        { name: 'a', bus: 'ide' },
+        { name: 'b', device: 'cdrom' },
+      ],
+    },
+    { machine: 'microvm', disks: [{ name: 'a' }, { name: 'b' }] },
+    { firmware: { type: 'uefi' } },
+    { disks: Array.from({ length: 64 }, (_, index) => ({ name: `d${index}` })) },
+  ];
+  for (const spec of specs) assert.equal(refusedField(spec), null, JSON.stringify(spec));
+});
+
+test('what it can not do is refused with the name of the field', () => {
+  const cases: [VmSpecInput, string][] = [
+    [{ cpu: { model: 'nonsense' } }, 'spec.cpu.model'],
+    [{ cpu: { enable: ['avx2', 'nonsense'] } }, 'spec.cpu.enable.1'],
+    [{ cpu: { disable: ['nonsense'] } }, 'spec.cpu.disable.0'],
+    [{ cpu: { count: 4, sockets: 3 } }, 'spec.cpu'],
+    [{ cpu: { count: 4, coresPerSocket: 8 } }, 'spec.cpu'],
+    [{ machine: 'pc', cpu: { count: 256 } }, 'spec.cpu.count'],
+    [{ machine: 'microvm', cpu: { count: 289 } }, 'spec.cpu.count'],
+    [{ disks: [{ name: 'a' }, { name: 'b', bus: 'ide' }] }, 'spec.disks.1.bus'],
+    [
+      {
+        machine: 'pc',
+        disks: Array.from({ length: 5 }, (_, index) => ({ name: `d${index}`, device: 'cdrom' as const })),
+      },
+      'spec.disks.4.bus',
+    ],
+    [{ machine: 'microvm', nics: [{}, { model: 'rtl8139' }] }, 'spec.nics.1.model'],
+    [{ machine: 'microvm', disks: [{ name: 'a', device: 'cdrom' }] }, 'spec.disks.0.device'],
+    [{ machine: 'microvm', disks: [{ name: 'a', bus: 'scsi' }] }, 'spec.disks.0.bus'],
+    [{ machine: 'microvm', nics: Array.from({ length: 6 }, () => ({})) }, 'spec.nics'],
+    [{ machine: 'microvm', firmware: { type: 'bios' } }, 'spec.firmware.type'],
+    [{ machine: 'microvm', display: 'vnc' }, 'spec.display'],
+  ];
+  for (const [spec, field] of cases) assert.equal(refusedField(spec), field, JSON.stringify(spec));
+});
+
+test('what is not installed is refused with what to install', () => {
+  assert.equal(refusedField({ firmware: { type: 'uefi' } }, { ...installation, uefi: null }), 'spec.firmware.type');
+  assert.equal(refusedField({}, { ...installation, machines: new Map([['pc', 'pc-i440fx-10.0']]) }), 'spec.machine');
+});
