@@ -111,7 +111,8 @@ export function rawRequest(
 ): Promise<RawAnswer> {
   return new Promise((resolve, reject) => {
     // Node would send the body of a DELETE without saying how long it is.
-    const length = options.body === undefined ? {} : { 'content-length': String(Buffer.byteLength(options.body)) };
+    const isSized = options.body !== undefined && options.headers?.['transfer-encoding'] === undefined;
+    const length = isSized ? { 'content-length': String(Buffer.byteLength(options.body ?? '')) } : {};
     const headers = { ...length, ...options.headers };
     const request = httpRequest({ socketPath, method, path, headers, timeout: 10_000 });
     request.once('response', (message) => {

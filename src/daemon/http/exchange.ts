@@ -165,7 +165,7 @@ export class Exchange {
     if (!isSchema(route.body))
       return { params, query, body: new RequestBytes(this.#raw, limits, route.body.mediaType) };
     const body = await readJson(this.#raw, limits);
-    return { params, query, body: validate(route.body, body ?? {}, 'body') };
+    return { params, query, body: validate(route.body, body === undefined ? {} : body, 'body') };
   }
 
   /** A resumed event stream: the header that browsers send stands for ?since=. */
@@ -196,6 +196,8 @@ export class Exchange {
         context.abort(error);
         reject(error);
       }, limits.handlerTimeoutMs);
+      // A handler that hangs must not keep a stopped daemon from ending.
+      timer.unref();
     });
     try {
       return await Promise.race([answer, late]);

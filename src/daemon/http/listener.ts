@@ -11,7 +11,7 @@ import {
   type ServerResponse,
 } from 'node:http';
 import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https';
-import { connect, isIPv6, type AddressInfo } from 'node:net';
+import { connect, isIPv6, type AddressInfo, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { LodgeError } from '../../api/errors.ts';
 import { groupId } from '../../host/peer-credentials.ts';
@@ -46,6 +46,8 @@ export interface Listener {
   readonly port: number | null;
   /** Takes no new connections, and removes the socket's file. Resolves when the last connection has ended. */
   stop(): Promise<void>;
+  /** Ends every connection at once, upgraded ones included. */
+  cut(): void;
 }
 
 const serverOptions = {
@@ -58,10 +60,19 @@ const serverOptions = {
   noDelay: true,
 } as const;
 
-function attach(server: HttpServer | HttpsServer, handlers: ListenerHandlers, maxConnections: number): void {
+/** Gives the function that ends all connections. Node's own forgets those that were upgraded. */
+function attach(server: HttpServer | HttpsServer, handlers: ListenerHandlers, maxConnections: number): () => void {
+  const connections = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
   server.maxConnections = maxConnections;
   server.on('upgrade', handlers.onUpgrade);
   server.on('clientError', handlers.onParserError);
+  return () => {
+    for (const socket of connections) socket.destroy();
+  };
 }
 
 /** Listens on a unix socket. A socket left by a daemon that died is replaced; one that answers is not. */
@@ -77,7 +88,7 @@ export async function listenOnSocket(
   }
   await removeStaleSocket(path);
   const server = createHttpServer({ ...serverOptions, shouldUpgradeCallback: handlers.isUpgrade }, handlers.onRequest);
-  attach(server, handlers, options.maxConnections);
+  const cut = attach(server, handlers, options.maxConnections);
   // Until the mode is set below, the usual umask lets only the owner connect.
   server.listen({ path });
   await listening(server, path);
@@ -93,6 +104,7 @@ export async function listenOnSocket(
     port: null,
     // Closing a server that listens on a path removes the file.
     stop: () => stop(server),
+    cut,
   };
 }
 
@@ -143,7 +155,7 @@ export async function listenOnHttps(
     },
     handlers.onRequest,
   );
-  attach(server, handlers, options.maxConnections);
+  const cut = attach(server, handlers, options.maxConnections);
   // A client that doesn't trust the certificate, or speaks no TLS 1.3, ends here; that is its affair.
   server.on('tlsClientError', (_failure, socket) => socket.destroy());
   server.listen({ host: listen.address, port: listen.port });
@@ -159,6 +171,7 @@ export async function listenOnHttps(
       stopRenewal();
       return stop(server);
     },
+    cut,
   };
 }
 

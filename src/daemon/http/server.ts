@@ -447,7 +447,8 @@ class Server implements HttpServer {
     await Promise.race([Promise.all([...stopped, ...upgrades]), deadline]);
     clearTimeout(timer);
     this.#webSockets.terminate();
-    for (const { server } of this.#listeners) server.closeAllConnections();
+    for (const listener of this.#listeners) listener.cut();
+    await Promise.all(stopped);
     await this.#app.close();
   }
 }
