@@ -16,8 +16,12 @@ import type { Duplex } from 'node:stream';
 import { LodgeError } from '../../api/errors.ts';
 import { groupId } from '../../host/peer-credentials.ts';
 
-/** Hybrid post-quantum key exchange first (draft-ietf-tls-ecdhe-mlkem), then what older clients have. */
-export const keyExchangeGroups = 'X25519MLKEM768:X25519:P-256:P-384';
+/**
+ * Key exchange groups. Hybrid post-quantum X25519MLKEM768 (draft-ietf-tls-ecdhe-mlkem) comes first, in a tuple of its
+ * own: then a client that has it is asked for it also when it has only sent a share of another (SSL_CTX_set1_groups_list
+ * of OpenSSL 3.5, "tuples"). After it what older clients have.
+ */
+export const keyExchangeGroups = 'X25519MLKEM768/X25519:P-256:P-384';
 
 /** sun_path of unix(7) has 108 bytes, one of them the end. */
 const maxSocketPathBytes = 107;
