@@ -1,9 +1,9 @@
 // Asks before something is lost. Without a terminal nobody can be asked: then --yes is needed.
 import { createInterface } from 'node:readline/promises';
-import { LodgeError } from '../api/errors.ts';
 import type { Session } from './connect/session.ts';
 import { exitCodes } from './exit-code.ts';
 import { AlreadyPrinted, Interrupted } from './output/print-error.ts';
+import { usageError } from './usage-error.ts';
 
 /** Asks a question whose answer is yes or no. Throws when it is not yes. */
 export async function confirm(
@@ -13,7 +13,7 @@ export async function confirm(
 ): Promise<void> {
   if (isConfirmed) return;
   if (!session.terminal.canAsk) {
-    throw new LodgeError('invalid_request', `${question} Nobody can be asked here.`, {
+    throw usageError(`${question} Nobody can be asked here.`, {
       hint: 'Give --yes to do it without a question.',
     });
   }
@@ -46,7 +46,7 @@ export async function ask(question: string): Promise<string> {
 export async function askSecret(question: string): Promise<string> {
   const { stdin, stderr } = process;
   if (!stdin.isTTY) {
-    throw new LodgeError('invalid_request', 'a secret is needed, and there is no terminal to ask for it', {
+    throw usageError('a secret is needed, and there is no terminal to ask for it', {
       hint: 'Give it through a pipe with the option that ends in -stdin.',
     });
   }
@@ -77,7 +77,7 @@ export async function readStdin(limit: number, what: string): Promise<string> {
   for await (const chunk of process.stdin) {
     text += String(chunk);
     if (text.length > limit) {
-      throw new LodgeError('invalid_request', `${what} on stdin is longer than ${limit} characters`);
+      throw usageError(`${what} on stdin is longer than ${limit} characters`);
     }
   }
   return text;

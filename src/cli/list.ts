@@ -7,6 +7,7 @@ import { listFormats, objectFormats, verb, wholeNumber, withDaemon, type Example
 import type { Session } from './connect/session.ts';
 import { printList, printOne, type Printable } from './output/print.ts';
 import type { Column } from './output/table.ts';
+import { usageError } from './usage-error.ts';
 
 /** One page, as every list route answers. */
 export interface Page<Item> {
@@ -184,17 +185,13 @@ export async function selectedNames<Item extends { name: string }>(
 ): Promise<string[]> {
   const isSelecting = options.selector !== undefined || options.all === true;
   if (names.length > 0 && isSelecting) {
-    throw new LodgeError(
-      'invalid_request',
-      `both names and ${options.all === true ? '--all' : '--selector'} are given`,
-      {
-        hint: 'Give one of them.',
-      },
-    );
+    throw usageError(`both names and ${options.all === true ? '--all' : '--selector'} are given`, {
+      hint: 'Give one of them.',
+    });
   }
   if (names.length > 0) return [...new Set(names)];
   if (!isSelecting) {
-    throw new LodgeError('invalid_request', `no ${definition.noun} is named`, {
+    throw usageError(`no ${definition.noun} is named`, {
       hint: `Name one or several, select them with -l app=web, or take --all of the project.`,
     });
   }

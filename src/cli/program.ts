@@ -1,7 +1,7 @@
 // The program: finds noun and verb of a command line, loads that noun's code, lets the verb run, and tells what went
 // wrong. `lodge --help` and `lodge help vm create` need no daemon.
 import { Command, CommanderError } from 'commander';
-import { LodgeError } from '../api/errors.ts';
+import type { LodgeError } from '../api/errors.ts';
 import { closestWord } from '../lib/closest-word.ts';
 import { nextWord, separateCommand } from './arguments.ts';
 import { addConnectionOptions, optionsOfVerb, prepare } from './command.ts';
@@ -9,6 +9,7 @@ import { exitCodes } from './exit-code.ts';
 import { findNoun, nouns, nounWords } from './nouns.ts';
 import { AlreadyPrinted, describeError, exitCodeFor, Interrupted } from './output/print-error.ts';
 import { styleFor } from './output/style.ts';
+import { usageError } from './usage-error.ts';
 
 /** Runs one command line (without node and script). Sets the process's exit code; never throws. */
 export async function runProgram(words: readonly string[]): Promise<void> {
@@ -29,7 +30,7 @@ async function dispatch(words: readonly string[]): Promise<void> {
   if (first.word === null) {
     const [unknown] = first.rest;
     if (unknown !== undefined && unknown !== '-h' && unknown !== '--help') {
-      throw usageError(`unknown option ${JSON.stringify(unknown)}`, 'lodge');
+      throw unknownOption(`unknown option ${JSON.stringify(unknown)}`, 'lodge');
     }
     rootCommand().outputHelp();
     return;
@@ -57,7 +58,7 @@ async function dispatch(words: readonly string[]): Promise<void> {
         continue;
       }
       if (unknown !== undefined && !isHelp)
-        throw usageError(`unknown option ${JSON.stringify(unknown)}`, pathOf(command));
+        throw unknownOption(`unknown option ${JSON.stringify(unknown)}`, pathOf(command));
       command.outputHelp();
       return;
     }
@@ -137,13 +138,13 @@ export async function wholeProgram(): Promise<Command> {
 function unknownCommand(word: string, known: readonly string[], path: string): LodgeError {
   const near = closestWord(word, known);
   const what = path === 'lodge' ? 'a command of lodge' : `a verb of ${path}`;
-  return new LodgeError('invalid_request', `${JSON.stringify(word.slice(0, 60))} is not ${what}`, {
+  return usageError(`${JSON.stringify(word.slice(0, 60))} is not ${what}`, {
     hint: `${near === null ? '' : `Did you mean ${path} ${near}? `}See ${path} --help.`,
   });
 }
 
-function usageError(message: string, path: string): LodgeError {
-  return new LodgeError('invalid_request', message, { hint: `See ${path} --help.` });
+function unknownOption(message: string, path: string): LodgeError {
+  return usageError(message, { hint: `See ${path} --help.` });
 }
 
 /** Commander's words for a mistake in the command line, in our form. */
@@ -154,7 +155,7 @@ function fromCommander(failure: CommanderError, command: Command): Error {
   const suggestion = more.join(' ').replace(/^\((.*)\)$/, '$1 ');
   const isAboutWords = /Argument/.test(failure.code) && failure.code !== 'commander.invalidArgument';
   const usage = isAboutWords ? `Usage: ${path} ${command.usage()}. ` : '';
-  return new LodgeError('invalid_request', line.replace(/\.$/, ''), {
+  return usageError(line.replace(/\.$/, ''), {
     hint: `${suggestion}${usage}See ${path} --help.`,
   });
 }

@@ -18,6 +18,7 @@ import {
 import { parseMib, QuantityError } from '../lib/quantity.ts';
 import type { Session } from './connect/session.ts';
 import { fieldNamesAt, issueText } from './schema-fields.ts';
+import { usageError } from './usage-error.ts';
 
 /** Nouns whose objects can be changed. */
 export type ChangeableNoun = 'vm' | 'image' | 'volume' | 'network' | 'node';
@@ -41,7 +42,7 @@ export function parseChange(word: string): FieldChange {
   const at = word.indexOf('=');
   const isRemoval = at === -1 && word.endsWith('-');
   if (at === -1 && !isRemoval) {
-    throw new LodgeError('invalid_request', `${shorten(word)} is not a change`, {
+    throw usageError(`${shorten(word)} is not a change`, {
       hint: 'Write field=value to set a field, or field- to remove it: cpu.count=4, labels.app=web, cloudInit-',
     });
   }
@@ -51,7 +52,7 @@ export function parseChange(word: string): FieldChange {
     if (path[0] === 'spec' && path.length > 1) path.shift();
     return { path, text: isRemoval ? undefined : word.slice(at + 1) };
   } catch (failure) {
-    if (failure instanceof FieldPathError) throw new LodgeError('invalid_request', failure.message);
+    if (failure instanceof FieldPathError) throw usageError(failure.message);
     throw failure;
   }
 }
@@ -68,7 +69,7 @@ export function possibleValues(path: readonly PathPart[], text: string): Json[] 
       values.push(parseMib(text, 'MiB'));
     } catch (failure) {
       if (!(failure instanceof QuantityError)) throw failure;
-      throw new LodgeError('invalid_request', `${formatPath(path)}: ${failure.message}`);
+      throw usageError(`${formatPath(path)}: ${failure.message}`);
     }
   }
   try {
@@ -103,7 +104,7 @@ export function applyChanges(
       document =
         change.text === undefined ? withoutValueAt(document, path) : setValue(schema, document, path, change.text);
     } catch (failure) {
-      if (failure instanceof FieldPathError) throw new LodgeError('invalid_request', failure.message);
+      if (failure instanceof FieldPathError) throw usageError(failure.message);
       throw failure;
     }
   }
@@ -162,14 +163,10 @@ export function invalidDocument(schema: z.ZodType, error: z.ZodError, document: 
     const given = value === undefined ? '' : ` (given: ${shorten(value)})`;
     return { field: formatPath(path), message: `${issueText(issue)}${given}` };
   });
-  return new LodgeError(
-    'invalid_request',
-    fields.length === 1 ? 'a field is not valid' : `${fields.length} fields are not valid`,
-    {
-      fields,
-      hint: 'Nothing was changed. The fields are described at /docs of the daemon, and shown by -o yaml.',
-    },
-  );
+  return usageError(fields.length === 1 ? 'a field is not valid' : `${fields.length} fields are not valid`, {
+    fields,
+    hint: 'Nothing was changed. The fields are described at /docs of the daemon, and shown by -o yaml.',
+  });
 }
 
 /**

@@ -8,6 +8,7 @@ import type { Session } from './connect/session.ts';
 import { printDocument } from './output/print.ts';
 import { renderTable } from './output/table.ts';
 import { sortRows, usageColumns, usageRows, type SortKey, type UsageReading, type UsageRow } from './vm/usage.ts';
+import { usageError } from './usage-error.ts';
 
 /** Time between the two readings of a single table, milliseconds. */
 const samplingMs = 1000;
@@ -55,7 +56,7 @@ interface Screen {
 export async function watchUsage(session: Session, sort: SortKey, intervalMs: number): Promise<void> {
   const { stdin, stdout } = process;
   if (!stdin.isTTY || !stdout.isTTY) {
-    throw new LodgeError('invalid_request', 'lodge top needs a terminal', { hint: 'In a script: lodge top --once' });
+    throw usageError('lodge top needs a terminal', { hint: 'In a script: lodge top --once' });
   }
   const screen: Screen = { sort, isPaused: false, before: null, rows: [], node: null, problem: null };
   // What can't be reached at all is an error, and not a screen that says so.

@@ -1,9 +1,9 @@
 // Sends a file of this machine as the content of an image, with progress.
 import { open, type FileHandle } from 'node:fs/promises';
-import { LodgeError } from '../api/errors.ts';
 import type { Session } from './connect/session.ts';
 import { followTask, untilInterrupted } from './output/follow.ts';
 import { describeBytes, ProgressBoard, RateMeter } from './output/progress.ts';
+import { usageError } from './usage-error.ts';
 
 export interface Upload {
   /** Sends it and waits until the node has taken it in. */
@@ -18,19 +18,15 @@ export async function openUpload(path: string): Promise<Upload> {
     file = await open(path, 'r');
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
-    throw new LodgeError(
-      'invalid_request',
-      `the file ${path} can not be read${code === 'ENOENT' ? ': there is none' : `: ${code}`}`,
-      {
-        hint: 'Give the path of an image file, or an address that begins with http:// or https://.',
-        cause,
-      },
-    );
+    throw usageError(`the file ${path} can not be read${code === 'ENOENT' ? ': there is none' : `: ${code}`}`, {
+      hint: 'Give the path of an image file, or an address that begins with http:// or https://.',
+      cause,
+    });
   }
   const facts = await file.stat();
   if (!facts.isFile() && !facts.isBlockDevice()) {
     await file.close();
-    throw new LodgeError('invalid_request', `${path} is not a file`);
+    throw usageError(`${path} is not a file`);
   }
   return {
     send: (session, image) => send(session, image, file, facts.isFile() ? facts.size : undefined),

@@ -11,6 +11,7 @@ import { formatPath, type Json, type PathPart } from '../../lib/field-path.ts';
 import { parseMib } from '../../lib/quantity.ts';
 import { readStdin } from '../confirm.ts';
 import { fieldNamesAt, issueText } from '../schema-fields.ts';
+import { usageError } from '../usage-error.ts';
 
 /** Kinds in the order in which they need each other; deletion goes the other way. */
 export const manifestKinds = ['Network', 'Image', 'Volume', 'Vm'] as const;
@@ -62,20 +63,16 @@ export async function readSources(paths: readonly string[]): Promise<SourceText[
     }
     try {
       if ((await stat(path)).size > maxFileBytes) {
-        throw new LodgeError('invalid_request', `${path} is larger than ${maxFileBytes / 1024 / 1024} MiB`);
+        throw usageError(`${path} is larger than ${maxFileBytes / 1024 / 1024} MiB`);
       }
       sources.push({ name: path, text: await readFile(path, 'utf8') });
     } catch (cause) {
       if (cause instanceof LodgeError) throw cause;
       const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
-      throw new LodgeError(
-        'invalid_request',
-        `${path} can not be read: ${code === 'ENOENT' ? 'there is no such file' : code}`,
-        {
-          hint: 'Give files with -f, or - for standard input.',
-          cause,
-        },
-      );
+      throw usageError(`${path} can not be read: ${code === 'ENOENT' ? 'there is no such file' : code}`, {
+        hint: 'Give files with -f, or - for standard input.',
+        cause,
+      });
     }
   }
   return sources;
@@ -98,23 +95,15 @@ export function parseManifests(sources: readonly SourceText[], defaultProject: s
     else complaints.push({ field: where, message: `${kind} ${name} was described before, in ${first}` });
   }
   if (complaints.length > 0) {
-    throw new LodgeError(
-      'invalid_request',
-      complaints.length === 1 ? 'one thing is not valid' : `${complaints.length} things are not valid`,
-      {
-        fields: complaints.slice(0, 50),
-        hint: 'Nothing was changed. lodge vm show NAME -o yaml shows a document as it should be.',
-      },
-    );
+    throw usageError(complaints.length === 1 ? 'one thing is not valid' : `${complaints.length} things are not valid`, {
+      fields: complaints.slice(0, 50),
+      hint: 'Nothing was changed. lodge vm show NAME -o yaml shows a document as it should be.',
+    });
   }
   if (manifests.length === 0) {
-    throw new LodgeError(
-      'invalid_request',
-      `there is no object in ${sources.map((source) => source.name).join(', ')}`,
-      {
-        hint: 'An object begins with "kind: Vm", "name: web1" and "spec:".',
-      },
-    );
+    throw usageError(`there is no object in ${sources.map((source) => source.name).join(', ')}`, {
+      hint: 'An object begins with "kind: Vm", "name: web1" and "spec:".',
+    });
   }
   return manifests;
 }

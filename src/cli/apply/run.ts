@@ -1,6 +1,5 @@
 // Carries a plan out: networks first, then images, volumes and VMs, because each may need those before it. What is
 // started is followed to its end; after a failure nothing more is begun, and a second run goes on where it stopped.
-import { LodgeError } from '../../api/errors.ts';
 import type { Task } from '../../api/task.ts';
 import { collect, type FetchPage } from '../list.ts';
 import type { Session } from '../connect/session.ts';
@@ -15,6 +14,7 @@ import { formatPath } from '../../lib/field-path.ts';
 import { differenceLine, planLines } from './diff-text.ts';
 import { manifestKinds, nounOfKind, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 import { complaintsAbout, inOrder, planObject, type Existing, type PlannedObject } from './plan.ts';
+import { usageError } from '../usage-error.ts';
 
 const fetchers: Readonly<Record<ManifestNoun, FetchPage<Existing>>> = {
   network: fetchNetworks,
@@ -69,8 +69,7 @@ export async function applyManifests(
   const planned = inOrder(manifests.map((manifest) => planObject(manifest, inventory.find(manifest))));
   const complaints = complaintsAbout(planned, (kind, project) => inventory.of(kind, project));
   if (complaints.length > 0) {
-    throw new LodgeError(
-      'invalid_request',
+    throw usageError(
       complaints.length === 1 ? 'one thing can not be done' : `${complaints.length} things can not be done`,
       {
         fields: complaints,

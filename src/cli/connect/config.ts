@@ -5,8 +5,8 @@ import { chmod, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/pro
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import * as z from 'zod';
-import { LodgeError } from '../../api/errors.ts';
 import { objectName } from '../../api/object.ts';
+import { usageError } from '../usage-error.ts';
 
 const contextName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'takes letters, digits, "_", "." and "-"');
 
@@ -47,7 +47,7 @@ export async function readConfig(path: string): Promise<{ config: Config; warnin
     if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') {
       return { config: { contexts: {} }, warning: null };
     }
-    throw new LodgeError('invalid_request', `the configuration ${path} can not be read`, {
+    throw usageError(`the configuration ${path} can not be read`, {
       hint: 'Check its permissions, or give another one in LODGE_CONFIG.',
       cause,
     });
@@ -57,13 +57,13 @@ export async function readConfig(path: string): Promise<{ config: Config; warnin
   try {
     document = parse(text) ?? {};
   } catch (cause) {
-    throw new LodgeError('invalid_request', `the configuration ${path} is not YAML: ${firstLine(cause)}`, {
+    throw usageError(`the configuration ${path} is not YAML: ${firstLine(cause)}`, {
       hint: 'Correct it, or remove it and make it again with lodge context add.',
     });
   }
   const checked = configFile.safeParse(document);
   if (!checked.success) {
-    throw new LodgeError('invalid_request', `the configuration ${path} is not valid`, {
+    throw usageError(`the configuration ${path} is not valid`, {
       hint: 'Correct the named fields, or remove the file and make it again with lodge context add.',
       fields: checked.error.issues.map((issue) => ({ field: issue.path.join('.'), message: issue.message })),
     });
@@ -97,14 +97,13 @@ export async function writeConfig(path: string, config: Config): Promise<void> {
 export function checkedContext(name: string, given: Context): Context {
   const checkedName = contextName.safeParse(name);
   if (!checkedName.success) {
-    throw new LodgeError(
-      'invalid_request',
+    throw usageError(
       `the context name ${JSON.stringify(name.slice(0, 80))} ${checkedName.error.issues[0]?.message ?? ''}`,
     );
   }
   const checked = context.safeParse(given);
   if (checked.success) return checked.data;
-  throw new LodgeError('invalid_request', `the context ${name} is not valid`, {
+  throw usageError(`the context ${name} is not valid`, {
     fields: checked.error.issues.map((issue) => ({ field: issue.path.join('.'), message: issue.message })),
   });
 }

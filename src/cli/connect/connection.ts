@@ -4,6 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { LodgeError } from '../../api/errors.ts';
 import type { Config, Context } from './config.ts';
+import { usageError } from '../usage-error.ts';
 
 export const defaultSocket = '/run/lodge/lodge.sock';
 
@@ -42,10 +43,10 @@ export function chooseConnection(
     return value === undefined || value === '' ? undefined : value;
   };
   if (options.socket !== undefined && options.server !== undefined) {
-    throw new LodgeError('invalid_request', 'both --socket and --server are given', { hint: 'Give one of them.' });
+    throw usageError('both --socket and --server are given', { hint: 'Give one of them.' });
   }
   if (options.token !== undefined && options.tokenFile !== undefined) {
-    throw new LodgeError('invalid_request', 'both --token and --token-file are given', { hint: 'Give one of them.' });
+    throw usageError('both --token and --token-file are given', { hint: 'Give one of them.' });
   }
   const project = options.project ?? variable('LODGE_PROJECT');
   const credentials = {
@@ -61,7 +62,7 @@ export function chooseConnection(
     const server = variable('LODGE_SERVER');
     const socketPath = variable('LODGE_SOCKET');
     if (server !== undefined && socketPath !== undefined) {
-      throw new LodgeError('invalid_request', 'both LODGE_SERVER and LODGE_SOCKET are set', {
+      throw usageError('both LODGE_SERVER and LODGE_SOCKET are set', {
         hint: 'Unset one of them.',
       });
     }
@@ -114,17 +115,14 @@ export async function resolveConnection(choice: ConnectionChoice): Promise<Resol
   const token =
     choice.token ?? (choice.tokenFile === undefined ? undefined : (await read(choice.tokenFile, 'token file')).trim());
   if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) {
-    throw new LodgeError('invalid_request', 'the access token is empty or has characters that no token has', {
+    throw usageError('the access token is empty or has characters that no token has', {
       hint: 'Give the secret as lodge token create printed it.',
     });
   }
   const ca =
     choice.caCertificate ?? (choice.caFile === undefined ? undefined : await read(choice.caFile, 'certificate'));
   if (ca !== undefined && !ca.includes('-----BEGIN CERTIFICATE-----')) {
-    throw new LodgeError(
-      'invalid_request',
-      `${choice.caFile ?? 'the context’s caCertificate'} is not a PEM certificate`,
-    );
+    throw usageError(`${choice.caFile ?? 'the context’s caCertificate'} is not a PEM certificate`);
   }
   return { baseUrl: choice.server, token, ca };
 }
@@ -134,6 +132,6 @@ async function read(path: string, what: string): Promise<string> {
     return await readFile(path, 'utf8');
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'it can not be read';
-    throw new LodgeError('invalid_request', `the ${what} ${path} can not be read: ${code}`, { cause });
+    throw usageError(`the ${what} ${path} can not be read: ${code}`, { cause });
   }
 }

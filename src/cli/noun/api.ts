@@ -7,6 +7,7 @@ import { closestWord } from '../../lib/closest-word.ts';
 import { collected, verb, withDaemon } from '../command.ts';
 import { readStdin } from '../confirm.ts';
 import type { Session } from '../connect/session.ts';
+import { usageError } from '../usage-error.ts';
 
 interface ApiOptions {
   param?: string[];
@@ -48,7 +49,7 @@ export function apiCommand(): Command {
             id,
             routes.map((one) => one.id),
           );
-          throw new LodgeError('invalid_request', `there is no route ${JSON.stringify(id.slice(0, 60))}`, {
+          throw usageError(`there is no route ${JSON.stringify(id.slice(0, 60))}`, {
             hint: near === null ? 'lodge api lists all routes.' : `Did you mean ${near}? lodge api lists all routes.`,
           });
         }
@@ -75,21 +76,20 @@ function pairs(words: readonly string[] | undefined): Record<string, string> {
   return Object.fromEntries(
     (words ?? []).map((word) => {
       const at = word.indexOf('=');
-      if (at < 1) throw new LodgeError('invalid_request', `${JSON.stringify(word.slice(0, 60))} is not name=value`);
+      if (at < 1) throw usageError(`${JSON.stringify(word.slice(0, 60))} is not name=value`);
       return [word.slice(0, at), word.slice(at + 1)];
     }),
   );
 }
 
 async function bodyOf(route: Route, data: string): Promise<unknown> {
-  if (route.body === undefined)
-    throw new LodgeError('invalid_request', 'this route takes no body', { hint: 'Leave --data out.' });
+  if (route.body === undefined) throw usageError('this route takes no body', { hint: 'Leave --data out.' });
   if (!isSchema(route.body)) return data === '-' ? process.stdin : new TextEncoder().encode(data);
   const text = data === '-' ? await readStdin(16 * 1024 * 1024, 'the body') : data;
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {
-    throw new LodgeError('invalid_request', `the body is not JSON: ${cause instanceof Error ? cause.message : ''}`);
+    throw usageError(`the body is not JSON: ${cause instanceof Error ? cause.message : ''}`);
   }
 }
 

@@ -1,9 +1,9 @@
 // lodge apply and lodge delete: objects as files describe them.
 import { Command } from 'commander';
-import { LodgeError } from '../../api/errors.ts';
 import { collected, documentFormats, verb, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
 import type { ApplyOptions } from '../apply/run.ts';
+import { usageError } from '../usage-error.ts';
 
 interface FileOptions {
   file?: string[];
@@ -31,7 +31,7 @@ export function applyCommand(): Command {
       withDaemon<[], FileOptions & ApplyOptions>(async (session, options) => {
         const manifests = await manifestsOf(options, session.project);
         if (options.exitCode === true && options.dryRun !== true) {
-          throw new LodgeError('invalid_request', '--exit-code is for --dry-run', { hint: 'Add --dry-run.' });
+          throw usageError('--exit-code is for --dry-run', { hint: 'Add --dry-run.' });
         }
         const { applyManifests } = await import('../apply/run.ts');
         return applyManifests(session, manifests, options);
@@ -65,7 +65,7 @@ export function deleteCommand(): Command {
 
 async function manifestsOf(options: FileOptions, project: string) {
   if (options.file === undefined) {
-    throw new LodgeError('invalid_request', 'no file is given', {
+    throw usageError('no file is given', {
       hint: 'Give one or several with -f, or -f - for standard input.',
     });
   }

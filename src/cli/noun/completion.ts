@@ -1,7 +1,7 @@
 // lodge completion: the script that a shell reads to complete command lines of lodge.
 import { Command } from 'commander';
-import { LodgeError } from '../../api/errors.ts';
 import { offline, verb } from '../command.ts';
+import { usageError } from '../usage-error.ts';
 
 // bash splits words at "=" and ":" (COMP_WORDBREAKS) and replaces only what is behind; candidates are for whole words.
 const bash = `# Completion of lodge for bash. Add to ~/.bashrc:  source <(lodge completion bash)
@@ -79,7 +79,7 @@ export function completionCommand(): Command {
     offline<[shell: string], object>((_options, shell) => {
       const script = Object.hasOwn(scripts, shell) ? scripts[shell] : undefined;
       if (script === undefined) {
-        throw new LodgeError('invalid_request', `there is no completion for ${JSON.stringify(shell.slice(0, 40))}`, {
+        throw usageError(`there is no completion for ${JSON.stringify(shell.slice(0, 40))}`, {
           hint: 'There is one for bash, zsh and fish.',
         });
       }

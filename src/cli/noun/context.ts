@@ -2,7 +2,6 @@
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { LodgeError } from '../../api/errors.ts';
 import { documentFormats, listFormats, noun, offline, verb } from '../command.ts';
 import { readStdin } from '../confirm.ts';
 import { checkedContext, configPath, readConfig, writeConfig, type Context } from '../connect/config.ts';
@@ -11,6 +10,7 @@ import type { GlobalOptions } from '../connect/session.ts';
 import { printDocument, printList, type Printable } from '../output/print.ts';
 import { renderDetails } from '../output/table.ts';
 import { processTerminal } from '../output/terminal.ts';
+import { usageError } from '../usage-error.ts';
 
 interface NamedContext extends Context {
   name: string;
@@ -122,10 +122,10 @@ export function contextNoun(): Command {
     .action(
       offline<[name: string], AddOptions>(async (options, name) => {
         if ((options.server === undefined) === (options.socket === undefined)) {
-          throw new LodgeError('invalid_request', 'a context needs either --server or --socket');
+          throw usageError('a context needs either --server or --socket');
         }
         if (options.tokenStdin === true && options.tokenFile !== undefined) {
-          throw new LodgeError('invalid_request', 'both --token-stdin and --token-file are given', {
+          throw usageError('both --token-stdin and --token-file are given', {
             hint: 'Give one of them.',
           });
         }
@@ -133,10 +133,10 @@ export function contextNoun(): Command {
           options.ca === undefined
             ? undefined
             : await readFile(options.ca, 'utf8').catch((cause: unknown) => {
-                throw new LodgeError('invalid_request', `the certificate ${options.ca} can not be read`, { cause });
+                throw usageError(`the certificate ${options.ca} can not be read`, { cause });
               });
         if (caCertificate !== undefined && !caCertificate.includes('-----BEGIN CERTIFICATE-----')) {
-          throw new LodgeError('invalid_request', `${options.ca} is not a PEM certificate`);
+          throw usageError(`${options.ca} is not a PEM certificate`);
         }
         const token = options.tokenStdin === true ? (await readStdin(10_000, 'the token')).trim() : undefined;
         const added = checkedContext(name, {

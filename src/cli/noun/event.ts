@@ -1,7 +1,6 @@
 // lodge event: what happened, and what happens now.
 import type { Command } from 'commander';
 import { changeKind, type Change, type ChangeKind, type Event } from '../../api/event.ts';
-import { LodgeError } from '../../api/errors.ts';
 import { followChanges } from '../../client/follow.ts';
 import { escapeControls } from '../../lib/terminal-text.ts';
 import { listFormats, noun, verb, wholeNumber, withDaemon } from '../command.ts';
@@ -12,6 +11,7 @@ import { Interrupted } from '../output/print-error.ts';
 import type { Printable } from '../output/print.ts';
 import type { Style } from '../output/style.ts';
 import { ageOf, colorState } from '../view.ts';
+import { usageError } from '../usage-error.ts';
 
 export const eventPrintable: Printable<Event> = {
   kind: 'Event',
@@ -79,7 +79,7 @@ export function eventNoun(): Command {
     .action(
       withDaemon<[], FollowOptions & { kinds?: ChangeKind[] }>(async (session, options) => {
         if (options.kinds && options.changes !== true) {
-          throw new LodgeError('invalid_request', '--kinds is for --changes', {
+          throw usageError('--kinds is for --changes', {
             hint: 'Add --changes, or leave --kinds out.',
           });
         }
@@ -94,7 +94,7 @@ function parseKinds(text: string): ChangeKind[] {
   return text.split(',').map((word) => {
     const kind = changeKind.safeParse(word.trim());
     if (kind.success) return kind.data;
-    throw new LodgeError('invalid_request', `${JSON.stringify(word.slice(0, 40))} is not a kind of object`, {
+    throw usageError(`${JSON.stringify(word.slice(0, 40))} is not a kind of object`, {
       hint: `Kinds: ${changeKind.options.join(', ')}.`,
     });
   });

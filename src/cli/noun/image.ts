@@ -1,7 +1,6 @@
 // lodge image: what disks and VMs are made from.
 import type { Command } from 'commander';
 import { imageRecipe, type Image, type ImageSpec } from '../../api/image.ts';
-import { LodgeError } from '../../api/errors.ts';
 import { formatBytes, formatMib, parseMib } from '../../lib/quantity.ts';
 import { collected, noun, objectFormats, parsedBy, verb, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
@@ -13,6 +12,7 @@ import { followTask } from '../output/follow.ts';
 import { printOne, type Printable } from '../output/print.ts';
 import { painted, renderDetails } from '../output/table.ts';
 import { ageColumn, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+import { usageError } from '../usage-error.ts';
 
 export const imagePrintable: Printable<Image> = {
   kind: 'Image',
@@ -160,7 +160,7 @@ export function imageNoun(): Command {
       withDaemon<[recipe: string], CreateOptions>(async (session, options, recipe) => {
         const known = imageRecipe.safeParse(recipe);
         if (!known.success) {
-          throw new LodgeError('invalid_request', `there is no recipe ${JSON.stringify(recipe.slice(0, 60))}`, {
+          throw usageError(`there is no recipe ${JSON.stringify(recipe.slice(0, 60))}`, {
             hint: `Recipes: ${imageRecipe.options.join(', ')}. Other images are brought in with lodge image import.`,
           });
         }

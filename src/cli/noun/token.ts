@@ -1,13 +1,13 @@
 // lodge token: access tokens of remote clients.
 import type { Command } from 'commander';
 import type { Token } from '../../api/token.ts';
-import { LodgeError } from '../../api/errors.ts';
 import { formatAge, parseDurationS } from '../../lib/duration.ts';
 import { listFormats, noun, objectFormats, parsedBy, verb, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
 import { eachOf } from '../delete-each.ts';
 import { printList, printOne, type Printable } from '../output/print.ts';
 import { ageColumn, ageOf, idColumn } from '../view.ts';
+import { usageError } from '../usage-error.ts';
 
 const tokenPrintable: Printable<Token> = {
   kind: 'Token',
@@ -67,7 +67,7 @@ export function tokenNoun(): Command {
     .action(
       withDaemon<[name: string], { role: string; expires?: number }>(async (session, options, name) => {
         if (options.role !== 'admin' && options.role !== 'viewer') {
-          throw new LodgeError('invalid_request', `there is no role ${JSON.stringify(options.role.slice(0, 40))}`, {
+          throw usageError(`there is no role ${JSON.stringify(options.role.slice(0, 40))}`, {
             hint: 'Roles: admin, viewer.',
           });
         }

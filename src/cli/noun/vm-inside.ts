@@ -2,7 +2,6 @@
 // writes.
 import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { LodgeError } from '../../api/errors.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
 import { formatBytes, parseBytes } from '../../lib/quantity.ts';
 import { collected, documentFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
@@ -11,6 +10,7 @@ import { fetchVms } from '../vm/view.ts';
 import { parseDetachKey, type ConsoleOptions } from '../vm/console.ts';
 import type { ExecOptions } from '../vm/exec.ts';
 import type { SshOptions } from '../vm/ssh.ts';
+import { usageError } from '../usage-error.ts';
 
 /** Adds console, serial-log, screenshot and send-keys. */
 export function addConsoleVerbs(vm: Command): void {
@@ -71,7 +71,7 @@ export function addConsoleVerbs(vm: Command): void {
       withDaemon<[name: string], { file?: string }>(async (session, options, name) => {
         const path = options.file ?? `${name}.png`;
         if (path === '-' && process.stdout.isTTY) {
-          throw new LodgeError('invalid_request', 'a picture would make a mess of this terminal', {
+          throw usageError('a picture would make a mess of this terminal', {
             hint: 'Give a file: -f web1.png',
           });
         }
@@ -82,7 +82,7 @@ export function addConsoleVerbs(vm: Command): void {
         if (path === '-') session.terminal.raw(picture);
         else {
           await writeFile(path, picture).catch((cause: unknown) => {
-            throw new LodgeError('invalid_request', `${path} can not be written`, { cause });
+            throw usageError(`${path} can not be written`, { cause });
           });
           session.terminal.line(`${path} (${formatBytes(picture.length)})`);
         }

@@ -1,7 +1,6 @@
 // lodge vm: virtual machines. Here are the verbs with their options and help; what they do is in vm/, loaded when it is
 // asked for.
 import { Option, type Command } from 'commander';
-import { LodgeError } from '../../api/errors.ts';
 import { imageRecipe } from '../../api/image.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
@@ -17,6 +16,7 @@ import { choicesAt } from '../schema-fields.ts';
 import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
+import { usageError } from '../usage-error.ts';
 
 /** `lodge vm` and its verbs. */
 export function vmNoun(): Command {
@@ -351,7 +351,7 @@ function addPowerVerbs(vm: Command): void {
     .action(
       withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
         if (options.force === true && options.timeout !== undefined) {
-          throw new LodgeError('invalid_request', '--force switches off at once, so --timeout says nothing', {
+          throw usageError('--force switches off at once, so --timeout says nothing', {
             hint: 'Give one of them.',
           });
         }

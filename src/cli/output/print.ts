@@ -1,7 +1,7 @@
 // Printing objects: a table or details for people; json, yaml and names for scripts.
-import { LodgeError } from '../../api/errors.ts';
 import type { Session } from '../connect/session.ts';
 import { renderTable, type Column } from './table.ts';
+import { usageError } from '../usage-error.ts';
 
 export const outputFormats = ['table', 'wide', 'name', 'json', 'yaml'] as const;
 export type OutputFormat = (typeof outputFormats)[number];
@@ -77,7 +77,7 @@ export async function printDocument(
   if (format === 'json') terminal.line(JSON.stringify(document, null, 2));
   else if (format === 'yaml') terminal.raw(await toYaml([document]));
   else if (format === 'name') {
-    throw new LodgeError('invalid_request', 'this has no names to print with -o name', {
+    throw usageError('this has no names to print with -o name', {
       hint: 'Use -o json or yaml.',
     });
   } else for (const line of lines()) terminal.line(line);

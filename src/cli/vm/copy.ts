@@ -3,13 +3,13 @@
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { createReadStream } from 'node:fs';
 import { basename, join, posix } from 'node:path';
-import { LodgeError } from '../../api/errors.ts';
 import { formatBytes } from '../../lib/quantity.ts';
 import type { Session } from '../connect/session.ts';
 import { withSuggestion } from '../list.ts';
 import { untilInterrupted } from '../output/follow.ts';
 import { describeBytes, ProgressBoard, RateMeter } from '../output/progress.ts';
 import { fetchVms } from './view.ts';
+import { usageError } from '../usage-error.ts';
 
 /** One end of a copy: a path here, or a path in a VM. */
 export type Place = { vm: string; path: string } | { vm: null; path: string };
@@ -20,7 +20,7 @@ export function parsePlace(text: string): Place {
   const [, vm, path] = match ?? [];
   if (vm === undefined || path === undefined) return { vm: null, path: text };
   if (!path.startsWith('/')) {
-    throw new LodgeError('invalid_request', `${JSON.stringify(text)} is not the path of a file in a VM`, {
+    throw usageError(`${JSON.stringify(text)} is not the path of a file in a VM`, {
       hint: `Paths in a guest are absolute: ${vm}:/root/${path}. For a file here whose name has a colon, write ./${text}.`,
     });
   }
@@ -37,13 +37,13 @@ export function planCopies(sources: readonly string[], target: string): Copy[] {
   const to = parsePlace(target);
   const copies = sources.map((source) => ({ from: parsePlace(source), to }));
   if (copies.some(({ from }) => (from.vm === null) === (to.vm === null))) {
-    throw new LodgeError('invalid_request', 'one side of a copy is a file here, the other a file in a VM', {
+    throw usageError('one side of a copy is a file here, the other a file in a VM', {
       hint: 'Write lodge vm cp FILE web1:/path, or lodge vm cp web1:/path FILE.',
     });
   }
   const isFolder = to.path.endsWith('/');
   if (copies.length > 1 && !isFolder) {
-    throw new LodgeError('invalid_request', `several files can not become one: ${target} is no folder`, {
+    throw usageError(`several files can not become one: ${target} is no folder`, {
       hint: `Write ${target}/ for a folder.`,
     });
   }
@@ -57,7 +57,7 @@ export function planCopies(sources: readonly string[], target: string): Copy[] {
 export async function copyFiles(session: Session, words: readonly string[]): Promise<void> {
   const target = words.at(-1);
   if (words.length < 2 || target === undefined) {
-    throw new LodgeError('invalid_request', 'a copy needs a source and a target', {
+    throw usageError('a copy needs a source and a target', {
       hint: 'Write lodge vm cp FILE web1:/path, or lodge vm cp web1:/path FILE.',
     });
   }
@@ -75,9 +75,9 @@ async function finalPath(target: string, source: string): Promise<string> {
 
 async function copyIn(session: Session, path: string, vm: string, guestPath: string): Promise<void> {
   const facts = path === '-' ? null : await stat(path).catch(() => null);
-  if (path !== '-' && facts === null) throw new LodgeError('invalid_request', `the file ${path} does not exist`);
+  if (path !== '-' && facts === null) throw usageError(`the file ${path} does not exist`);
   if (facts?.isDirectory() === true) {
-    throw new LodgeError('invalid_request', `${path} is a folder; only files are copied`, {
+    throw usageError(`${path} is a folder; only files are copied`, {
       hint: `Pack it: tar -C ${path} -c . | lodge vm cp - ${vm}:/tmp/files.tar`,
     });
   }
@@ -104,8 +104,7 @@ async function copyOut(session: Session, vm: string, guestPath: string, path: st
       return;
     }
     const file = await open(temporary, 'w').catch((cause: unknown) => {
-      throw new LodgeError(
-        'invalid_request',
+      throw usageError(
         `${path} can not be written: ${cause instanceof Error && 'code' in cause ? String(cause.code) : ''}`,
         { cause },
       );

@@ -3,9 +3,9 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { LodgeError } from '../../api/errors.ts';
 import type { VmSpecInput } from '../../api/vm-spec.ts';
 import { parseMib, QuantityError } from '../../lib/quantity.ts';
+import { usageError } from '../usage-error.ts';
 
 /** The options as commander gives them. */
 export interface CreateSpecOptions {
@@ -132,7 +132,7 @@ function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
   const hasAddress = options.mac !== undefined || options.ip !== undefined;
   if (given.length === 1 && given[0] === 'none') {
     if (!hasAddress) return [];
-    throw new LodgeError('invalid_request', '--mac and --ip are for a NIC, and there is none with --network none');
+    throw usageError('--mac and --ip are for a NIC, and there is none with --network none');
   }
   if (given.length === 0 && !hasAddress) return undefined;
   const nics: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
@@ -154,7 +154,7 @@ function keyValues(text: string, keys: readonly string[], option: string): Recor
       const at = part.indexOf('=');
       const key = at === -1 ? part : part.slice(0, at);
       if (at === -1 || !keys.includes(key)) {
-        throw new LodgeError('invalid_request', `${option}: ${JSON.stringify(part)} is not understood`, {
+        throw usageError(`${option}: ${JSON.stringify(part)} is not understood`, {
           hint: `Write key=value, several with commas; the keys are ${keys.join(', ')}.`,
         });
       }
@@ -167,7 +167,7 @@ function diskSize(text: string): number {
   try {
     return parseMib(text, 'GiB');
   } catch (failure) {
-    if (failure instanceof QuantityError) throw new LodgeError('invalid_request', `--disk: ${failure.message}`);
+    if (failure instanceof QuantityError) throw usageError(`--disk: ${failure.message}`);
     throw failure;
   }
 }
@@ -175,7 +175,7 @@ function diskSize(text: string): number {
 function yesOrNo(what: string, text: string): boolean {
   if (text === 'yes' || text === 'true') return true;
   if (text === 'no' || text === 'false') return false;
-  throw new LodgeError('invalid_request', `${what} is yes or no (given: ${JSON.stringify(text)})`);
+  throw usageError(`${what} is yes or no (given: ${JSON.stringify(text)})`);
 }
 
 async function cloudInitFrom(options: CreateSpecOptions): Promise<VmSpecInput['cloudInit']> {
@@ -198,7 +198,7 @@ export async function readSshKeys(given: string): Promise<string[]> {
   const path = given.startsWith('~/') ? join(homedir(), given.slice(2)) : given;
   const text = await readText(path, '--ssh-key');
   if (text.includes('PRIVATE KEY')) {
-    throw new LodgeError('invalid_request', `--ssh-key: ${given} is a private key`, {
+    throw usageError(`--ssh-key: ${given} is a private key`, {
       hint: `Give the public one: ${given}.pub`,
     });
   }
@@ -206,7 +206,7 @@ export async function readSshKeys(given: string): Promise<string[]> {
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '' && !line.startsWith('#'));
-  if (keys.length === 0) throw new LodgeError('invalid_request', `--ssh-key: ${given} holds no key`);
+  if (keys.length === 0) throw usageError(`--ssh-key: ${given} holds no key`);
   return keys;
 }
 
@@ -215,8 +215,7 @@ async function readText(path: string, option: string): Promise<string> {
     return await readFile(path, 'utf8');
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
-    throw new LodgeError(
-      'invalid_request',
+    throw usageError(
       `${option}: the file ${path} ${code === 'ENOENT' ? 'does not exist' : `can not be read (${code})`}`,
       {
         hint:

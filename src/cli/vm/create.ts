@@ -15,6 +15,7 @@ import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
 import { defaultGuestTimeoutMs, waitForVms } from './power.ts';
 import { addressesOf, vmPrintable } from './view.ts';
 import type { VmGoal } from './wait.ts';
+import { usageError } from '../usage-error.ts';
 
 export interface CreateOptions extends CreateSpecOptions {
   label?: string[];
@@ -44,7 +45,7 @@ const optionOfField: Readonly<Record<string, string>> = {
 
 export async function createVm(session: Session, options: CreateOptions, name: string): Promise<void> {
   if (options.waitFor !== undefined && options.waitFor !== 'created' && !options.start) {
-    throw new LodgeError('invalid_request', `--wait-for ${options.waitFor} needs the VM to start`, {
+    throw usageError(`--wait-for ${options.waitFor} needs the VM to start`, {
       hint: 'Leave --no-start out.',
     });
   }
@@ -85,8 +86,7 @@ async function passwordOf(options: CreateOptions): Promise<string | undefined> {
   if (options.passwordStdin === true) return (await readStdin(1000, 'the password')).replace(/\r?\n$/, '');
   if (options.passwordAsk === true) {
     const password = await askSecret('Password for the guest’s user: ');
-    if (password !== (await askSecret('Once more: ')))
-      throw new LodgeError('invalid_request', 'the two passwords differ');
+    if (password !== (await askSecret('Once more: '))) throw usageError('the two passwords differ');
     return password;
   }
   return options.password;

@@ -12,6 +12,7 @@ import { withSuggestion } from '../list.ts';
 import { invalidDocument, updateSchema } from '../set.ts';
 import { run } from './ssh.ts';
 import { fetchVms } from './view.ts';
+import { usageError } from '../usage-error.ts';
 
 interface Editable {
   labels: Record<string, string>;
@@ -20,26 +21,29 @@ interface Editable {
 
 export async function editVm(session: Session, name: string): Promise<Vm | null> {
   if (!session.terminal.canAsk) {
-    throw new LodgeError('invalid_request', 'an editor needs a terminal', {
+    throw usageError('an editor needs a terminal', {
       hint: `In a script use lodge vm set ${name} cpu.count=4, or lodge apply.`,
     });
   }
   const before = await withSuggestion(session, name, fetchVms, () => read(session, name));
+  const { stringify } = await import('yaml');
+  const body = stringify({ labels: before.labels, spec: before.spec }, { lineWidth: 0 });
   const folder = await mkdtemp(join(tmpdir(), 'lodge-edit-'));
   const path = join(folder, `${name}.yaml`);
   let isKept = false;
   try {
     let edited: Editable | null;
     try {
-      edited = await editUntilValid(path, before);
+      edited = await editUntilValid(path, before, body);
       if (edited === null) {
         session.terminal.line(`VM ${name} is as it was; nothing was changed.`);
         return null;
       }
       return await save(session, name, before, edited);
     } catch (failure) {
-      isKept = true;
-      session.terminal.note(`What you wrote is kept in ${path}.`);
+      // What was typed must not be lost; what was never changed is no loss.
+      isKept = withoutHeader(await readFile(path, 'utf8').catch(() => body)) !== body;
+      if (isKept) session.terminal.note(`What you wrote is kept in ${path}.`);
       throw failure;
     }
   } finally {
@@ -52,10 +56,9 @@ function read(session: Session, name: string): Promise<Vm> {
 }
 
 /** Opens the editor until what is saved is valid; null when nothing was changed. */
-async function editUntilValid(path: string, before: Vm): Promise<Editable | null> {
-  const { parse, stringify } = await import('yaml');
+async function editUntilValid(path: string, before: Vm, body: string): Promise<Editable | null> {
+  const { parse } = await import('yaml');
   const original: Editable = { labels: before.labels, spec: before.spec };
-  const body = stringify(original, { lineWidth: 0 });
   let complaints: string[] = [];
   let text = body;
   for (;;) {
@@ -64,13 +67,12 @@ async function editUntilValid(path: string, before: Vm): Promise<Editable | null
       .split(/\s+/)
       .filter(Boolean);
     const code = await run(program, [...args, path]);
-    if (code !== 0)
-      throw new LodgeError('invalid_request', `the editor ${program} ended with code ${code}; nothing was changed`);
+    if (code !== 0) throw usageError(`the editor ${program} ended with code ${code}; nothing was changed`);
     const saved = withoutHeader(await readFile(path, 'utf8'));
     if (saved.trim() === '') return null;
     // Saved as it was opened after a complaint: whoever gives up must get out.
     if (saved === text && complaints.length > 0) {
-      throw new LodgeError('invalid_request', 'the document is still not valid; nothing was changed');
+      throw usageError('the document is still not valid; nothing was changed');
     }
     text = saved;
     try {

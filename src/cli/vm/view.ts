@@ -41,7 +41,7 @@ export const vmPrintable: Printable<Vm> = {
       color: (text, vm, style) => colorState(text, vm.status.state, style),
     },
     { header: 'UP', value: upText, side: 'right' },
-    { header: 'ADDRESS', value: (vm) => addressesOf(vm)[0] ?? '' },
+    { header: 'ADDRESS', value: (vm) => (liveVmStates.has(vm.status.state) ? (addressesOf(vm)[0] ?? '') : '') },
     { header: 'CPUS', value: (vm) => String(vm.spec.cpu.count), side: 'right' },
     { header: 'MEMORY', value: (vm) => formatMib(vm.spec.memoryMib), side: 'right' },
     { header: 'IMAGE', value: (vm) => vm.spec.image ?? '', minWidth: 8 },
@@ -66,21 +66,39 @@ const nicColumns: readonly Column<StatusNic>[] = [
   { header: 'ON HOST', value: (nic) => nic.hostInterface ?? '' },
 ];
 
+/** The reason for an accelerator goes through the whole ladder; lodge node show has all of it. */
+function firstSentence(text: string): string {
+  return /^.*?\.(?= |$)/.exec(text)?.[0] ?? text;
+}
+
 /** What a running VM has instead of what its spec asks for from the next start on. */
 function laterText(now: number | undefined, later: number, format: (value: number) => string): string {
   return now === undefined || now === later ? '' : ` from the next start on; now ${format(now)}`;
 }
 
+/** Names of the volumes and images that a VM's status names by their ids. */
+async function namesOfDisks(vm: Vm, { client }: Session): Promise<ReadonlyMap<string, string>> {
+  const query = { project: vm.project };
+  const lookups = vm.status.disks.flatMap(({ volume, image }) => [
+    ...(volume === null ? [] : [client.volume.get({ params: { volume }, query })]),
+    ...(image === null ? [] : [client.image.get({ params: { image }, query })]),
+  ]);
+  // What is gone by now keeps its id.
+  const found = await Promise.allSettled(lookups);
+  return new Map(found.flatMap((one) => (one.status === 'fulfilled' ? [[one.value.id, one.value.name] as const] : [])));
+}
+
 /** Everything about a VM, for people. */
-export function vmDetails(vm: Vm, session: Session): string[] {
+export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
+  const names = await namesOfDisks(vm, session);
   const { spec, status } = vm;
   const { style } = session.terminal;
   const { pinned, guest, lastExit, startedSpec: started } = status;
   const diskColumns: Column<StatusDisk>[] = [
     { header: 'NAME', value: (disk) => disk.name },
     { header: 'SIZE', value: (disk) => (disk.sizeMib === null ? '' : formatMib(disk.sizeMib)), side: 'right' },
-    { header: 'VOLUME', value: (disk) => disk.volume ?? '' },
-    { header: 'IMAGE', value: (disk) => disk.image ?? '' },
+    { header: 'VOLUME', value: (disk) => names.get(disk.volume ?? '') ?? disk.volume ?? '' },
+    { header: 'IMAGE', value: (disk) => names.get(disk.image ?? '') ?? disk.image ?? '' },
     { header: 'BUS', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.bus ?? 'virtio' },
     { header: 'CACHE', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.cache ?? '' },
   ];
@@ -123,7 +141,10 @@ export function vmDetails(vm: Vm, session: Session): string[] {
       ['Image', spec.image],
       ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
       ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
-      ['Accelerator', pinned === null ? spec.accelerator : `${pinned.rung}: ${pinned.acceleratorReason}`],
+      [
+        'Accelerator',
+        pinned === null ? spec.accelerator : `${pinned.rung}: ${firstSentence(pinned.acceleratorReason)}`,
+      ],
       ['CPU model', pinned?.cpuModel],
       ['QEMU', pinned === null ? null : `${pinned.qemuVersion}${status.pid === null ? '' : `, process ${status.pid}`}`],
       ['Node', status.node],
