@@ -233,6 +233,15 @@ function startDuration({ status }: Vm): string {
   return `: ${seconds.toFixed(1)} s after its start${how}`;
 }
 
+/** How whoever called sudo gets to use `lodge` without it; null where there is nothing to say. */
+async function groupHint(group: string | null): Promise<string | null> {
+  const user = process.env['SUDO_USER'];
+  if (group === null || user === undefined || user === 'root') return null;
+  const { stdout } = await run(['id', '-nG', user], { okExitCodes: [0, 1] });
+  if (stdout.trim().split(' ').includes(group)) return null;
+  return `  Without sudo, after signing in again: ${styleText('bold', `sudo usermod -aG ${group} ${user}`)}`;
+}
+
 /** What to do next, in the words to type. */
 function nextSteps(lodge: string, vm: Vm | null, httpsAddress: string | null): string {
   const rows: [string, string][] = [
@@ -288,7 +297,10 @@ async function main(): Promise<void> {
         ? 'Lodge is running.'
         : `Lodge is running, and so is its guest ${VM}${addresses.length > 0 ? ` (${addresses.join(', ')})` : ''}.`;
     const command = link.outcome === 'refused' ? launcher : 'lodge';
-    console.log(`\n${styleText('bold', headline)}\n\n${nextSteps(command, vm, httpsAddress)}\n`);
+    const hint = await groupHint(place.socketGroup);
+    const words = hint === null ? command : `sudo ${command}`;
+    console.log(`\n${styleText('bold', headline)}\n\n${nextSteps(words, vm, httpsAddress)}\n`);
+    if (hint !== null) console.log(`${hint}\n`);
   } finally {
     connection.close();
   }
