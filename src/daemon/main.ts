@@ -27,6 +27,7 @@ import { type ChangeSource } from './event/change-stream.ts';
 import { eventHandlers } from './event/event-handlers.ts';
 import { EventService } from './event/event-service.ts';
 import { IdempotencyRecords } from './http/idempotency.ts';
+import { configuredLimits } from './http/limits.ts';
 import { createMetrics } from './http/metrics.ts';
 import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
@@ -329,10 +330,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     metrics,
     isOutputChecked: config.isDevelopment,
     staticFiles: documentFiles(),
-    limits: {
-      maxConnections: config.limits.maxConnections,
-      maxUploadBytes: config.limits.maxUploadMib * 2 ** 20,
-    },
+    limits: configuredLimits(config.limits),
   });
   log.info(
     { socket: config.socketPath, https: server.httpsAddress, fingerprint: authority?.fingerprint },

@@ -12,7 +12,7 @@ import { errorBody, LodgeError, type ErrorBody } from '../../src/api/errors.ts';
 import { type ByteSource, type RequestContext } from '../../src/daemon/http/context.ts';
 import { IdempotencyRecords, idempotencyKeptMs } from '../../src/daemon/http/idempotency.ts';
 import { createMetrics } from '../../src/daemon/http/metrics.ts';
-import { defaultHttpLimits } from '../../src/daemon/http/server.ts';
+import { defaultHttpLimits } from '../../src/daemon/http/limits.ts';
 import { SqliteStore } from '../../src/daemon/store/sqlite.ts';
 import { atEnd } from '../support/cleanup.ts';
 import { rawRequest, startStub, type RawAnswer } from '../support/stub-http.ts';

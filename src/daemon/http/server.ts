@@ -15,7 +15,7 @@ import { allRoutes, type Handlers } from '../../api/contract.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { isSchema } from '../../api/route.ts';
 import { peerCredentials, userName } from '../../host/peer-credentials.ts';
-import { Admission, type AdmissionLimits } from './admission.ts';
+import { Admission } from './admission.ts';
 import { anonymousCaller, RequestContext, type ByteSource, type Caller } from './context.ts';
 import {
   checkPermission,
@@ -28,6 +28,7 @@ import {
 } from './exchange.ts';
 import { answerRaw, asLodgeError, logFailure, parserError } from './failure.ts';
 import type { IdempotencyRecords } from './idempotency.ts';
+import { defaultHttpLimits, type HttpLimits } from './limits.ts';
 import {
   listenOnHttps,
   listenOnSocket,
@@ -47,42 +48,6 @@ export interface StaticFile {
   content: string | Buffer;
   headers?: Readonly<Record<string, string>>;
 }
-
-/** Every bound of the server. */
-export interface HttpLimits {
-  maxConnections: number;
-  admission: AdmissionLimits;
-  maxJsonBytes: number;
-  maxUploadBytes: number;
-  jsonTimeoutMs: number;
-  uploadIdleMs: number;
-  /** Longest a handler of an ordinary request may take. */
-  handlerTimeoutMs: number;
-  /** How long an answer waits for a stream's first item, so that a failure at its start is an ordinary answer. */
-  firstItemMs: number;
-  keepAliveMs: number;
-  stalledMs: number;
-  pingMs: number;
-}
-
-export const defaultHttpLimits: HttpLimits = {
-  maxConnections: 1024,
-  admission: {
-    request: { total: 512, perCaller: 256 },
-    stream: { total: 256, perCaller: 64 },
-    websocket: { total: 256, perCaller: 256 },
-  },
-  maxJsonBytes: 1024 * 1024,
-  // 16 TiB, the largest file of ext4.
-  maxUploadBytes: 16 * 1024 ** 4,
-  jsonTimeoutMs: 30_000,
-  uploadIdleMs: 60_000,
-  handlerTimeoutMs: 120_000,
-  firstItemMs: 20,
-  keepAliveMs: 15_000,
-  stalledMs: 60_000,
-  pingMs: 30_000,
-};
 
 export interface HttpOptions {
   handlers: Handlers<RequestContext, ByteSource>;
