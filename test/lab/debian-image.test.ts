@@ -138,7 +138,7 @@ for (const [release, version, machine, firmware] of [
     assert.match(await inGuest(agent, 'cat /etc/machine-id'), /^[0-9a-f]{32}$/);
     const sources = await inGuest(agent, 'grep -rhoE "https?://[^ ]+" /etc/apt | sort -u');
     assert.equal(sources, 'http://deb.debian.org/debian\nhttp://deb.debian.org/debian-security');
-    assert.equal(await inGuest(agent, `grep -rlF ${hostname()} /etc /var/lib/cloud || true`), '');
+    assert.equal(await inGuest(agent, `grep -lwF ${hostname()} /etc/hosts /etc/hostname 2>/dev/null || true`), '');
 
     const usernet = await qmp.execute('human-monitor-command', { 'command-line': 'info usernet' });
     const port = /HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];

@@ -95,12 +95,6 @@ export async function importImage(options: ImportOptions): Promise<ImportedImage
   }
 }
 
-/** Throws away what an interrupted import left for this target, its partial download too. */
-export async function discardImport(outPath: string): Promise<void> {
-  const absolute = resolve(outPath);
-  await rm(join(dirname(absolute), `.${basename(absolute)}.import`), { recursive: true, force: true });
-}
-
 async function importInto(
   work: string,
   outPath: string,

@@ -151,6 +151,7 @@ export async function checkImage(
     // 0: fine, 3: leaks only.
     await inspectWithQemuImg(['check', '--output=json', '-f', format], [absolute], {
       timeoutMs: options.timeoutMs ?? 600_000,
+      cpuSeconds: 300,
       signal: options.signal,
       okExitCodes: [0, 3],
     });

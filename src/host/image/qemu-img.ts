@@ -17,10 +17,14 @@ function requireAbsolute(paths: readonly string[]): void {
 export function inspectWithQemuImg(
   args: readonly string[],
   paths: readonly string[],
-  options: CommandOptions = {},
+  options: CommandOptions & { cpuSeconds?: number } = {},
 ): Promise<CommandResult> {
   requireAbsolute(paths);
-  const limits = [`--as=${INSPECT_LIMITS.addressSpaceBytes}`, `--cpu=${INSPECT_LIMITS.cpuSeconds}`, '--core=0'];
+  const limits = [
+    `--as=${INSPECT_LIMITS.addressSpaceBytes}`,
+    `--cpu=${options.cpuSeconds ?? INSPECT_LIMITS.cpuSeconds}`,
+    '--core=0',
+  ];
   return run(['prlimit', ...limits, '--', 'qemu-img', ...args, ...paths], {
     timeoutMs: INSPECT_TIMEOUT_MS,
     ...options,
