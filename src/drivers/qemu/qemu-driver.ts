@@ -71,7 +71,7 @@ export interface QemuDriverOptions {
 const markVariable = 'LODGE_VM';
 
 const startMs = 60_000;
-const adoptMs = 10_000;
+const adoptMs = 5000;
 /** What is found by one search of /proc is good for so long, where many guests are adopted at once. */
 const freshMs = 1000;
 const dyingMs = 500;

@@ -1,0 +1,149 @@
+// The real daemon with real guests for a test: in a network namespace of its own, with the image `tiny` and a network
+// that needs nothing of the host. What the tests ask of it is said in short words here.
+import assert from 'node:assert/strict';
+import { mkdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type TestContext } from 'node:test';
+import { LodgeError } from '../../src/api/errors.ts';
+import { type Event } from '../../src/api/event.ts';
+import { type Task } from '../../src/api/task.ts';
+import { type Vm } from '../../src/api/vm.ts';
+import { type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { type LodgeClient } from '../../src/client/client.ts';
+import { waitForTask, waitForTaskEnd } from '../../src/client/follow.ts';
+import { prepareDaemon, type DaemonOptions, type TestDaemon } from './daemon.ts';
+import { networkNamespace, type NetworkNamespace } from './namespace.ts';
+import { tinyImage } from './qemu.ts';
+import { temporaryFolder } from './temporary.ts';
+import { eventually } from './wait.ts';
+
+const taskMs = 120_000;
+/** A guest under emulation on a busy machine with two processors. */
+const bootMs = 120_000;
+const query = { project: 'default' } as const;
+
+export interface QemuDaemonOptions {
+  config?: DaemonOptions['config'];
+  /** Leaves the start of the daemon to the test. */
+  isStarted?: boolean;
+}
+
+/** A daemon with real guests. */
+export class QemuDaemon {
+  readonly daemon: TestDaemon;
+  readonly namespace: NetworkNamespace;
+
+  constructor(daemon: TestDaemon, namespace: NetworkNamespace) {
+    this.daemon = daemon;
+    this.namespace = namespace;
+  }
+
+  get client(): LodgeClient {
+    return this.daemon.client;
+  }
+
+  /** Makes the image `tiny` and the network `user`, which most tests need. */
+  async provide(): Promise<void> {
+    const source = { type: 'build', recipe: 'tiny' } as const;
+    await this.done(this.client.image.create({ body: { name: 'tiny', spec: { source } } }));
+    await this.client.network.create({ body: { name: 'user', spec: { mode: 'user' } } });
+  }
+
+  /** Waits until a task has succeeded. */
+  async done(started: Promise<Task>): Promise<Task> {
+    return waitForTask(this.client, (await started).id, { timeoutMs: taskMs });
+  }
+
+  /** Waits until a task has ended, which must be by an error; tells that. */
+  async failed(started: Promise<Task>): Promise<LodgeError> {
+    const task = await waitForTaskEnd(this.client, (await started).id, { timeoutMs: taskMs });
+    assert.equal(task.state, 'failed', `task ${task.type} ended as ${task.state}`);
+    assert.ok(task.error);
+    return LodgeError.fromBody({ error: task.error });
+  }
+
+  /** Creates a VM of `tiny` without NICs, unless the spec says otherwise. */
+  async create(name: string, spec: VmSpecInput = {}, isStarted = true): Promise<Vm> {
+    const body = { name, spec: { image: 'tiny', memoryMib: 128, nics: [], ...spec } };
+    await this.done(this.client.vm.create({ query: { start: isStarted }, body }));
+    return this.vm(name);
+  }
+
+  vm(name: string): Promise<Vm> {
+    return this.client.vm.get({ params: { vm: name }, query });
+  }
+
+  /** Waits until a VM is as it should be. */
+  async until(name: string, what: string, isSo: (vm: Vm) => boolean, timeoutMs = bootMs): Promise<Vm> {
+    let last: Vm | null = null;
+    const look = async (): Promise<Vm | null> => {
+      last = await this.vm(name);
+      return isSo(last) ? last : null;
+    };
+    try {
+      return await eventually(look, { timeoutMs, describe: `VM ${name} ${what}`, intervalMs: 50 });
+    } catch (error) {
+      const { state, reason, isUp, lastExit, restarts } = (last as Vm | null)?.status ?? {};
+      const seen = JSON.stringify({ state, reason, isUp, lastExit, restarts });
+      throw new Error(`${(error as Error).message}; it was ${seen}`, { cause: error });
+    }
+  }
+
+  untilUp(name: string): Promise<Vm> {
+    return this.until(name, 'is up', (vm) => vm.status.isUp);
+  }
+
+  /** Runs a program in the guest and gives its output and exit code. */
+  async exec(name: string, command: string[], input?: string): Promise<{ output: string; code: number | null }> {
+    const body = { command, ...(input === undefined ? {} : { input: Buffer.from(input).toString('base64') }) };
+    let output = '';
+    for await (const event of await this.client.vm.exec({ params: { vm: name }, query, body })) {
+      if (event.type === 'stdout') output += Buffer.from(event.data, 'base64').toString();
+      if (event.type === 'exit') return { output, code: event.code };
+    }
+    throw new Error(`the program ended without an exit: ${output}`);
+  }
+
+  /** What was recorded of a VM, oldest first. */
+  async events(vm: Vm): Promise<Event[]> {
+    const { items } = await this.client.event.list({ query: { limit: 500 } });
+    return items.filter(({ subject }) => subject?.id === vm.id).toSorted((a, b) => a.at.localeCompare(b.at));
+  }
+}
+
+/**
+ * Into the namespace with a /sys that shows its links, as `ip netns exec` does, but also with the machine's control groups,
+ * which that hides.
+ */
+function withControlGroups(
+  { name }: NetworkNamespace,
+  mountPoint: string,
+  argv: readonly string[],
+): [string, ...string[]] {
+  const script =
+    'mount --rbind /sys/fs/cgroup "$1" && mount -t sysfs sysfs /sys && mount --rbind "$1" /sys/fs/cgroup && shift && exec "$@"';
+  const enter = ['--net=/run/netns/' + name, 'unshare', '--mount', 'sh', '-c', script, 'sh', mountPoint];
+  return ['nsenter', ...enter, ...argv];
+}
+
+/** Starts the daemon with the image `tiny` at hand; everything goes with the test. */
+export async function qemuDaemon(test: TestContext, options: QemuDaemonOptions = {}): Promise<QemuDaemon> {
+  const { folder } = await tinyImage();
+  const cache = await temporaryFolder(test);
+  await mkdir(join(cache, 'images'));
+  await symlink(folder, join(cache, 'images/tiny'));
+  const namespace = await networkNamespace(test);
+  const mountPoint = await temporaryFolder(test);
+  const daemon = await prepareDaemon(test, {
+    driver: 'qemu',
+    namespace: { ...namespace, command: (argv) => withControlGroups(namespace, mountPoint, argv) },
+    env: { LODGE_CACHE_DIR: cache },
+    readyTimeoutMs: 60_000,
+    config: { isDevelopment: true, ...options.config },
+  });
+  const host = new QemuDaemon(daemon, namespace);
+  if (options.isStarted === false) return host;
+  await daemon.start();
+  await host.provide();
+  return host;
+}
