@@ -105,14 +105,14 @@ for (const [format, options] of [
 
 for (const [extension, command] of [
   ['gz', ['gzip', '-k']],
-  ['xz', ['xz', '-k', '-1']],
+  ['xz', ['xz', '-k', '-0']],
   ['zst', ['zstd', '-q', '-k']],
   ['bz2', ['bzip2', '-k']],
 ] as [string, [string, ...string[]]][]) {
   test(`an image packed as .${extension} is unpacked, and a cut-off one is called truncated`, async (context) => {
     const folder = await temporaryFolder(context);
     const plain = await makeImage(folder, 'qcow2');
-    await run([...command, plain]);
+    await run([...command, plain], { timeoutMs: 180_000 });
     const path = `${plain}.${extension}`;
     const outPath = join(folder, 'out.qcow2');
     const result = await importImage({ source: { kind: 'file', path }, outPath });

@@ -1,7 +1,7 @@
 // The disk by which a guest's cloud-init learns who it is: an ISO 9660 volume named "cidata" (NoCloud). The same
 // content gives the same bytes, so that an unchanged seed can be told from a changed one.
 import { randomUUID } from 'node:crypto';
-import { mkdir, mkdtemp, open, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, rename, rm, utimes, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { CommandError, run } from '../command.ts';
 import { makeDurable } from './durable.ts';
@@ -36,6 +36,9 @@ export async function buildSeed(content: SeedContent, outPath: string, signal?: 
     };
     for (const [name, text] of Object.entries(files))
       if (text !== undefined) await writeFile(join(folder, name), text, { mode: 0o600 });
+    for (const path of [...(await readdir(folder)).map((name) => join(folder, name)), folder]) {
+      await utimes(path, FIXED_TIME_SECONDS, FIXED_TIME_SECONDS);
+    }
     // Made first, so that its mode is right before there is anything to read.
     const file = await open(temporary, 'wx', 0o600);
     await file.close();
