@@ -15,10 +15,14 @@ export async function notifySystemd(
   status: string,
   environment: NodeJS.ProcessEnv = process.env,
 ): Promise<boolean> {
-  if ((environment['NOTIFY_SOCKET'] ?? '') === '') return false;
+  const socket = environment['NOTIFY_SOCKET'] ?? '';
+  if (socket === '') return false;
   const line = status.replace(/[\r\n]+/g, ' ').slice(0, 200);
   try {
-    await run(['systemd-notify', messages[state], `STATUS=${line}`], { timeoutMs: 5_000 });
+    await run(['systemd-notify', messages[state], `STATUS=${line}`], {
+      timeoutMs: 5_000,
+      env: { NOTIFY_SOCKET: socket },
+    });
     return true;
   } catch (failure) {
     if (failure instanceof CommandError) return false;
