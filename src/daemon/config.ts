@@ -108,9 +108,6 @@ export const configSchema = z.strictObject({
 /** The configuration with all defaults filled in. */
 export type Config = Omit<z.output<typeof configSchema>, 'socketPath'> & { socketPath: string };
 
-/** The configuration as it may be written. */
-export type ConfigInput = z.input<typeof configSchema>;
-
 /** The file that counts: --config, else LODGE_CONFIG, else the default one. */
 export function configPath(
   option: string | undefined,
