@@ -28,7 +28,7 @@ export const checkStages: readonly CheckStage[] = [
 /** These run one after the other. Real guests keep both cores busy, so their files don't run beside each other. */
 export const testStages: readonly TestStage[] = [
   { name: 'unit', patterns: ['src/**/*.test.ts', 'tools/**/*.test.ts'], concurrency: 2, fileTimeoutMs: 60_000 },
-  { name: 'integration', patterns: ['test/integration/**/*.test.ts'], concurrency: 2, fileTimeoutMs: 180_000 },
+  { name: 'integration', patterns: ['test/integration/**/*.test.ts'], concurrency: 2, fileTimeoutMs: 300_000 },
   { name: 'qemu', patterns: ['test/qemu/**/*.test.ts'], concurrency: 1, fileTimeoutMs: 600_000 },
   { name: 'e2e', patterns: ['test/e2e/**/*.test.ts'], concurrency: 1, fileTimeoutMs: 300_000 },
 ];

@@ -11,7 +11,7 @@
 // after Ctrl-C; the last line is `N passed, N failed`, where each check of the code counts as one, and so does the
 // search for what was left; the exit code is 0 only when nothing failed.
 import { mkdir, rmdir } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { parseArgs, styleText } from 'node:util';
 import { run } from '../src/host/command.ts';
 import {
@@ -182,6 +182,8 @@ async function main(): Promise<number> {
   process.env[MARK_VARIABLE] = mark;
   process.env['TMPDIR'] = folder;
   process.env['PATH'] = `${root}/node_modules/.bin:${process.env['PATH'] ?? ''}`;
+  // Every test file and daemon compiles the same sources: the second takes less than half the time.
+  process.env['NODE_COMPILE_CACHE'] ??= join(root, '.lodge/compiled');
   const before = await readSystemState();
   await mkdir(folder, { mode: 0o711 });
 

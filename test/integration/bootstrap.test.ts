@@ -218,7 +218,7 @@ for (const [system, osRelease, expected, unexpected] of [
   [
     'Arch Linux',
     'PRETTY_NAME="Arch Linux"\nID=arch\n',
-    /sudo pacman -S --needed .*nftables iproute2/,
+    /sudo pacman -S --needed .*nftables .*libisoburn/,
     /pacman .*mmdebstrap/,
   ],
   [
