@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { type TestContext } from 'node:test';
 import { LodgeError } from '../../src/api/errors.ts';
 import { type Event } from '../../src/api/event.ts';
+import { type Node } from '../../src/api/node.ts';
 import { type Task } from '../../src/api/task.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
@@ -67,6 +68,17 @@ export class QemuDaemon {
     const body = { name, spec: { image: 'tiny', memoryMib: 128, nics: [], ...spec } };
     await this.done(this.client.vm.create({ query: { start: isStarted }, body }));
     return this.vm(name);
+  }
+
+  /** The node, when it has looked at itself. */
+  node(): Promise<Node> {
+    return eventually(
+      async () => {
+        const node = await this.client.node.get({ params: { node: 'self' } });
+        return node.status.state === 'starting' ? null : node;
+      },
+      { timeoutMs: 60_000, describe: 'the node has looked at itself' },
+    );
   }
 
   vm(name: string): Promise<Vm> {

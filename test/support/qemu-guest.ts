@@ -89,7 +89,10 @@ function isRunning(pid: number): boolean {
 }
 
 /** Processes, control groups and sockets of a guest. */
-export async function tracesOf(instance: string, definition: GuestDefinition): Promise<string[]> {
+export async function tracesOf(
+  instance: string,
+  definition: Pick<GuestDefinition, 'id' | 'directory'>,
+): Promise<string[]> {
   const found: string[] = [];
   for (const pid of await readdir('/proc')) {
     if (!/^\d+$/.test(pid)) continue;
