@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { parseAllDocuments } from 'yaml';
@@ -394,6 +396,39 @@ test('a daemon elsewhere is spoken to over HTTPS, with a token, by a context', a
   assert.match(await away.fails(3, 'context', 'use', 'prud'), /prod/);
   await here.ok('token', 'delete', 'guest', '--yes');
   await away.fails(6, '--context', 'prod', 'vm', 'list');
+});
+
+test('Ctrl-C leaves a task to itself; it can be found, followed and cancelled', async (t) => {
+  const daemon = await startDaemon(t, { driver: 'fake' });
+  const cli = await commandLine(t, daemon);
+  // Sends the beginning of an image and then nothing more, until it is closed.
+  const server = createServer((_request, response) => {
+    response.writeHead(200, { 'content-length': 64 * 1024 * 1024 });
+    response.write(Buffer.alloc(1024 * 1024));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const { port } = server.address() as AddressInfo;
+
+  const importing = cli.start(['image', 'import', 'slow', `http://127.0.0.1:${port}/slow.qcow2`]);
+  let err = '';
+  importing.stderr?.setEncoding('utf8').on('data', (chunk: string) => (err += chunk));
+  const over = once(importing, 'close');
+  await eventually(() => err.includes('import image slow:'), { describe: 'the import has begun', timeoutMs: 30_000 });
+  importing.kill('SIGINT');
+  assert.equal((await over)[0], 130);
+  const [, id = ''] = /lodge task wait ([0-9a-f-]+)/.exec(err) ?? [];
+  assert.match(err, new RegExp(`lodge task cancel ${id}`));
+
+  assert.equal(await cli.ok('task', 'list', '--running', '-o', 'name'), `${id}\n`);
+  assert.match(await cli.fails(7, 'task', 'wait', id, '--timeout', '300ms'), /It goes on/);
+  assert.match(await cli.ok('task', 'cancel', id), /is cancelled and undone/);
+  assert.match(await cli.ok('task', 'show', id), /State: +cancelled/);
+  assert.match(await cli.fails(1, 'task', 'wait', id), /cancelled/);
 });
 
 test('without a daemon it says so and what to do, and help works all the same', async (t) => {
