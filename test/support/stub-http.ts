@@ -1,10 +1,14 @@
 // The daemon's HTTP server without a daemon: on a unix socket in a temporary folder, with handlers that a test gives.
 // Routes without one answer with an arbitrary value of their schema.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { request as httpRequest } from 'node:http';
+import { connect as connectSocket } from 'node:net';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { pino, type Logger } from 'pino';
 import { allRoutes, type Handlers } from '../../src/api/contract.ts';
+import { errorBody, LodgeError, type ErrorBody } from '../../src/api/errors.ts';
 import { isSchema, type Route } from '../../src/api/route.ts';
 import { type LodgeClient } from '../../src/client/client.ts';
 import { connect, type NodeClient } from '../../src/client/node-transport.ts';
@@ -126,4 +130,30 @@ export function rawRequest(
     request.once('error', reject);
     request.end(options.body);
   });
+}
+
+/** The error in an answer. */
+export function errorOf(answer: RawAnswer): ErrorBody['error'] {
+  return errorBody.parse(JSON.parse(answer.text)).error;
+}
+
+/** What a promise rejects with, which must be a LodgeError. */
+export async function failureOf(promise: Promise<unknown>): Promise<LodgeError> {
+  const failure: unknown = await promise.then(
+    () => null,
+    (error: unknown) => error,
+  );
+  assert.ok(failure instanceof LodgeError, String(failure));
+  return failure;
+}
+
+/** Sends bytes as they are, and gives all that comes back until the server closes. */
+export async function sendRaw(socketPath: string, text: string): Promise<string> {
+  const socket = connectSocket(socketPath);
+  let answer = '';
+  socket.setEncoding('utf8').on('data', (chunk: string) => (answer += chunk));
+  socket.setTimeout(10_000, () => socket.destroy(new Error('no answer within 10 s')));
+  socket.write(text);
+  await once(socket, 'close');
+  return answer;
 }
