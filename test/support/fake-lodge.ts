@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { after, afterEach } from 'node:test';
 import { LodgeError, type ErrorCode } from '../../src/api/errors.ts';
 import { type Event } from '../../src/api/event.ts';
 import { type Task } from '../../src/api/task.ts';
@@ -10,7 +11,7 @@ import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
 import { waitForTaskEnd } from '../../src/client/follow.ts';
 import { type FakeProcess } from '../../src/drivers/fake/fake-guest.ts';
-import { type Cleanup } from './cleanup.ts';
+import { atEnd, type Cleanup } from './cleanup.ts';
 import { prepareDaemon, type DaemonOptions, type TestDaemon } from './daemon.ts';
 import { networkNamespace, type NetworkNamespace } from './namespace.ts';
 import { eventually } from './wait.ts';
@@ -41,6 +42,53 @@ export async function prepareFakeLodge(
   const config = { isDevelopment: true, ...options.config };
   const daemon = await prepareDaemon(test, { ...options, driver: 'fake', namespace, config });
   return { daemon, namespace };
+}
+
+/**
+ * One daemon for all tests of a file that don't kill it: starting one takes longer than most tests. To be called at the
+ * top of the file. The answer gives it to a test, and removes what the test made in it when the test ends.
+ */
+export function sharedFakeLodge(
+  options: Omit<Partial<DaemonOptions>, 'driver' | 'namespace'> = {},
+): (test: Cleanup) => Promise<FakeLodge> {
+  let starting: Promise<FakeLodge> | null = null;
+  const undo: (() => unknown)[] = [];
+  const file = { after: (work: unknown) => void undo.push(work as () => unknown), passed: true };
+  afterEach((test) => {
+    if ((test as { passed?: boolean }).passed === false) file.passed = false;
+  });
+  // Registered here, where it belongs to the file and not to the test that happens to be the first.
+  after(async () => {
+    for (let next = undo.pop(); next !== undefined; next = undo.pop()) await next();
+  });
+  return async (test) => {
+    starting ??= startFakeLodge(file, options);
+    const lodge = await starting;
+    atEnd(test, () => removeObjects(lodge.daemon));
+    return lodge;
+  };
+}
+
+/** Deletes every object but the default network. */
+export async function removeObjects(daemon: TestDaemon): Promise<void> {
+  const { client } = daemon;
+  const names = ({ items }: { items: { id: string; name: string }[] }): string[] =>
+    items.filter(({ name }) => name !== 'default').map(({ id }) => id);
+  const ignore = (error: unknown): void => {
+    if (!(error instanceof LodgeError) || error.code === 'internal') throw error;
+  };
+  const look = async (): Promise<boolean> => {
+    const vms = names(await client.vm.list());
+    for (const vm of vms) await client.vm.delete({ params: { vm }, query: { force: true } }).catch(ignore);
+    const volumes = names(await client.volume.list());
+    for (const volume of volumes) await client.volume.delete({ params: { volume } }).catch(ignore);
+    const images = names(await client.image.list());
+    for (const image of images) await client.image.delete({ params: { image } }).catch(ignore);
+    const networks = names(await client.network.list());
+    for (const network of networks) await client.network.delete({ params: { network } }).catch(ignore);
+    return vms.length + volumes.length + images.length + networks.length === 0;
+  };
+  await eventually(look, { describe: 'everything is deleted', timeoutMs: 30_000 });
 }
 
 /** Waits until a task has ended, whichever way. */

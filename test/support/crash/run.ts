@@ -42,7 +42,11 @@ export async function runCrashCycles(test: Cleanup, options: CrashOptions): Prom
   const namespace = await networkNamespace(test);
   const daemon = await prepareDaemon(test, {
     driver,
-    namespace,
+    // Not by `ip netns exec`, which mounts another /sys: without control groups.
+    namespace: {
+      ...namespace,
+      command: (argv) => ['nsenter', `--net=/run/netns/${namespace.name}`, '--', ...argv],
+    },
     // The look at networks by interval would put right what a crash left: a restart alone must do it.
     config: { isDevelopment: true, logLevel: 'info', networks: { checkIntervalS: 3600 } },
     readyTimeoutMs: 60_000,
