@@ -16,6 +16,11 @@ export const checksum = z
   )
   .describe('sha256:… or sha512:…, of the data as it comes from the source');
 
+export const importFormat = z
+  .enum(['qcow2', 'raw', 'vmdk', 'vdi', 'vhdx', 'vpc', 'iso'])
+  .describe('What the source is. Told from its content; only a raw disk without a partition table has to be named')
+  .meta({ id: 'ImportFormat' });
+
 export const imageSource = z
   .discriminatedUnion('type', [
     z.strictObject({ type: z.literal('build'), recipe: imageRecipe }).describe('Built on the node'),
@@ -27,6 +32,7 @@ export const imageSource = z
           .max(4096)
           .describe('http or https'),
         checksum: checksum.optional(),
+        format: importFormat.optional(),
       })
       .describe('Downloaded, with resume'),
     z
@@ -38,10 +44,11 @@ export const imageSource = z
           .regex(/^\/[^\0\n]*$/, 'is an absolute path')
           .describe('Absolute path on the node'),
         checksum: checksum.optional(),
+        format: importFormat.optional(),
       })
       .describe('Copied from a file on the node'),
     z
-      .strictObject({ type: z.literal('upload'), checksum: checksum.optional() })
+      .strictObject({ type: z.literal('upload'), checksum: checksum.optional(), format: importFormat.optional() })
       .describe('Sent with PUT /v1/images/{image}/content'),
   ])
   .meta({ id: 'ImageSource' });

@@ -1,6 +1,7 @@
 // lodge image: what disks and VMs are made from.
 import type { Command } from 'commander';
-import { imageRecipe, type Image, type ImageSpec } from '../../api/image.ts';
+import type * as z from 'zod';
+import { imageRecipe, importFormat, type Image, type ImageSpec } from '../../api/image.ts';
 import { formatBytes, formatMib, parseMib } from '../../lib/quantity.ts';
 import { collected, noun, objectFormats, parsedBy, verb, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
@@ -106,6 +107,7 @@ interface CreateOptions {
   label?: string[];
   checksum?: string;
   description?: string;
+  format?: string;
   os?: ImageSpec['os'];
   minMemory?: number;
   upload?: boolean;
@@ -181,6 +183,7 @@ export function imageNoun(): Command {
     ],
   })
     .option('--checksum <checksum>', 'sha256:… or sha512:… of the source; refused when it differs')
+    .option('--format <format>', 'what the source is, where its content does not tell: raw')
     .option('--os <kind>', 'operating system in it: linux, windows, bsd or other', 'linux')
     .option(
       '--min-memory <size>',
@@ -197,7 +200,7 @@ export function imageNoun(): Command {
           await createImage(
             session,
             name,
-            { type: 'url', url: source, checksum: options.checksum },
+            { type: 'url', url: source, checksum: options.checksum, format: formatOf(options.format) },
             options,
             'imported',
           );
@@ -205,7 +208,7 @@ export function imageNoun(): Command {
           await createImage(
             session,
             name,
-            { type: 'file', path: source, checksum: options.checksum },
+            { type: 'file', path: source, checksum: options.checksum, format: formatOf(options.format) },
             options,
             'imported',
           );
@@ -215,7 +218,7 @@ export function imageNoun(): Command {
           await createImage(
             session,
             name,
-            { type: 'upload', checksum: options.checksum },
+            { type: 'upload', checksum: options.checksum, format: formatOf(options.format) },
             { ...options, wait: true },
             '',
           );
@@ -252,6 +255,14 @@ export function imageNoun(): Command {
       }),
     );
   return image;
+}
+
+/** Checks the name of a format. */
+function formatOf(text: string | undefined): z.output<typeof importFormat> | undefined {
+  if (text === undefined) return undefined;
+  const known = importFormat.safeParse(text);
+  if (!known.success) throw usageError(`--format: ${text} is none of ${importFormat.options.join(', ')}`);
+  return known.data;
 }
 
 async function createImage(

@@ -5,7 +5,7 @@ import { formatMib } from '../../lib/quantity.ts';
 import { noun, objectFormats, verb, withDaemon } from '../command.ts';
 import type { Session } from '../connect/session.ts';
 import { listVerb, showVerb, withSuggestion, type FetchPage } from '../list.ts';
-import { untilInterrupted } from '../output/follow.ts';
+import { followTask, untilInterrupted } from '../output/follow.ts';
 import { printOne, type Printable } from '../output/print.ts';
 import { ProgressBoard } from '../output/progress.ts';
 import { plainStyle } from '../output/style.ts';
@@ -271,5 +271,19 @@ export function nodeNoun(): Command {
       if (after) await printOne(session, nodePrintable, after, () => [`Node ${after.name} is changed.`]);
     }),
   );
+
+  verb(node, 'stop-guests [node]', 'Shut down every guest of a node, all at once', {
+    description:
+      'Ask every guest of a node to shut down, each with its own deadline, and wait until all are down. For the shutdown of the machine: docs/lodge-guests.service calls it.',
+    examples: [['lodge node stop-guests self', 'before the machine is switched off']],
+  })
+    .option('--no-wait', 'do not wait until they are down')
+    .action(
+      withDaemon<[name: string | undefined], { wait: boolean }>(async (session, options, name) => {
+        const task = await session.client.node.stopGuests({ params: { node: name ?? 'self' } });
+        if (options.wait) await followTask(session, task, `stop the guests of node ${name ?? 'self'}`);
+        else session.terminal.line(`Task ${task.id} shuts the guests down.`);
+      }),
+    );
   return node;
 }

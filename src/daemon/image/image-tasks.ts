@@ -8,7 +8,7 @@ import * as z from 'zod';
 import { type Image, type ImageRecipe, type ImageStatus } from '../../api/image.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { buildDebian } from '../../host/image/debian.ts';
-import { importImage, type ImportProgress, type ImageSource } from '../../host/image/import.ts';
+import { importImage, type ImageSource, type ImportOptions, type ImportProgress } from '../../host/image/import.ts';
 import { type ImageManifest } from '../../host/image/manifest.ts';
 import { type OnBuildProgress } from '../../host/image/progress.ts';
 import { buildTiny } from '../../host/image/tiny.ts';
@@ -64,7 +64,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
   const bringIn = async (
     image: Image,
     source: ImageSource,
-    checksum: string | undefined,
+    expected: { checksum?: string | undefined; format?: ImportOptions['format'] },
     progress: (progress: StepProgress) => void,
     signal: AbortSignal,
   ): Promise<void> => {
@@ -72,11 +72,12 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
     await mkdir(folder, { recursive: true, mode: 0o711 });
     const imported = join(folder, 'imported');
     await rm(imported, { force: true });
-    const [algorithm, value] = checksum?.split(':') ?? [];
+    const [algorithm, value] = expected.checksum?.split(':') ?? [];
     const facts = await importImage({
       source,
       outPath: imported,
       ...(value ? { checksum: { algorithm: algorithm as 'sha256' | 'sha512', value } } : {}),
+      ...(expected.format ? { format: expected.format } : {}),
       onProgress: (step) => progress(importProgress(step)),
       signal,
     });
@@ -132,7 +133,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
               } else {
                 const from: ImageSource =
                   source.type === 'url' ? { kind: 'url', url: source.url } : { kind: 'file', path: source.path };
-                await bringIn(image, from, source.checksum, progress, signal);
+                await bringIn(image, from, source, progress, signal);
               }
             } catch (error) {
               throw describeImageProblem(error);
@@ -160,7 +161,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
               await bringIn(
                 image,
                 { kind: 'file', path: uploadPath(id) },
-                source.type === 'upload' ? source.checksum : undefined,
+                source.type === 'upload' ? source : {},
                 progress,
                 signal,
               );

@@ -53,10 +53,13 @@ export async function defineGuest(parts: DefinitionParts, vm: Vm): Promise<Guest
       : chooseFirmware(vm.spec, image, await parts.hasUefi());
   const disks: GuestDisk[] = effectiveDisks(vm.spec, image).map((disk) => guestDisk(parts, vm, disk));
   if (needsSeed(vm, image)) {
+    // Kernels made for clouds have no drivers for emulated CD-ROM drives; they look for the volume on any disk. Other
+    // systems look for a CD-ROM.
+    const isDisk = vm.spec.machine === 'microvm' || (image?.spec.os ?? 'linux') === 'linux';
     disks.push({
       name: seedDiskName,
-      device: vm.spec.machine === 'microvm' ? 'disk' : 'cdrom',
-      bus: vm.spec.machine === 'microvm' ? 'virtio' : vm.spec.machine === 'pc' ? 'ide' : 'sata',
+      device: isDisk ? 'disk' : 'cdrom',
+      bus: isDisk ? 'virtio' : vm.spec.machine === 'pc' ? 'ide' : 'sata',
       cache: 'writeback',
       isReadOnly: true,
       layers: [{ path: seedPath(parts, vm.id), format: 'raw' }],
