@@ -5,11 +5,9 @@ import { route, type RouteTable } from './route.ts';
 
 export const ipv4Address = z.ipv4().describe('IPv4 address');
 export const ipv4Cidr = z.cidrv4().describe('IPv4 prefix, such as 10.77.0.0/24');
-export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64');
 
 /** nat: a bridge on the host with DHCP, DNS and address translation. user: inside QEMU, no privileges, guests are alone. */
 export const networkMode = z.enum(['nat', 'user']).meta({ id: 'NetworkMode' });
-export type NetworkMode = z.output<typeof networkMode>;
 
 /** Linux interface names: at most 15 characters. */
 export const interfaceName = z

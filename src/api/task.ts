@@ -6,7 +6,7 @@
 //     └─(cancel)─▶ cancelled
 import * as z from 'zod';
 import { errorBody } from './errors.ts';
-import { inProject, listQuery, page, subject, timestamp } from './object.ts';
+import { listQuery, page, subject, timestamp } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 
 export const taskState = z
@@ -54,9 +54,6 @@ export const task = z
   .meta({ id: 'Task' });
 export type Task = z.output<typeof task>;
 
-/** Answer of routes that start a task. */
-export const startedTask = task;
-
 export const taskRoutes = {
   list: route({
     method: 'GET',
@@ -88,6 +85,3 @@ export const taskRoutes = {
     errors: ['not_found', 'wrong_state'],
   }),
 } as const satisfies RouteTable;
-
-/** Query of actions on an object that take only the project. */
-export const actionQuery = inProject;

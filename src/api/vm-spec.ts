@@ -72,7 +72,6 @@ export const vmNic = z
     isConnected: z.boolean().default(true).describe('Whether the link is up'),
   })
   .meta({ id: 'VmNic' });
-export type VmNic = z.output<typeof vmNic>;
 
 export const firmwareType = z.enum(['auto', 'direct', 'bios', 'uefi']).meta({ id: 'FirmwareType' });
 

@@ -10,7 +10,14 @@ test('fields are found through defaults, options, lists and unions', () => {
   assert.ok(fieldNamesAt(body, []).includes('spec'));
   assert.ok(fieldNamesAt(body, ['spec', 'cpu']).includes('coresPerSocket'));
   assert.ok(fieldNamesAt(body, ['spec', 'disks', 0]).includes('cache'));
-  assert.deepEqual(fieldNamesAt(imageSpec, ['source']).toSorted(), ['checksum', 'format', 'path', 'recipe', 'type', 'url']);
+  assert.deepEqual(fieldNamesAt(imageSpec, ['source']).toSorted(), [
+    'checksum',
+    'format',
+    'path',
+    'recipe',
+    'type',
+    'url',
+  ]);
 });
 
 test('the values of a fixed set are known', () => {

@@ -41,7 +41,7 @@ export async function startBrowser(test: Cleanup, namespace: NetworkNamespace): 
     executablePath: wrapper,
     headless: true,
     args: switches,
-    env: { ...process.env, HOME: folder } as Record<string, string>,
+    env: { ...process.env, HOME: folder },
   });
   atEnd(test, () => browser.close());
   return browser;

@@ -1,7 +1,6 @@
 // What tests with real guests share: the image `tiny`, built once on a machine and kept in the clone's .lodge folder.
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { run } from '../../src/host/command.ts';
 import { type ImageManifest } from '../../src/host/image/manifest.ts';
 import { buildTiny } from '../../src/host/image/tiny.ts';
 
@@ -33,12 +32,4 @@ async function buildOnce(): Promise<TinyImage> {
     initramfsPath: join(folder, 'initramfs.cpio'),
     manifest,
   };
-}
-
-/** The version of the installed QEMU, such as 10.0.2. */
-export async function qemuVersion(): Promise<string> {
-  const { stdout } = await run(['qemu-system-x86_64', '--version']);
-  const version = /version (\d+\.\d+\.\d+)/.exec(stdout)?.[1];
-  if (version === undefined) throw new Error(`no version in: ${stdout}`);
-  return version;
 }
