@@ -237,8 +237,10 @@ export function suspendGuest(parts: VmStepParts): VmStep {
       // Only memory that was saved completely counts: its guest ended, or was to be ended, after that.
       if (!guest && state['wasSaved'] !== true)
         throw new LodgeError('hypervisor_failed', `VM ${before.name} ended while its memory was being saved.`);
-      if (state['wasSaved'] === true) await guest?.end();
-      else {
+      if (state['wasSaved'] === true) {
+        // Also when its process is gone: what the process had on the host may not be.
+        await (guest ? guest.end() : driver.endUnknown(id));
+      } else {
         await remember({ before: state['before'] ?? before.status.state });
         await guests.exclusively(id, () =>
           records.transition(id, 'suspending', 'Its memory is being saved.', { taskId }),

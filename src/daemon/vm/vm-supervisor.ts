@@ -49,6 +49,8 @@ export function wantsRestart(mode: Vm['spec']['restartPolicy']['mode'], cause: V
 export class VmSupervisor {
   readonly #parts: VmSupervisorParts;
   readonly #timers = new Map<string, NodeJS.Timeout>();
+  /** The VMs that there were when the daemon started: what is made since is nobody's leftover. */
+  #found: string[] = [];
   #isClosed = false;
 
   constructor(parts: VmSupervisorParts) {
@@ -60,6 +62,7 @@ export class VmSupervisor {
     const { driver, records, engine } = this.#parts;
     const found = await driver.discover();
     const vms = [...records.collection.all()];
+    this.#found = vms.map((vm) => vm.id);
     const counts = { adopted: 0, ended: 0, unknown: 0 };
     engine.onChange(({ type, object }) => {
       if (type !== 'deleted' && object.target.kind === 'vm' && finalTaskStates.has(object.state))
@@ -95,7 +98,7 @@ export class VmSupervisor {
   /** Goes on with what was left half-done without a task, and starts what is to start with the node. */
   async begin(hasRebooted: boolean): Promise<void> {
     const { records, service, log } = this.#parts;
-    for (const { id } of [...records.collection.all()]) {
+    for (const id of this.#found) {
       const vm = records.collection.get(id);
       if (!vm || this.#isClosed || this.#activeTask(vm) !== null) continue;
       const { state, restarts, lastExit } = vm.status;
