@@ -22,6 +22,13 @@ export interface FileRunResult {
   durations: Map<string, number>;
 }
 
+/** What an event says of where a test is: the file that defines it, and the file that was run. */
+interface Origin {
+  file?: string;
+  line?: number;
+  entryFile?: string;
+}
+
 interface Failure {
   name: string;
   place: string;
@@ -40,6 +47,11 @@ const GRACE_MS = 5000;
 
 /** How much of a file's output is kept to be shown when it fails, in characters. */
 const KEPT_OUTPUT = 16 * 1024;
+
+/** The file that was run: tests of a conformance suite are defined in another. */
+function entryOf({ file, entryFile }: Origin): string | undefined {
+  return entryFile ?? file;
+}
 
 /** Only a test of its own counts: a suite, or a test that failed merely because a test inside it did, was counted inside. */
 function isOwnResult(details: { type?: string; error?: unknown }): boolean {
@@ -76,8 +88,9 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
     while (record.outputBytes > KEPT_OUTPUT && record.output.length > 1)
       record.outputBytes -= record.output.shift()!.length;
   };
-  const fail = (file: string | undefined, failure: Failure): void => {
-    recordOf(file).failures.push(failure);
+  const fail = (origin: Origin, name: string, text: string): void => {
+    const place = origin.file === undefined ? '' : `${relative(options.root, origin.file)}:${origin.line ?? 1}`;
+    recordOf(entryOf(origin)).failures.push({ name, place, text });
     result.failed++;
   };
 
@@ -96,21 +109,19 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
     const watchdog = setTimeout(() => void killTestFile(file), options.fileTimeoutMs + GRACE_MS);
     watchdogs.set(file, watchdog);
   });
-  stream.on('test:pass', ({ name, file, line, details, skip, todo }) => {
+  stream.on('test:pass', (event) => {
+    const { name, details, skip, todo, file } = event;
     // A file without a single test is reported as a passed test that bears the file's name.
-    const isEmptyFile = file !== undefined && name === file;
-    if (isEmptyFile) fail(file, { name: relative(options.root, name), place: '', text: 'The file has no tests.' });
-    else if (skip !== undefined || todo !== undefined)
-      fail(file, { name, place: `:${line}`, text: 'It was skipped; a required test may not be.' });
+    if (file !== undefined && name === file) fail(event, relative(options.root, name), 'The file has no tests.');
+    else if (skip !== undefined || todo !== undefined) fail(event, name, 'It was skipped; a required test may not be.');
     else if (details.type !== 'suite') {
-      recordOf(file).passed++;
+      recordOf(entryOf(event)).passed++;
       result.passed++;
     }
   });
-  stream.on('test:fail', ({ name, file, line, details }) => {
-    if (options.signal.aborted || !isOwnResult(details)) return;
-    const place = line === undefined ? '' : `:${line}`;
-    fail(file, { name, place, text: describeError(details.error) });
+  stream.on('test:fail', (event) => {
+    if (options.signal.aborted || !isOwnResult(event.details)) return;
+    fail(event, event.name, describeError(event.details.error));
   });
   stream.on('test:stdout', ({ file, message }) => keep(file, message));
   stream.on('test:stderr', ({ file, message }) => keep(file, message));
@@ -151,7 +162,7 @@ function printFile(name: string, record: FileRecord, durationMs: number | null):
   const count = hasFailed ? `${record.passed} passed, ${record.failures.length} failed` : `${record.passed} passed`;
   console.log(`  ${mark} ${name || 'a file that could not be run'} (${count}${time})`);
   for (const failure of record.failures) {
-    console.log(`      ${styleText('red', failure.name)}  ${name}${failure.place}`);
+    console.log(`      ${styleText('red', failure.name)}  ${failure.place}`);
     console.log(indent(failure.text, '        '));
   }
   const output = record.output.join('').trim();

@@ -65,6 +65,16 @@ describe('numbers', () => {
   assert.match(run.output(), /1 !== 2/);
 });
 
+test('a test that another file defines belongs to the file that was run', async (t) => {
+  const run = await runTests(t, {
+    'suite.ts': `import { test } from 'node:test'; export const suite = () => test('keeps its word', () => { throw new Error('no'); });`,
+    'kept.test.ts': `import { suite } from './suite.ts'; suite();`,
+  });
+  assert.equal(await run.exitCode, 1, run.output());
+  assert.match(run.output(), /✖ test\/integration\/kept\.test\.ts \(0 passed, 1 failed/);
+  assert.match(run.output(), /keeps its word\s+test\/integration\/suite\.ts:1/);
+});
+
 for (const [what, text] of [
   ['skipped', `import { test } from 'node:test'; test('later', { skip: true }, () => {});`],
   ['unfinished', `import { test } from 'node:test'; test('later', { todo: true }, () => {});`],
