@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { waitForTask } from '../src/client/follow.ts';
 import { CommandError, run } from '../src/host/command.ts';
+import { cacheDir } from '../src/host/image/cache.ts';
+import { buildTiny } from '../src/host/image/tiny.ts';
 import { startDaemon } from '../test/support/daemon.ts';
 import { networkNamespace } from '../test/support/namespace.ts';
 import { tinyImage } from '../test/support/qemu.ts';
@@ -31,6 +33,8 @@ async function untilReady(serialLog: () => string, startedAt: number): Promise<n
 
 await benchmark(async (scope) => {
   const image = await tinyImage();
+  // The daemon's namespace has no way out: what it would download is put into its cache before.
+  await buildTiny({ outDir: join(cacheDir(), 'images/tiny'), cacheDir: cacheDir() });
   const folder = await temporaryFolder(scope);
   const namespace = await networkNamespace(scope);
   const daemon = await startDaemon(scope, { driver: 'qemu', namespace });

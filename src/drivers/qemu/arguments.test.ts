@@ -123,7 +123,7 @@ suite('the machine', () => {
     assert.equal(value(buildCommand(define(), tcg), '-machine'), 'pc-q35-10.0,vmport=off');
     assert.equal(value(buildCommand(define({ machine: 'pc' }), tcg), '-machine'), 'pc-i440fx-10.0,vmport=off');
     const microvm = buildCommand(define({ machine: 'microvm' }, { firmware: 'direct' }), tcg);
-    assert.match(value(microvm, '-machine'), /^microvm,acpi=off,/);
+    assert.match(value(microvm, '-machine'), /^microvm,acpi=on,pit=on,pic=off,/);
     assert.ok(values(microvm, '-device').every((text) => !text.includes('-pci') && !text.includes('addr=')));
     assert.deepEqual(values(microvm, '-global'), []);
   });
@@ -215,7 +215,7 @@ suite('firmware', () => {
       ],
     );
     const microvm = buildCommand(define({ machine: 'microvm' }, { firmware: 'direct', kernel }), tcg);
-    assert.match(value(microvm, '-append'), / reboot=t tsc_early_khz=2000000$/);
+    assert.match(value(microvm, '-append'), / tsc_early_khz=2000000$/);
   });
 
   test('a guest that boots its own way has a display, a kernel has none unless it is asked for', () => {

@@ -153,15 +153,7 @@ export class QemuGuest implements Guest {
   }
 
   async powerDown(): Promise<void> {
-    const { qmp } = this.#parts;
-    if (!this.pinned.machine.startsWith('microvm')) {
-      await this.#ask('power down', () => qmp.execute('system_powerdown'));
-      return;
-    }
-    // Without ACPI a machine has no power button, and a guest that powers off just halts: the guest's own agent is asked
-    // to reboot instead, and that reboot is the end.
-    await this.#ask('power down', () => qmp.execute('set-action', { reboot: 'shutdown' }));
-    await this.agent.shutdown('reboot');
+    await this.#ask('power down', () => this.#parts.qmp.execute('system_powerdown'));
   }
 
   async end(): Promise<void> {
