@@ -50,11 +50,15 @@ export class NatNetworks {
     this.#runtimeFolder = runtimeFolder;
   }
 
-  /** What a network is to be on this host; picks a prefix if it has none yet. */
-  async plan(network: Network): Promise<NatPlan> {
-    const block =
-      network.spec.ipv4Cidr ?? network.status.ipv4Cidr ?? pickFreeSubnet(defaultSubnets, await listUsedSubnets());
-    return this.#planWith(network, block);
+  /** What a network is to be on this host; picks a prefix that no other network has, up or not, if it has none yet. */
+  async plan(network: Network, networks: Iterable<Network>): Promise<NatPlan> {
+    const own = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
+    if (own !== null) return this.#planWith(network, own);
+    const others = [...networks].flatMap((other) => {
+      const cidr = other.spec.ipv4Cidr ?? other.status.ipv4Cidr;
+      return other.id === network.id || other.spec.mode !== 'nat' || cidr === null ? [] : [{ cidr, link: null }];
+    });
+    return this.#planWith(network, pickFreeSubnet(defaultSubnets, [...others, ...(await listUsedSubnets())]));
   }
 
   /** Makes it so. Returns what was changed, in words. */
@@ -89,7 +93,7 @@ export class NatNetworks {
   /** Tells the network's DHCP and DNS who is on it now. */
   async refreshMembers(network: Network, members: readonly NetworkMember[]): Promise<void> {
     if (network.spec.mode !== 'nat' || !network.spec.dhcp.isEnabled) return;
-    const { definition } = await this.plan(network);
+    const { definition } = await this.plan(network, []);
     await ensureNatDnsmasq(definition, membersOf(definition, members), this.#runtimeFolder);
   }
 

@@ -385,7 +385,10 @@ export class NetworkService {
       }));
     }
     const before = network.status.state;
-    const plan = await nat.plan(network);
+    const plan = await nat.plan(network, networks.all());
+    // First written, then made: a daemon that dies in between goes on with the prefix that it has picked.
+    if (network.status.ipv4Cidr !== plan.status.ipv4Cidr)
+      await networks.setStatus(network.id, (status) => ({ ...status, ...plan.status }));
     const all = [...networks.all()].map((other) =>
       other.id === network.id ? { ...other, status: { ...other.status, ...plan.status } } : other,
     );
