@@ -2,7 +2,7 @@
 // terminal, and ending it. Guests are none of its business: they run on whatever happens to the daemon.
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { mkdir, readFile, stat } from 'node:fs/promises';
+import { mkdir, readFile, readlink, stat } from 'node:fs/promises';
 import { connect as connectSocket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -143,7 +143,19 @@ async function findDaemon(place: DaemonPlace): Promise<ProcessIdentity[]> {
     const config = argv[argv.indexOf('--config') + 1];
     return place.configPath === null ? !argv.includes('--config') : config === place.configPath;
   };
-  return (await findProcesses({ matchesArguments: isIt })).map(({ identity }) => identity);
+  const own = await fileSystemOf('self');
+  const found: ProcessIdentity[] = [];
+  for (const { identity } of await findProcesses({ matchesArguments: isIt })) {
+    // The daemon of a container is seen from outside as well, but is not this machine's.
+    if ((await fileSystemOf(identity.pid)) === own) found.push(identity);
+  }
+  return found;
+}
+
+/** The mount namespace and root folder of a process: with another of either, its /run/lodge is another one. */
+async function fileSystemOf(pid: number | 'self'): Promise<string> {
+  const links = [`/proc/${pid}/ns/mnt`, `/proc/${pid}/root`];
+  return (await Promise.all(links.map((path) => readlink(path).catch(() => '')))).join(' ');
 }
 
 /** Ends the daemon; answers whether there was one. */
