@@ -193,8 +193,8 @@ test('the filter of an instance has a map entry and three chains for each networ
     ipv4Cidr: `10.0.${index}.1/24`,
     ipv6Cidr: null,
   }));
-  const one = buildFirewall('default', networks);
-  assert.equal(renderTable(one), renderTable(buildFirewall('default', networks.toReversed())));
+  const one = buildFirewall('lodge', networks);
+  assert.equal(renderTable(one), renderTable(buildFirewall('lodge', networks.toReversed())));
   assert.deepEqual(
     one.chains.map(({ name }) => name),
     ['from_a', 'to_a', 'host_a', 'from_b', 'to_b', 'host_b', 'forward', 'input', 'source_nat'],
@@ -206,5 +206,5 @@ test('the filter of an instance has a map entry and three chains for each networ
   // The block is the network's, not the bridge's address; addresses of a family that it lacks go nowhere.
   assert.match(renderTable(one), /ip saddr 10\.0\.0\.0\/24 ip daddr != 10\.0\.0\.0\/24 oifname != "br0" masquerade/);
   assert.match(renderTable(one), /meta nfproto ipv6 counter drop/);
-  assert.deepEqual([firewallTableName('default'), firewallTableName('two')], ['lodge', 'lodge-two']);
+  assert.deepEqual([firewallTableName('lodge'), firewallTableName('two')], ['lodge', 'lodge-two']);
 });
