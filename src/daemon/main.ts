@@ -209,14 +209,17 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     },
   });
   const usersOfImage = (image: Image): string[] => {
+    const isIt = (project: string, reference: string | undefined): boolean =>
+      reference !== undefined && images.find(project, reference)?.id === image.id;
+    // One that is still being made says only in its spec what it is made from.
     const ofVolumes = [...volumeObjects.all()]
-      .filter((volume) => volume.status.imageId === image.id)
+      .filter(({ project, spec, status }) =>
+        status.imageId === null ? isIt(project, spec.image) : status.imageId === image.id,
+      )
       .map((volume) => volume.name);
-    const isIt = (vm: Vm, reference: string | undefined): boolean =>
-      reference !== undefined && images.find(vm.project, reference)?.id === image.id;
-    const ofVms = [...vmObjects.all()].filter((vm) =>
-      [vm.spec, ...(vm.status.startedSpec ? [vm.status.startedSpec] : [])].some(
-        (spec) => isIt(vm, spec.image) || spec.disks.some((disk) => isIt(vm, disk.image)),
+    const ofVms = [...vmObjects.all()].filter(({ project, spec: wanted, status }) =>
+      [wanted, ...(status.startedSpec ? [status.startedSpec] : [])].some(
+        (spec) => isIt(project, spec.image) || spec.disks.some((disk) => isIt(project, disk.image)),
       ),
     );
     return [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];

@@ -1,12 +1,14 @@
 // Images as objects: building and importing them, and what VMs and volumes need to know of them. The work on files is
 // in src/host/image; here is what is asked, kept and refused.
-import { access, rm } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image, type ImageSpec, type ImageStatus } from '../../api/image.ts';
 import { type Subject } from '../../api/object.ts';
 import { type DiskLayer } from '../../drivers/driver.ts';
+import { parseImageUrl } from '../../host/image/download.ts';
+import { ImageProblemError } from '../../host/image/problem.ts';
 import { type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
@@ -117,10 +119,11 @@ export class ImageService {
   async create(given: Pick<Image, 'name' | 'project' | 'labels' | 'spec'>, requestedBy: string): Promise<TaskRecord> {
     const { source } = given.spec;
     if (source.type === 'file') {
-      await access(source.path).catch(() => {
+      const found = await stat(source.path).catch(() => null);
+      if (!found?.isFile())
         throw invalidField('spec.source.path', 'is no file that the daemon can read on this node', source.path);
-      });
     }
+    if (source.type === 'url') checkUrl(source.url);
     const id = uuidv7();
     const { record, part } = this.#parts.engine.prepare(this.#parts.tasks.create, {
       target: subject({ ...given, id }),
@@ -247,6 +250,14 @@ export class ImageService {
       }
       return { ...status, state, reason };
     });
+  }
+}
+
+function checkUrl(url: string): void {
+  try {
+    parseImageUrl(url);
+  } catch (error) {
+    throw error instanceof ImageProblemError ? invalidField('spec.source.url', error.message) : error;
   }
 }
 

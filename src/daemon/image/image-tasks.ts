@@ -136,7 +136,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
                 await bringIn(image, from, source, progress, signal);
               }
             } catch (error) {
-              throw describeImageProblem(error);
+              throw describeImageProblem(error, source);
             }
           },
           undo: async ({ input: { id } }) => {
@@ -167,7 +167,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
               );
               await rm(uploadPath(id), { force: true });
             } catch (error) {
-              throw describeImageProblem(error);
+              throw describeImageProblem(error, source);
             }
           },
           undo: async ({ input: { id } }) => {

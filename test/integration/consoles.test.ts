@@ -1,0 +1,92 @@
+// Consoles over the API: tickets that open one connection, bytes both ways, and what is refused.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { suite, test } from 'node:test';
+import { type WebSocketConnection } from '../../src/client/node-transport.ts';
+import { type TestDaemon } from '../support/daemon.ts';
+import { assertRefused, done, makeVm, sharedFakeLodge, startFakeLodge } from '../support/fake-lodge.ts';
+
+const lodge = sharedFakeLodge();
+
+async function open(daemon: TestDaemon, vm: string, type: 'serial' | 'vnc'): Promise<WebSocketConnection> {
+  const ticket = await daemon.client.vm.openConsole({ params: { vm }, body: { type } });
+  assert.equal(ticket.type, type);
+  assert.ok(Date.parse(ticket.expiresAt) > Date.now());
+  return daemon.connection.openWebSocket(ticket.path);
+}
+
+/** Reads until the text has come. */
+async function readUntil({ stream }: WebSocketConnection, text: string): Promise<string> {
+  let seen = '';
+  const signal = AbortSignal.timeout(10_000);
+  while (!seen.includes(text)) seen += String((await once(stream, 'data', { signal }))[0]);
+  return seen;
+}
+
+suite('a console', () => {
+  test('shows what was before, takes what is typed, and closes when the client goes', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const serial = await open(daemon, 'web1', 'serial');
+    await readUntil(serial, 'lodge: ready');
+    serial.stream.write('hello\r');
+    await readUntil(serial, 'hello\r');
+    serial.stream.end();
+    const { code } = await serial.closed;
+    assert.ok([1000, 1005].includes(code), `closed with ${code}`);
+    const log = await daemon.client.vm.serialLog({ params: { vm: 'web1' } });
+    assert.match(await log.text(), /lodge: ready[^]*hello/);
+    const display = await open(daemon, 'web1', 'vnc');
+    assert.match(await readUntil(display, '\n'), /^RFB 003\.008/);
+    display.stream.destroy();
+  });
+
+  test('is opened once by a ticket, and by no other text', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const ticket = await daemon.client.vm.openConsole({ params: { vm: 'web1' } });
+    const first = await daemon.connection.openWebSocket(ticket.path);
+    await assertRefused(daemon, daemon.connection.openWebSocket(ticket.path), 'not_found');
+    await assertRefused(daemon, daemon.connection.openWebSocket('/v1/consoles/nonsense'), 'not_found');
+    first.stream.destroy();
+  });
+
+  test('needs a VM that is up, when the ticket is given and when it is used', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const ticket = await daemon.client.vm.openConsole({ params: { vm: 'web1' } });
+    await done(daemon, daemon.client.vm.forceOff({ params: { vm: 'web1' } }));
+    await assertRefused(daemon, daemon.connection.openWebSocket(ticket.path), 'wrong_state');
+    const again = daemon.client.vm.openConsole({ params: { vm: 'web1' } });
+    assert.match((await assertRefused(daemon, again, 'wrong_state')).hint, /lodge vm start/);
+    const log = await daemon.client.vm.serialLog({ params: { vm: 'web1' }, query: { bytes: 7 } });
+    assert.equal((await log.text()).length, 7, 'the log is there all the same');
+  });
+
+  test('takes pictures, keys and an NMI', async (t) => {
+    const { daemon } = await lodge(t);
+    const params = { vm: 'web1' };
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const picture = await daemon.client.vm.screenshot({ params });
+    assert.deepEqual([...(await picture.bytes()).subarray(0, 4)], [0x89, 0x50, 0x4e, 0x47]);
+    await daemon.client.vm.sendKeys({ params, body: { combinations: [['ctrl', 'alt', 'delete']] } });
+    await daemon.client.vm.injectNmi({ params });
+    assert.match(await (await daemon.client.vm.serialLog({ params })).text(), /keys: ctrl-alt-delete[^]*nmi/);
+    const noKeys = daemon.client.vm.sendKeys({ params, body: { combinations: [] } });
+    await assertRefused(daemon, noKeys, 'invalid_request', /combinations/);
+  });
+
+  test('closes with the daemon, and the guest is not disturbed', async (t) => {
+    const { daemon } = await startFakeLodge(t);
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const serial = await open(daemon, 'web1', 'serial');
+    serial.stream.on('error', () => {});
+    await daemon.kill();
+    await serial.closed;
+    await daemon.start();
+    const ticket = await daemon.client.vm.openConsole({ params: { vm: 'web1' } });
+    const again = await daemon.connection.openWebSocket(ticket.path);
+    await readUntil(again, 'lodge: ready');
+    again.stream.destroy();
+  });
+});
