@@ -375,22 +375,22 @@ suite('microvm', () => {
           firmware: 'direct',
           kernel,
           disks: Array.from({ length: disks }, (_, index) => disk(`d${index}`)),
-          nics: Array.from({ length: nics }, (_, index) => nic(index)),
+          nics: Array.from({ length: nics }, (_, index) => nic(index % 10)),
         },
       ),
       tcg,
     );
 
   test('every device has a transport of its own', () => {
-    const transports = values(build(3, 2), '-device').flatMap(
-      (text) => /bus=(virtio-mmio-bus\.\d)/.exec(text)?.[1] ?? [],
+    const transports = values(build(11, 10), '-device').flatMap(
+      (text) => /bus=(virtio-mmio-bus\.\d+)/.exec(text)?.[1] ?? [],
     );
-    assert.equal(transports.length, 8);
-    assert.equal(new Set(transports).size, 8);
+    assert.equal(transports.length, 24);
+    assert.equal(new Set(transports).size, 24);
   });
 
   test('what has no room, or no form there, is refused', () => {
-    refuses(() => build(3, 3), 'unsupported', /room for 5/);
+    refuses(() => build(12, 10), 'unsupported', /room for 21/);
     const spec = { machine: 'microvm' } as const;
     const wrong = { firmware: 'direct', kernel } as const;
     refuses(

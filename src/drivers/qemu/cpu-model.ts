@@ -12,6 +12,12 @@ const levels: readonly (readonly [string, readonly string[]])[] = [
   ['x86-64-v4', ['avx512f', 'avx512bw', 'avx512cd', 'avx512dq', 'avx512vl']],
 ];
 
+/**
+ * What goes with the features of a level though the psABI does not name it. XSAVE alone, which no processor with AVX has
+ * ever had, ends Linux 6.1 while it sets up its FPU (seen with -cpu qemu64,xsave=on under TCG).
+ */
+const companions: Readonly<Record<string, string>> = { xsave: 'xsaveopt' };
+
 /** Names of the levels. */
 export const cpuLevels: readonly string[] = levels.map(([name]) => name);
 
@@ -32,8 +38,10 @@ export interface CpuContext {
 export function cpuArgument(cpu: VmSpec['cpu'], context: CpuContext): string {
   const parts: string[] = [];
   const level = featuresOfLevel(cpu.model);
-  if (level) parts.push('qemu64', ...level.map((feature) => `${feature}=on`));
-  else if (cpu.model === 'auto' || (cpu.model === 'host' && context.accelerator === 'tcg')) {
+  if (level) {
+    const all = level.flatMap((feature) => (companions[feature] ? [feature, companions[feature]] : [feature]));
+    parts.push('qemu64', ...all.map((feature) => `${feature}=on`));
+  } else if (cpu.model === 'auto' || (cpu.model === 'host' && context.accelerator === 'tcg')) {
     parts.push(context.accelerator === 'tcg' ? 'max' : (context.probedModel ?? 'host'));
   } else if (cpu.model === 'host') {
     parts.push(context.probedModel?.startsWith('host') ? context.probedModel : 'host');

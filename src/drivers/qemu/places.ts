@@ -6,7 +6,7 @@
 //   2         video                        16–23  disks on virtio or nvme, eight a slot
 //   3.0–3.3   rng, balloon, serial, panic  24–26  NICs 8–31, eight a slot
 //   4         USB                          5      SCSI controller      6  further SATA controllers
-// microvm has eight virtio-mmio transports: rng 0, balloon 1, serial 2, disks upwards from 3, NICs downwards from 7.
+// microvm has 24 virtio-mmio transports: rng 0, balloon 1, serial 2, disks upwards from 3, NICs downwards from 23.
 // https://www.qemu.org/docs/master/system/i386/microvm.html
 import { LodgeError } from '../../api/errors.ts';
 
@@ -24,7 +24,8 @@ const pciPlaces: Record<FixedDevice, readonly [slot: number, fn: number, isShare
 };
 const mmioPlaces: Partial<Record<FixedDevice, number>> = { rng: 0, balloon: 1, serial: 2 };
 
-const mmioTransports = 8;
+/** With ACPI, a second IOAPIC serves those beyond the first eight. */
+const mmioTransports = 24;
 const firstMmioDisk = 3;
 /** Disks and NICs that a microvm has room for together. */
 export const microvmRoom = mmioTransports - firstMmioDisk;

@@ -68,7 +68,7 @@ test('what it can not do is refused with the name of the field', () => {
     [{ machine: 'microvm', nics: [{}, { model: 'rtl8139' }] }, 'spec.nics.1.model'],
     [{ machine: 'microvm', disks: [{ name: 'a', device: 'cdrom' }] }, 'spec.disks.0.device'],
     [{ machine: 'microvm', disks: [{ name: 'a', bus: 'scsi' }] }, 'spec.disks.0.bus'],
-    [{ machine: 'microvm', nics: Array.from({ length: 6 }, () => ({})) }, 'spec.nics'],
+    [{ machine: 'microvm', nics: Array.from({ length: 22 }, () => ({})) }, 'spec.nics'],
     [{ machine: 'microvm', firmware: { type: 'bios' } }, 'spec.firmware.type'],
     [{ machine: 'microvm', display: 'vnc' }, 'spec.display'],
   ];
