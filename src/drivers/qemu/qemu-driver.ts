@@ -75,6 +75,8 @@ const adoptMs = 5000;
 /** What is found by one search of /proc is good for so long, where many guests are adopted at once. */
 const freshMs = 1000;
 const dyingMs = 500;
+/** Between making its socket and listening on it QEMU needs a moment, in which it is dialled in vain. */
+const redialMs = 1;
 /** Above the kernel's default for a guest: when memory runs out, a guest goes before the daemon and sshd. */
 const guestOomScore = 200;
 /** For each disk, NIC and console some; a guest that uses more is taken over. */
@@ -336,7 +338,7 @@ export class QemuDriver implements Driver {
     const { id, name, folder } = parts;
     let guest: QemuGuest | null = null;
     const onChange = (change: QmpConnectionChange): void => guest?.onConnectionChange(change);
-    const qmp = QmpConnection.open(folder.qmpSocket, { onChange });
+    const qmp = QmpConnection.open(folder.qmpSocket, { onChange, minDelayMs: redialMs });
     const giveUp = (): void => qmp.close();
     deadline.addEventListener('abort', giveUp, { once: true });
     // A process that ends before it greets leaves nothing to wait for.

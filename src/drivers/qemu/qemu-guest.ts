@@ -55,7 +55,7 @@ export interface QemuGuestParts {
 }
 
 /** How often the process is looked at; its end is mostly heard of at once by the monitor's connection. */
-const lookMs = 1000;
+const lookMs = 2000;
 const quitMs = 2000;
 const flushMs = 20_000;
 const resetMs = 5000;
