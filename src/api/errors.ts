@@ -234,8 +234,14 @@ export function invalidField(field: string, message: string, value?: unknown): L
   });
 }
 
-/** A value as it may stand in a message: control characters escaped, at most 80 characters. */
+/** Characters that are not seen, or that turn the text around them: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters */
+const unseen = /[\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+
+/** A value as it may stand in a message: control and invisible characters escaped, at most 80 characters. */
 export function shorten(value: unknown): string {
-  const text = JSON.stringify(value) ?? typeof value;
+  const text = (JSON.stringify(value) ?? typeof value).replace(
+    unseen,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
   return text.length > 80 ? `${text.slice(0, 77)}…` : text;
 }

@@ -35,7 +35,7 @@ suite('fields', () => {
         { field: 'machine', message: 'must be one of q35, pc, microvm: did you mean q35?', value: '"q53"' },
         { field: 'firmware', message: 'must be an object', value: 'null' },
         {
-          field: 'disks[0].name',
+          field: 'disks.0.name',
           message: 'takes a-z, 0-9 and "-", and starts and ends with a letter or digit',
           value: '"Root"',
         },

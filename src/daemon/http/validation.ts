@@ -76,15 +76,12 @@ function depthOf(issues: readonly Issue[]): number {
   return Math.max(0, ...issues.map((issue) => issue.path.length));
 }
 
-/** `spec.disks[0].sizeMib`. */
+/** `spec.disks.0.sizeMib`, as fields are also named in filters and on the command line. */
 function fieldPath(prefix: string, path: readonly PropertyKey[]): string {
   let text = prefix;
   for (const part of path) {
-    if (typeof part === 'number') text += `[${part}]`;
-    else {
-      const name = /^[\w-]{1,80}$/.test(String(part)) ? String(part) : shorten(String(part));
-      text += text === '' ? name : `.${name}`;
-    }
+    const name = /^[\w-]{1,80}$/.test(String(part)) ? String(part) : shorten(String(part));
+    text += text === '' ? name : `.${name}`;
   }
   return text;
 }
