@@ -13,6 +13,7 @@ import { buildTiny } from '../src/host/image/tiny.ts';
 import { startDaemon } from '../test/support/daemon.ts';
 import { networkNamespace } from '../test/support/namespace.ts';
 import { tinyImage } from '../test/support/qemu.ts';
+import { eventually } from '../test/support/wait.ts';
 import { temporaryFolder } from '../test/support/temporary.ts';
 import { benchmark, compare, printComparison, type Contender } from './measure.ts';
 
@@ -43,7 +44,13 @@ await benchmark(async (scope) => {
     body: { name: 'tiny', spec: { source: { type: 'build', recipe: 'tiny' } } },
   });
   await waitForTask(client, built.id);
-  const network = await client.network.get({ params: { network: 'default' } });
+  const network = await eventually(
+    async () => {
+      const found = await client.network.get({ params: { network: 'default' } });
+      return found.status.state === 'ready' ? found : null;
+    },
+    { describe: 'the default network is ready' },
+  );
 
   const lodge: Contender = {
     name: 'Lodge, create + start',
@@ -151,17 +158,21 @@ async function libvirt(
   const socketFolder = join(folder, 'libvirt');
   await run(['mkdir', '-p', socketFolder]);
   writeFileSync(config, `unix_sock_dir = "${socketFolder}"\nlog_outputs = "4:file:${join(folder, 'libvirtd.log')}"\n`);
-  const server = spawn('libvirtd', ['--config', config, '--pid-file', join(folder, 'libvirtd.pid')], {
-    stdio: 'ignore',
-  });
-  const exited = once(server, 'exit');
-  scope.after(async () => {
-    server.kill('SIGTERM');
-    await exited;
-  });
+  // It hands the guests' output to virtlogd, which has one place only.
+  for (const [program, ...args] of [
+    ['virtlogd', '--pid-file', join(folder, 'virtlogd.pid')],
+    ['libvirtd', '--config', config, '--pid-file', join(folder, 'libvirtd.pid')],
+  ] as const) {
+    const server = spawn(program, args, { stdio: 'ignore' });
+    const exited = once(server, 'exit');
+    scope.after(async () => {
+      server.kill('SIGTERM');
+      await exited;
+    });
+  }
   const uri = `qemu:///system?socket=${join(socketFolder, 'libvirt-sock')}`;
   const virsh = (...args: string[]): Promise<unknown> =>
-    run(['virsh', '-q', '-c', uri, ...args], { timeoutMs: 60_000 });
+    run(['virsh', '-q', '-c', uri, ...args], { timeoutMs: 180_000 });
   for (let attempt = 0; ; attempt++) {
     try {
       await virsh('version');
