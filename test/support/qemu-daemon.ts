@@ -97,8 +97,19 @@ export class QemuDaemon {
     } catch (error) {
       const { state, reason, isUp, lastExit, restarts } = (last as Vm | null)?.status ?? {};
       const seen = JSON.stringify({ state, reason, isUp, lastExit, restarts });
-      throw new Error(`${(error as Error).message}; it was ${seen}`, { cause: error });
+      const console = await this.console(name).catch(() => '');
+      throw new Error(
+        `${(error as Error).message}; it was ${seen}; its console ended with ${JSON.stringify(console)}`,
+        {
+          cause: error,
+        },
+      );
     }
+  }
+
+  /** The end of what its serial console has shown. */
+  async console(name: string): Promise<string> {
+    return (await this.client.vm.serialLog({ params: { vm: name }, query: { ...query, bytes: 1000 } })).text();
   }
 
   untilUp(name: string): Promise<Vm> {
