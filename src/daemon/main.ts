@@ -47,6 +47,7 @@ import { SqliteStore } from './store/sqlite.ts';
 import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
+import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
 import { UidPool } from './vm/uid-pool.ts';
@@ -57,7 +58,7 @@ import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
-import { listVmTasks, vmTasks } from './vm/vm-tasks.ts';
+import { vmTasks } from './vm/vm-tasks.ts';
 import { volumeHandlers } from './volume/volume-handlers.ts';
 import { VolumeFiles } from './volume/volume-files.ts';
 import { initialVolumeStatus, VolumeService } from './volume/volume-service.ts';
@@ -164,15 +165,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const engine = new TaskEngine({
     store,
-    types: [
-      ...listVmTasks(vmJobs),
-      imageJobs.create,
-      imageJobs.importUpload,
-      imageJobs.delete,
-      volumeJobs.create,
-      volumeJobs.delete,
-      stopGuests,
-    ],
+    types: listTaskTypes({ vm: vmJobs, image: imageJobs, volume: volumeJobs, stopGuests }),
     node: nodes.name,
     log,
   });

@@ -15,7 +15,7 @@ import { buildTiny } from '../../host/image/tiny.ts';
 import { type Collection } from '../store/collection.ts';
 import { defineTask, type StepProgress, type TaskType } from '../task/task.ts';
 import { describeImageProblem } from './image-problem.ts';
-import { imageFileNames, imageFolder } from './image-service.ts';
+import { imageFileNames, imageFolder, initialImageStatus } from './image-service.ts';
 
 export interface ImageTasksParts {
   images: Collection<Image>;
@@ -174,7 +174,8 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
             await removeFiles(id);
             if (images.get(id))
               await images.setStatus(id, (status) => ({
-                ...status,
+                ...initialImageStatus(),
+                usedBy: status.usedBy,
                 state: 'waiting-for-upload',
                 reason: 'What was sent could not be imported; send it again.',
               }));

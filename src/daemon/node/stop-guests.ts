@@ -22,6 +22,7 @@ export function stopGuestsTask(parts: StopGuestsParts): TaskType<Record<never, n
       {
         name: 'shut down guests',
         timeoutMs: longestMs,
+        isPivot: true,
         run: async ({ signal, progress, log }) => {
           const engine = parts.engine();
           const isUp = (vm: Vm): boolean => liveVmStates.has(vm.status.state);

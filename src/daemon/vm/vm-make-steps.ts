@@ -2,6 +2,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { type Vm } from '../../api/vm.ts';
 import { type VmDisk } from '../../api/vm-spec.ts';
+import { liveVmStates } from '../../api/vm-state.ts';
 import { type Volume } from '../../api/volume.ts';
 import { imageOf, needsSeed, seedPath, vmDirectory } from './definition.ts';
 import { assignMacs, effectiveDisks } from './hardware.ts';
@@ -93,7 +94,7 @@ export function markDefined(parts: VmStepParts): VmStep {
   };
 }
 
-/** Deletes everything a VM has. There is no way back. */
+/** Deletes everything a VM has, also while it is up: then it is switched off first. There is no way back. */
 export function deleteEverything(parts: VmStepParts): VmStep {
   const { records, driver, guests } = parts;
   return {
@@ -101,9 +102,18 @@ export function deleteEverything(parts: VmStepParts): VmStep {
     timeoutMs: disksTimeoutMs,
     isPivot: true,
     run: async ({ input: { id }, taskId }) => {
+      // A creation that was cancelled leaves nothing to delete.
       const vm = records.collection.get(id);
       if (!vm) return;
       await guests.exclusively(id, async () => {
+        const { state } = records.byId(id).status;
+        if (liveVmStates.has(state)) {
+          if (state !== 'stopping') await records.transition(id, 'stopping', 'It is being switched off.', { taskId });
+          const guest = guests.get(id);
+          if (guest) await guest.end();
+          else await driver.endUnknown(id);
+          await guests.finish(records.byId(id), 'forced-off', 'It was switched off to be deleted.');
+        }
         guests.detach(id);
         await records.transition(id, 'deleting', 'It is being deleted.', { taskId });
       });

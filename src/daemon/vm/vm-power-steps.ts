@@ -22,17 +22,23 @@ export function startGuest(parts: VmStepParts): VmStep {
     run: async ({ input: { id }, taskId, signal, remember, state }) => {
       const isRestoring = state['isRestoring'] === true || records.byId(id).status.state === 'suspended';
       if (isRestoring) await remember({ isRestoring });
-      let guest = await takeOver(parts, records.byId(id), signal);
-      if (!guest) {
-        const vm = await guests.exclusively(id, () => beginStart(parts, id, taskId, isRestoring));
-        const definition = await defineGuest(parts, { ...vm, spec: vm.status.startedSpec ?? vm.spec });
-        guest = await driver.start(definition, { signal, isRestoring });
+      try {
+        let guest = await takeOver(parts, records.byId(id), signal);
+        if (!guest) {
+          const vm = await guests.exclusively(id, () => beginStart(parts, id, taskId, isRestoring));
+          const definition = await defineGuest(parts, { ...vm, spec: vm.status.startedSpec ?? vm.spec });
+          guest = await driver.start(definition, { signal, isRestoring });
+        }
+        const started = guest;
+        await guests.exclusively(id, async () => {
+          guests.attach(id, started);
+          await noteRunning(parts, id, started, isRestoring);
+        });
+      } catch (error) {
+        // When it was told to end, what it has begun is undone, or gone on with by the next daemon.
+        if (!signal.aborted) await giveUpStart(parts, id, isRestoring, error);
+        throw error;
       }
-      const started = guest;
-      await guests.exclusively(id, async () => {
-        guests.attach(id, started);
-        await noteRunning(parts, id, started, isRestoring);
-      });
       guests.facts.wake(id);
       const vm = records.byId(id);
       await parts.events.record({
@@ -41,26 +47,30 @@ export function startGuest(parts: VmStepParts): VmStep {
         message: `VM ${vm.name} ${isRestoring ? 'continues from its saved memory' : 'was started'}.`,
       });
     },
-    undo: async ({ input: { id }, state }) => {
-      if (!records.collection.get(id)) return;
-      await guests.exclusively(id, async () => {
-        const guest = guests.get(id);
-        if (guest) await guest.end();
-        else await driver.endUnknown(id);
-        guests.detach(id);
-        const vm = records.byId(id);
-        if (!liveVmStates.has(vm.status.state)) {
-          await disconnect(parts, vm);
-          return;
-        }
-        // Memory that a guest has gone on from is used up: its disks are ahead of it.
-        const hasMemory =
-          state['isRestoring'] === true && (await driver.hasSavedState({ id, directory: vmDirectory(parts, id) }));
-        const message = 'Its last start failed or was cancelled.';
-        await guests.finish(vm, 'start-failed', message, hasMemory ? 'suspended' : 'stopped');
-      });
-    },
+    undo: ({ input: { id }, state }) => giveUpStart(parts, id, state['isRestoring'] === true, null),
   };
+}
+
+/** Ends what a start has begun, and records the VM as it is then. Can be repeated. */
+async function giveUpStart(parts: VmStepParts, id: string, isRestoring: boolean, error: unknown): Promise<void> {
+  const { records, guests, driver } = parts;
+  if (!records.collection.get(id)) return;
+  await guests.exclusively(id, async () => {
+    const guest = guests.get(id);
+    if (guest) await guest.end();
+    else await driver.endUnknown(id);
+    guests.detach(id);
+    const vm = records.byId(id);
+    if (!liveVmStates.has(vm.status.state)) {
+      await disconnect(parts, vm);
+      return;
+    }
+    // Memory that a guest has gone on from is used up: its disks are ahead of it.
+    const hasMemory = isRestoring && (await driver.hasSavedState({ id, directory: vmDirectory(parts, id) }));
+    const message =
+      error instanceof LodgeError ? `Its start failed: ${error.message}` : 'Its last start failed or was cancelled.';
+    await guests.finish(vm, 'start-failed', message, hasMemory ? 'suspended' : 'stopped');
+  });
 }
 
 /** From here on the spec may change without the guest: it is started with the one of this moment. */
@@ -173,7 +183,6 @@ export function endGuest(parts: VmStepParts, cause: Extract<VmExit['cause'], 'st
     timeoutMs: hostTimeoutMs,
     isPivot: true,
     run: async ({ input: { id }, taskId, state }) => {
-      // A creation that was cancelled leaves no VM to switch off.
       const now = records.collection.get(id)?.status.state;
       if (now === 'suspended') {
         await driver.forget({ id, directory: vmDirectory(parts, id) }, 'state');
@@ -230,6 +239,7 @@ export function suspendGuest(parts: VmStepParts): VmStep {
   return {
     name: 'save memory',
     timeoutMs: saveTimeoutMs,
+    isPivot: true,
     run: async ({ input: { id }, taskId, signal, progress, remember, state }) => {
       const before = records.byId(id);
       if (before.status.state === 'suspended') return;

@@ -36,23 +36,11 @@ export function vmTasks(parts: VmStepParts): VmTasks {
     start: defineTask({ type: 'vm.start', input, steps: [updateHardware(parts), startGuest(parts)] }),
     stop: defineTask({ type: 'vm.stop', input, steps: stopping }),
     forceOff: defineTask({ type: 'vm.forceOff', input, steps: [endGuest(parts, 'forced-off')] }),
-    restart: defineTask({
-      type: 'vm.restart',
-      input,
-      steps: [
-        askToShutDown(parts),
-        { ...endGuest(parts, 'stopped'), isPivot: false },
-        updateHardware(parts),
-        startGuest(parts),
-      ],
-    }),
+    // Once its guest has ended, a restart can only go on: what fails then is tried again.
+    restart: defineTask({ type: 'vm.restart', input, steps: [...stopping, updateHardware(parts), startGuest(parts)] }),
     suspend: defineTask({ type: 'vm.suspend', input, steps: [suspendGuest(parts)] }),
     delete: defineTask({ type: 'vm.delete', input, steps: [deleteEverything(parts)] }),
-    forceDelete: defineTask({
-      type: 'vm.forceDelete',
-      input,
-      steps: [{ ...endGuest(parts, 'forced-off'), isPivot: false }, deleteEverything(parts)],
-    }),
+    forceDelete: defineTask({ type: 'vm.forceDelete', input, steps: [deleteEverything(parts)] }),
   };
 }
 

@@ -1,0 +1,131 @@
+// Every kind of task that the daemon has, held to the promises of tasks: each step run twice ends like once, each step
+// that fails leaves everything as it was. A kind that is added to the daemon and not here fails the first test.
+import assert from 'node:assert/strict';
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { type Subject } from '../../src/api/object.ts';
+import { taskConformance, type TaskFixture } from '../../src/daemon/task/task.conformance.ts';
+import { openTaskWorld, writeDisk, type TaskWorld } from '../support/task-world.ts';
+
+/** What a task is run on, with its input beyond the id. */
+interface Scene {
+  target: Subject;
+  input?: object;
+}
+
+const spec = {
+  memoryMib: 64,
+  nics: [{ network: 'alone' }],
+  disks: [{ name: 'data', sizeMib: 2 }],
+};
+const withFirstBootData = { ...spec, cloudInit: { sshKeys: [] } };
+
+async function madeVm(world: TaskWorld, name = 'web1'): Promise<Subject> {
+  const target = await world.addVm(name, spec);
+  await world.run('vm.create', target);
+  return target;
+}
+
+async function runningVm(world: TaskWorld, name = 'web1'): Promise<Subject> {
+  const target = await madeVm(world, name);
+  await world.run('vm.start', target);
+  return target;
+}
+
+async function suspendedVm(world: TaskWorld): Promise<Subject> {
+  const target = await runningVm(world);
+  await world.run('vm.suspend', target);
+  return target;
+}
+
+/** Sets up what each kind of task works on; one kind may have several scenes. */
+const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
+  'vm.create': async (world) => ({ target: await world.addVm('web1', withFirstBootData) }),
+  'vm.create on an image': async (world) => {
+    const path = await writeDisk(join(world.folder, 'source.raw'));
+    const image = await world.addImage('base', { type: 'file', path });
+    await world.run('image.create', image);
+    return { target: await world.addVm('web1', { ...spec, image: 'base' }) };
+  },
+  'vm.create with a volume': async (world) => {
+    await world.run('volume.create', await world.addVolume('shared', { description: '', format: 'raw', sizeMib: 2 }));
+    return { target: await world.addVm('web1', { ...spec, disks: [{ name: 'data', volume: 'shared' }] }) };
+  },
+  'vm.createAndStart': async (world) => ({ target: await world.addVm('web1', spec) }),
+  'vm.start': async (world) => ({ target: await madeVm(world) }),
+  // Without time to shut down: what a guest has done by itself can not be undone.
+  'vm.stop': async (world) => ({ target: await runningVm(world), input: { timeoutS: 0 } }),
+  'vm.forceOff': async (world) => ({ target: await runningVm(world) }),
+  'vm.forceOff of a suspended VM': async (world) => ({ target: await suspendedVm(world) }),
+  'vm.restart': async (world) => {
+    const target = await runningVm(world);
+    await world.vms.update(target.id, undefined, (draft) => {
+      draft.spec.memoryMib = 128;
+    });
+    return { target, input: { timeoutS: 0 } };
+  },
+  'vm.suspend': async (world) => ({ target: await runningVm(world) }),
+  'vm.delete': async (world) => ({ target: await madeVm(world) }),
+  'vm.delete of a suspended VM': async (world) => ({ target: await suspendedVm(world) }),
+  'vm.forceDelete': async (world) => ({ target: await runningVm(world) }),
+  'image.create': async (world) => {
+    const path = await writeDisk(join(world.folder, 'source.raw'));
+    return { target: await world.addImage('base', { type: 'file', path }) };
+  },
+  'image.create for an upload': async (world) => ({ target: await world.addImage('base', { type: 'upload' }) }),
+  'image.upload': async (world) => {
+    const target = await world.addImage('base', { type: 'upload' }, 'waiting-for-upload');
+    const sent = await writeDisk(join(world.folder, 'sent.raw'));
+    await copyFile(sent, join(world.folder, 'images', `${target.id}.upload`));
+    return { target };
+  },
+  'image.delete': async (world) => {
+    const path = await writeDisk(join(world.folder, 'source.raw'));
+    const target = await world.addImage('base', { type: 'file', path });
+    await world.run('image.create', target);
+    return { target };
+  },
+  'volume.create': async (world) => ({
+    target: await world.addVolume('data', { description: '', format: 'qcow2', sizeMib: 2 }),
+  }),
+  'volume.delete': async (world) => {
+    const target = await world.addVolume('data', { description: '', format: 'qcow2', sizeMib: 2 });
+    await world.run('volume.create', target);
+    return { target };
+  },
+  'node.stopGuests': async (world) => {
+    for (const name of ['a', 'b']) await runningVm(world, name);
+    return { target: { kind: 'node', id: 'here', name: 'here', project: 'default' } };
+  },
+};
+
+function typeOf(scene: string): string {
+  return scene.split(' ')[0] ?? scene;
+}
+
+test('every kind of task that the daemon runs is tested here, and no other', async () => {
+  const world = await openTaskWorld();
+  try {
+    const registered = world.types.map(({ type }) => type).toSorted();
+    assert.deepEqual([...new Set(Object.keys(scenes).map(typeOf))].toSorted(), registered);
+  } finally {
+    await world.close();
+  }
+});
+
+for (const [name, setUp] of Object.entries(scenes)) {
+  taskConformance(name, async (): Promise<TaskFixture> => {
+    const world = await openTaskWorld();
+    try {
+      const { target, input = {} } = await setUp(world);
+      const type = world.types.find((candidate) => candidate.type === typeOf(name));
+      assert.ok(type, name);
+      const whole = target.kind === 'node' ? input : { id: target.id, ...input };
+      return { type, target, input: whole, observe: world.observe, cleanup: world.close };
+    } catch (error) {
+      await world.close();
+      throw error;
+    }
+  });
+}

@@ -1,0 +1,261 @@
+// The daemon's tasks without the daemon: everything a task works on, in one process and one folder, with the fake driver
+// and without bridges. For the tests that run each step twice and let each fail.
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Image } from '../../src/api/image.ts';
+import { type Network } from '../../src/api/network.ts';
+import { type Subject } from '../../src/api/object.ts';
+import { vmSpec, type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { type Vm } from '../../src/api/vm.ts';
+import { type Volume } from '../../src/api/volume.ts';
+import { EventService } from '../../src/daemon/event/event-service.ts';
+import { ImageService, initialImageStatus } from '../../src/daemon/image/image-service.ts';
+import { imageTasks } from '../../src/daemon/image/image-tasks.ts';
+import { NatNetworks } from '../../src/daemon/network/nat-networks.ts';
+import { initialNetworkStatus, NetworkService } from '../../src/daemon/network/network-service.ts';
+import { stopGuestsTask } from '../../src/daemon/node/stop-guests.ts';
+import { Collection } from '../../src/daemon/store/collection.ts';
+import { silentLog } from '../../src/daemon/store/informer.ts';
+import { ReferenceLock } from '../../src/daemon/store/reference-lock.ts';
+import { SqliteStore } from '../../src/daemon/store/sqlite.ts';
+import { startEngine } from '../../src/daemon/task/task.conformance.ts';
+import { type TaskEngine } from '../../src/daemon/task/task-engine.ts';
+import { type TaskType } from '../../src/daemon/task/task.ts';
+import { listTaskTypes } from '../../src/daemon/task-types.ts';
+import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
+import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
+import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
+import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
+import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
+import { VolumeFiles } from '../../src/daemon/volume/volume-files.ts';
+import { initialVolumeStatus, VolumeService } from '../../src/daemon/volume/volume-service.ts';
+import { volumeTasks } from '../../src/daemon/volume/volume-tasks.ts';
+import { FakeDriver } from '../../src/drivers/fake/fake-driver.ts';
+import { type Cleanup } from './cleanup.ts';
+import { temporaryFolder } from './temporary.ts';
+
+/** Without a bridge there is nothing to filter. */
+class NoNatNetworks extends NatNetworks {
+  override ensureFirewall(): Promise<string[]> {
+    return Promise.resolve([]);
+  }
+}
+
+export interface TaskWorld {
+  folder: string;
+  types: readonly TaskType[];
+  driver: FakeDriver;
+  vms: Collection<Vm>;
+  volumes: Collection<Volume>;
+  images: Collection<Image>;
+  /** Makes a VM object as the API would, before any task has worked on it. */
+  addVm(name: string, spec: VmSpecInput): Promise<Subject>;
+  addVolume(name: string, spec: Volume['spec']): Promise<Subject>;
+  addImage(name: string, source: Image['spec']['source'], state?: Image['status']['state']): Promise<Subject>;
+  /** Runs a task of the world's own to its end. */
+  run(type: string, target: Subject, input?: object): Promise<void>;
+  /** All there is, without ids and times, and without what was only asked for. */
+  observe(): Promise<unknown>;
+  close(): Promise<void>;
+}
+
+/** Makes an empty world, but for a network of mode user. */
+export async function openTaskWorld(): Promise<TaskWorld> {
+  const undo: (() => unknown)[] = [];
+  const test: Cleanup = { after: (work) => void undo.push(work as () => unknown) };
+  const folder = await temporaryFolder(test);
+  for (const name of ['vms', 'images', 'volumes', 'networks', 'fake-guests'])
+    await mkdir(join(folder, name), { mode: 0o711 });
+  const store = await SqliteStore.open({ file: join(folder, 'lodge.db') });
+  const collection = async <Item extends Vm | Image | Volume | Network>(
+    noun: string,
+    initialStatus: (part: { createdAt: string }) => Item['status'],
+  ): Promise<Collection<Item>> => {
+    const made = new Collection<Item>({ store, noun, plural: `${noun}s`, initialStatus });
+    await made.load();
+    return made;
+  };
+  const vms = await collection<Vm>('vm', ({ createdAt }) => initialVmStatus(createdAt));
+  const images = await collection<Image>('image', initialImageStatus);
+  const volumes = await collection<Volume>('volume', initialVolumeStatus);
+  const networks = await collection<Network>('network', initialNetworkStatus);
+  const events = new EventService(store, silentLog);
+  const driver = new FakeDriver({ directory: join(folder, 'fake-guests') });
+  const records = new VmRecords(vms);
+  const references = new ReferenceLock();
+  const networkService = new NetworkService({
+    networks,
+    events,
+    log: silentLog,
+    nat: new NoNatNetworks('tasks', join(folder, 'networks')),
+    instance: 'tasks',
+    references,
+    vms: () => vms.all(),
+    checkIntervalMs: 3_600_000,
+    onLeases: async () => {},
+  });
+  const image = imageTasks({ images, directory: join(folder, 'images'), cacheDirectory: join(folder, 'cache') });
+  const volume = volumeTasks(() => volumeService);
+  const imageService: ImageService = new ImageService({
+    images,
+    get engine() {
+      return engine;
+    },
+    tasks: image,
+    directory: join(folder, 'images'),
+    references,
+    log: silentLog,
+    usersOf: () => [],
+  });
+  const volumeService: VolumeService = new VolumeService({
+    volumes,
+    images: imageService,
+    get engine() {
+      return engine;
+    },
+    tasks: volume,
+    files: new VolumeFiles(),
+    directory: join(folder, 'volumes'),
+    node: 'here',
+    references,
+    namedBy: () => null,
+    isLive: () => false,
+  });
+  const guests = new VmGuests({
+    records,
+    events,
+    log: silentLog,
+    disconnect: (vm) => disconnect({ networks: networkService }, vm),
+    onUnaskedEnd: () => {},
+  });
+  const parts: VmStepParts = {
+    images: imageService,
+    volumes: volumeService,
+    networks: networkService,
+    directory: join(folder, 'vms'),
+    hasUefi: async () => true,
+    records,
+    guests,
+    driver,
+    events,
+    uids: new UidPool(1_950_000_000),
+    node: 'here',
+  };
+  const vm = vmTasks(parts);
+  const stopGuests = stopGuestsTask({
+    engine: () => engine,
+    vms: () => vms.all(),
+    stop: (one) =>
+      engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
+  });
+  const types = listTaskTypes({ vm, image, volume, stopGuests });
+  const engine: TaskEngine = await startEngine(store, types);
+  await networks.create({
+    name: 'alone',
+    project: 'default',
+    labels: {},
+    spec: {
+      description: '',
+      mode: 'user',
+      dhcp: { isEnabled: true, leaseTimeS: 3600 },
+      dnsDomain: 'lodge.internal',
+      mtu: 1500,
+    },
+  });
+  const subject = (kind: Subject['kind'], { id, name, project }: Vm | Volume | Image): Subject => ({
+    kind,
+    id,
+    name,
+    project,
+  });
+  const common = { project: 'default', labels: {} };
+  return {
+    folder,
+    types,
+    driver,
+    vms,
+    volumes,
+    images,
+    addVm: async (name, spec) => subject('vm', await vms.create({ ...common, name, spec: vmSpec.parse(spec) })),
+    addVolume: async (name, spec) => subject('volume', await volumes.create({ ...common, name, spec })),
+    addImage: async (name, source, state = 'pending') =>
+      subject(
+        'image',
+        await images.create({
+          ...common,
+          name,
+          spec: { description: '', os: 'linux', minMemoryMib: 0, source },
+          status: { ...initialImageStatus(), state },
+        }),
+      ),
+    run: async (name, target, input = {}) => {
+      const type = types.find((candidate) => candidate.type === name);
+      if (!type) throw new Error(`there is no task ${name}`);
+      const { id } = await engine.submit(type, { target, input: { id: target.id, ...input }, requestedBy: 'test' });
+      const ended = await engine.wait(id, { timeoutMs: 30_000 });
+      if (ended.state !== 'succeeded') throw new Error(`${name}: ${ended.error?.message}`);
+      await records.releaseTask(target.id, id);
+    },
+    observe: () => observe(folder, { vms, volumes, images }),
+    close: async () => {
+      await engine.stop();
+      await networkService.close();
+      guests.release();
+      await driver.close();
+      for (const each of [vms, images, volumes, networks]) await each.close();
+      await store.close();
+      for (let next = undo.pop(); next !== undefined; next = undo.pop()) await next();
+    },
+  };
+}
+
+interface Objects {
+  vms: Collection<Vm>;
+  volumes: Collection<Volume>;
+  images: Collection<Image>;
+}
+
+async function observe(folder: string, { vms, volumes, images }: Objects): Promise<unknown> {
+  const names = new Map<string, string>();
+  for (const { id, name } of [...vms.all(), ...volumes.all(), ...images.all()]) names.set(id, name);
+  const named = (text: string): string =>
+    text.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g, (id) => names.get(id) ?? 'of nobody');
+  const files = (await readdir(folder, { recursive: true, withFileTypes: true }))
+    // A console's log is kept whatever becomes of the start that wrote it; an upload that failed is sent again.
+    .filter((entry) => entry.isFile() && !/^(lodge\.db.*|serial\.log|.*\.upload)$/.test(entry.name))
+    .map((entry) => named(join(entry.parentPath, entry.name).slice(folder.length)));
+  const guests: Record<string, string> = {};
+  for (const file of await readdir(join(folder, 'fake-guests')))
+    guests[named(file)] = (
+      JSON.parse(await readFile(join(folder, 'fake-guests', file), 'utf8')) as { state: string }
+    ).state;
+  return {
+    vms: [...vms.all()]
+      // One that is only asked for goes when its creation is undone: for who asked, it was never there.
+      .filter(({ status }) => status.state !== 'creating')
+      .map(({ name, status }) => ({
+        name,
+        state: status.state,
+        startedMib: status.startedSpec?.memoryMib ?? null,
+        disks: status.disks.map((disk) => [disk.name, named(disk.volume ?? '-'), disk.sizeMib]),
+        nics: status.nics.length,
+      })),
+    volumes: [...volumes.all()]
+      .filter(({ status }) => status.state !== 'pending')
+      .map(({ name, status }) => [name, status.state, status.virtualSizeMib, status.usedBy, status.isOwnedByVm])
+      .toSorted(),
+    images: [...images.all()]
+      .filter(({ status }) => status.state !== 'pending')
+      .map(({ name, status }) => [name, status.state, status.kind, status.virtualSizeMib]),
+    guests,
+    files: files.toSorted(),
+  };
+}
+
+/** A disk image of 2 MiB with a boot sector, at a path in the world's folder. */
+export async function writeDisk(path: string): Promise<string> {
+  const content = Buffer.alloc(2 * 2 ** 20);
+  content.writeUInt16LE(0xaa55, 510);
+  await writeFile(path, content);
+  return path;
+}
