@@ -56,9 +56,9 @@ export class VmService {
     if (records.collection.byName(given.project, given.name)) {
       throw new LodgeError('name_taken', `There is a VM ${given.name} in project ${given.project} already.`);
     }
-    await this.#check({ ...given, id: null });
-    nodes.requireRoom(given.spec, isStarted);
     const spec = await withHashedPassword(given.spec);
+    await this.#check({ ...given, spec, id: null });
+    nodes.requireRoom(spec, isStarted);
     const id = uuidv7();
     const target = vmSubject({ ...given, id });
     return references.hold(async () => {
@@ -76,9 +76,9 @@ export class VmService {
   async update(vm: Vm, change: VmChange): Promise<Vm> {
     const { records, nodes, references, guests, networks } = this.#parts;
     records.requireAllowed(vm, 'update');
-    await this.#check({ ...vm, spec: change.spec });
-    nodes.requireRoom(change.spec, false);
     const spec = await withHashedPassword(change.spec);
+    await this.#check({ ...vm, spec });
+    nodes.requireRoom(spec, false);
     // Not while a start is reading the spec: it takes all of the old one, or all of the new.
     await guests.exclusively(vm.id, () =>
       references.hold(async () => {
