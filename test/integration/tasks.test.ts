@@ -122,7 +122,7 @@ for (const [name, setUp] of Object.entries(scenes)) {
       const type = world.types.find((candidate) => candidate.type === typeOf(name));
       assert.ok(type, name);
       const whole = target.kind === 'node' ? input : { id: target.id, ...input };
-      return { type, target, input: whole, observe: world.observe, cleanup: world.close };
+      return { type, target, input: whole, observe: () => world.observe(), cleanup: () => world.close() };
     } catch (error) {
       await world.close();
       throw error;

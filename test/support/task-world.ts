@@ -242,7 +242,9 @@ async function observe(folder: string, { vms, volumes, images }: Objects): Promi
       })),
     volumes: [...volumes.all()]
       .filter(({ status }) => status.state !== 'pending')
-      .map(({ name, status }) => [name, status.state, status.virtualSizeMib, status.usedBy, status.isOwnedByVm])
+      .map(({ name, status }) =>
+        [name, status.state, status.virtualSizeMib, status.usedBy, status.isOwnedByVm].join(' '),
+      )
       .toSorted(),
     images: [...images.all()]
       .filter(({ status }) => status.state !== 'pending')

@@ -57,12 +57,16 @@ export class VmGuests {
   require(vm: Vm): Guest {
     const guest = this.get(vm.id);
     if (guest) return guest;
+    const { state } = vm.status;
+    if (state === 'starting' || state === 'stopping' || state === 'suspending') {
+      throw new LodgeError('wrong_state', `VM ${vm.name} is ${state}: its hypervisor process is coming or going.`, {
+        hint: 'Wait until it has settled; lodge vm show tells what it is doing.',
+      });
+    }
     throw new LodgeError(
       'hypervisor_failed',
-      `VM ${vm.name} is ${vm.status.state}, but its hypervisor process does not answer.`,
-      {
-        hint: 'Lodge keeps trying to reach it. lodge vm force-off ends it.',
-      },
+      `VM ${vm.name} is ${state}, but its hypervisor process does not answer.`,
+      { hint: 'Lodge keeps trying to reach it. lodge vm force-off ends it.' },
     );
   }
 

@@ -183,8 +183,10 @@ export async function createBridge(bridge: BridgeDefinition, scope: NetworkScope
   // No spanning tree and no delay before a port forwards: guests are leaves, and DHCP would time out.
   await batch(name, scope, [
     `link add name ${name} address ${checkedMac(bridge.macAddress)} type bridge stp_state 0 forward_delay 0`,
-    // The kernel's own IPv6 address would stay tentative until the first port comes and a second has passed.
-    `link set dev ${name} alias ${formatMark(bridge.mark)} addrgenmode none mtu ${checkedMtu(bridge.mtu ?? 1500)} up`,
+    // The kernel's own IPv6 address would stay tentative until the first port comes and a second has passed. Before the
+    // MTU, since below IPv6's least of 1280 a link has no IPv6 that could be set.
+    `link set dev ${name} alias ${formatMark(bridge.mark)} addrgenmode none`,
+    `link set dev ${name} mtu ${checkedMtu(bridge.mtu ?? 1500)} up`,
   ]);
 }
 

@@ -292,3 +292,11 @@ async function checkFolders({ daemon }: Place): Promise<string[]> {
   }
   return problems;
 }
+
+const mistake =
+  /"code":"internal"|an error was not handled|a task was lost|could not be handled|could not be completed|could not be settled/;
+
+/** The lines of a daemon's log that tell of a mistake of its own. */
+export function findMistakes(log: string): string[] {
+  return log.split('\n').filter((line) => mistake.test(line));
+}

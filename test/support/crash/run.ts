@@ -8,7 +8,7 @@ import { type Cleanup } from '../cleanup.ts';
 import { prepareDaemon, type TestDaemon } from '../daemon.ts';
 import { networkNamespace } from '../namespace.ts';
 import { eventually } from '../wait.ts';
-import { findProblems } from './invariants.ts';
+import { findMistakes, findProblems } from './invariants.ts';
 import { anyOperation, type World } from './operations.ts';
 import { Random } from './random.ts';
 
@@ -199,14 +199,7 @@ async function settle(place: Parameters<typeof findProblems>[0]): Promise<void> 
 
 /** The daemon's own mistakes: they may have no visible effect and are mistakes all the same. */
 async function checkLog(daemon: TestDaemon): Promise<void> {
-  const log = await daemon.log();
-  const mistakes = log
-    .split('\n')
-    .filter((line) =>
-      /"code":"internal"|an error was not handled|a task was lost|could not be handled|could not be completed|could not be settled/.test(
-        line,
-      ),
-    );
+  const mistakes = findMistakes(await daemon.log());
   if (mistakes.length > 0) throw new Error(`the daemon logged mistakes:\n${mistakes.slice(0, 5).join('\n')}`);
 }
 
