@@ -261,8 +261,8 @@ function nextSteps(lodge: string, vm: Vm | null, httpsAddress: string | null): s
   if (httpsAddress !== null) {
     lines.push(
       '',
-      `  In the browser: ${styleText('bold', httpsAddress)}`,
-      `  Access token for it: ${styleText('bold', `${lodge} token create me --role admin`)}`,
+      `  In the browser, the API to read: ${styleText('bold', `${httpsAddress}/docs`)}`,
+      `  Access token for remote clients: ${styleText('bold', `${lodge} token create me --role admin`)}`,
     );
   }
   return lines.join('\n');

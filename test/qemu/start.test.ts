@@ -19,7 +19,7 @@ test('npm start brings up a guest, again changes nothing, and the guest outlives
   const first = await start();
   assert.match(first.stdout, /The guest reported that it is up: \d+\.\d s after its start/);
   assert.match(first.stdout, /Lodge is running, and so is its guest hello/);
-  assert.match(first.stdout, /In the browser: https:\/\/127\.0\.0\.1:\d+/);
+  assert.match(first.stdout, /In the browser, the API to read: https:\/\/127\.0\.0\.1:\d+\/docs/);
   assert.equal(await readlink(launcher), join(tools, '../bin/lodge'));
   const params = { vm: 'hello' };
   const before = await daemon.client.vm.get({ params });

@@ -85,7 +85,6 @@ for (const [machine, bus] of [
   // there is no handler, and half of the boots end in a panic. The TSC's frequency (timing() below): else a busy host
   // lets that calibration fail, and without another clock the guest stands still.
   ['microvm,acpi=on,pic=off', 'device'],
-  ['microvm,acpi=on,pcie=on,pic=off', 'pci'],
 ] as const) {
   test(`tiny on ${machine} reports itself, has name and address, and leaves at the power button`, async (context) => {
     const { qemu, agent, qmp, serial } = await boot(context, machine, bus);

@@ -152,7 +152,8 @@ async function bestGoal(session: Session, vm: Vm, spec: VmSpecInput): Promise<Vm
   const hasLogin = spec.cloudInit?.sshKeys !== undefined && spec.cloudInit.sshKeys.length > 0;
   const isBridged = vm.status.nics.some((nic) => nic.hostInterface !== null);
   if (image.status.hasCloudInit && hasLogin && session.isLocal && isBridged) return 'ssh';
-  return image.status.hasAgent || image.status.kind === 'kernel' ? 'up' : 'running';
+  // Only an agent can tell that a guest is up.
+  return image.status.hasAgent && spec.hasAgentChannel !== false ? 'up' : 'running';
 }
 
 function summary(vm: Vm, goal: VmGoal): string {

@@ -1,7 +1,7 @@
 // The stream of changes: what the store's watch shows, as the objects clients know. Resuming from a revision is the
 // store's own ability; here a revision's keys become changes.
 import { type Change, type ChangeKind } from '../../api/event.ts';
-import { invalidField } from '../../api/errors.ts';
+import { invalidField, LodgeError } from '../../api/errors.ts';
 import { changeKind } from '../../api/event.ts';
 import { type Store, type StoreEvent } from '../store/store.ts';
 
@@ -35,6 +35,10 @@ export async function* streamChanges(
   const { kinds, signal } = options;
   const now = await store.revision();
   const since = options.since ?? now;
+  // A revision that has not happened comes from another store, or from before a backup was restored.
+  if (since > now) {
+    throw new LodgeError('revision_gone', `Revision ${since} is not of this store, which is at ${now}.`);
+  }
   const wanted = sources.filter(({ kind }) => kinds === null || kinds.has(kind));
   let isSynced = since >= now;
   const synced = (revision: number): Change => ({ revision, type: 'synced', kind: null, id: null, object: null });
