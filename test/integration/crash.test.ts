@@ -7,7 +7,7 @@ import { runCrashCycles } from '../support/crash/run.ts';
 test('a daemon killed at any moment leaves nothing half-done', async (t) => {
   const seed = Number(process.env['LODGE_SEED'] ?? 20_261_123);
   const lines: string[] = [];
-  const result = await runCrashCycles(t, { driver: 'fake', cycles: 8, seed, onCycle: (line) => lines.push(line) });
-  assert.equal(result.cycles, 8);
+  const result = await runCrashCycles(t, { driver: 'fake', cycles: 12, seed, onCycle: (line) => lines.push(line) });
+  assert.equal(result.cycles, 12);
   assert.ok(result.operations > 20, lines.join('\n'));
 });

@@ -19,7 +19,7 @@ import { startFakeLodge } from '../support/fake-lodge.ts';
 import { eventually } from '../support/wait.ts';
 
 const seed = Number(process.env['LODGE_SEED'] ?? 42);
-const limitMs = Number(process.env['LODGE_PROPERTY_MS'] ?? 40_000);
+const limitMs = Number(process.env['LODGE_PROPERTY_MS'] ?? 30_000);
 
 const pools = {
   vm: ['vm0', 'vm1', 'vm2'],
