@@ -23,6 +23,7 @@ export class FakeDriver implements Driver {
   readonly #directory: string;
   readonly #guests = new Map<string, FakeGuest>();
   #watcher: FSWatcher | null = null;
+  #hasTidied = false;
 
   constructor(options: FakeDriverOptions) {
     this.#directory = options.directory;
@@ -102,6 +103,11 @@ export class FakeDriver implements Driver {
 
   async discover(): Promise<ReadonlySet<string>> {
     const files = await readdir(this.#directory).catch(() => []);
+    if (this.#guests.size === 0 && !this.#hasTidied) {
+      // What a driver that died was writing; this one writes nothing yet.
+      for (const file of files) if (file.endsWith('.new')) await rm(join(this.#directory, file), { force: true });
+    }
+    this.#hasTidied = true;
     return new Set(files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -5)));
   }
 
