@@ -197,6 +197,9 @@ async function libvirt(
 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='virtio'/>
 </devices><seclabel type='none'/></domain>`,
   );
+  // libvirt asks every installed QEMU for its abilities before the first definition, which takes a minute; not counted.
+  await virsh('define', definition);
+  await virsh('undefine', name);
   return {
     name: 'virsh define + start',
     once: async () => {
