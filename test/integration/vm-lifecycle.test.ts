@@ -431,6 +431,22 @@ suite('by itself', () => {
     assert.equal((await readVm(daemon, 'web1')).status.restarts.count, 0);
   });
 
+  test('a start of its own that fails is tried again too, later each time, and given up', async (t) => {
+    const { daemon } = await lodge(t);
+    const vm = await makeVm(daemon, 'web1', { restartPolicy }, { start: true });
+    const spec = { ...vm.spec, firmware: { ...vm.spec.firmware, commandLineExtra: 'fake.fail-start' } };
+    await daemon.client.vm.update({ params: { vm: 'web1' }, body: { spec } });
+    const since = new Date().toISOString();
+    await killGuest(daemon, vm.id);
+    await untilEvent(daemon, 'vm.restart-given-up', (event) => event.at > since);
+    const given = await readVm(daemon, 'web1');
+    assert.equal(given.status.state, 'stopped');
+    assert.equal(given.status.lastExit?.cause, 'start-failed');
+    assert.match(given.status.lastExit?.message ?? '', /told to fail/);
+    const { items } = await daemon.client.task.list({ query: { filter: 'type=vm.start,target.name=web1' } });
+    assert.equal(items.filter(({ createdAt, state }) => createdAt > since && state === 'failed').length, 2);
+  });
+
   test('a guest that powers itself off stays off, unless it is always to run', async (t) => {
     const { daemon } = await lodge(t);
     const once = await makeVm(daemon, 'once', { restartPolicy }, { start: true });

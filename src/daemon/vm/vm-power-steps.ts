@@ -93,6 +93,7 @@ function noteRunning(parts: VmStepParts, id: string, guest: Guest, isRestoring: 
       pinned: guest.pinned,
       pid: guest.pid,
       startedAt: status.startedAt ?? new Date().toISOString(),
+      restarts: { ...status.restarts, nextAt: null },
       nics: status.nics.map((nic, index) => ({
         ...nic,
         hostInterface: parts.networks.hostInterface(project, nic.network, id, index),

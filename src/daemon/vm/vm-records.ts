@@ -86,6 +86,12 @@ export class VmRecords {
     await this.collection.setStatus(id, (status) => (status.taskId === taskId ? { ...status, taskId: null } : status));
   }
 
+  /** No start is planned any more. Nothing happens where the VM is gone. */
+  async dropPlannedStart(id: string): Promise<void> {
+    if (!this.collection.get(id)?.status.restarts.nextAt) return;
+    await this.collection.setStatus(id, (status) => ({ ...status, restarts: { ...status.restarts, nextAt: null } }));
+  }
+
   /** Moves a VM to another state. In the state already: only reason and patch change. */
   transition(
     id: string,

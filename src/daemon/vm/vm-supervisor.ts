@@ -11,6 +11,7 @@ import { type Driver } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type Log } from '../store/informer.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
+import { type TaskRecord } from '../task/task.ts';
 import { vmDirectory, type DefinitionParts } from './definition.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
@@ -66,7 +67,7 @@ export class VmSupervisor {
     const counts = { adopted: 0, ended: 0, unknown: 0 };
     engine.onChange(({ type, object }) => {
       if (type !== 'deleted' && object.target.kind === 'vm' && finalTaskStates.has(object.state))
-        void this.#afterTask(object.target.id, object.id);
+        void this.#afterTask(object);
     });
     await Promise.all(
       [...found].map(async (id) => {
@@ -168,24 +169,26 @@ export class VmSupervisor {
   }
 
   async #start(vm: Vm, why: string): Promise<void> {
+    const { records, events, service, log } = this.#parts;
     try {
-      await this.#parts.records.patch(vm.id, { restarts: { ...vm.status.restarts, nextAt: null } });
-      await this.#parts.events.record({
+      // Only when its task is kept is the plan dropped: who dies in between leaves the one or the other.
+      await service.start(records.byId(vm.id), daemon, true);
+      await events.record({
         type: 'vm.autostart',
         subject: vmSubject(vm),
         message: `VM ${vm.name} is started: ${why}.`,
       });
-      await this.#parts.service.start(this.#parts.records.byId(vm.id), daemon, true);
     } catch (error) {
-      this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM could not be started by itself');
+      log.warn({ err: error, vm: vm.name }, 'a VM could not be started by itself');
       const message = error instanceof LodgeError ? error.message : 'an unexpected error';
-      await this.#parts.events.record({
+      await events.record({
         type: 'vm.autostart-failed',
         severity: 'error',
         subject: vmSubject(vm),
         message: `VM ${vm.name} could not be started by itself: ${message}`,
       });
     }
+    await records.dropPlannedStart(vm.id);
   }
 
   /** Takes control of a guest. While its monitor doesn't answer, tries again now and then. */
@@ -252,11 +255,16 @@ export class VmSupervisor {
     if (!hasRebooted) this.considerRestart(vm, exit);
   }
 
-  async #afterTask(id: string, taskId: string): Promise<void> {
+  async #afterTask(task: TaskRecord): Promise<void> {
     const { records, guests, log } = this.#parts;
+    const { id } = task.target;
     try {
-      await records.releaseTask(id, taskId);
+      await records.releaseTask(id, task.id);
       await guests.settle(id);
+      // A start of the daemon's own that fails is one more failure in a row; whoever starts a VM themselves sees it fail.
+      const vm = records.collection.get(id);
+      if (task.state === 'failed' && task.requestedBy === daemon && vm?.status.lastExit?.cause === 'start-failed')
+        this.considerRestart(vm, vm.status.lastExit);
     } catch (error) {
       if (!(error instanceof LodgeError && error.code === 'not_found'))
         log.error({ err: error, vmId: id }, 'a VM could not be settled after its task');
