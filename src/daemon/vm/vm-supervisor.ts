@@ -173,6 +173,7 @@ export class VmSupervisor {
     try {
       // Only when its task is kept is the plan dropped: who dies in between leaves the one or the other.
       await service.start(records.byId(vm.id), daemon, true);
+      await records.dropPlannedStart(vm.id);
       await events.record({
         type: 'vm.autostart',
         subject: vmSubject(vm),
@@ -187,8 +188,10 @@ export class VmSupervisor {
         subject: vmSubject(vm),
         message: `VM ${vm.name} could not be started by itself: ${message}`,
       });
+      await records
+        .dropPlannedStart(vm.id)
+        .catch((cause: unknown) => log.warn({ err: cause, vm: vm.name }, 'a planned start could not be dropped'));
     }
-    await records.dropPlannedStart(vm.id);
   }
 
   /** Takes control of a guest. While its monitor doesn't answer, tries again now and then. */
