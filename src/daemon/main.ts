@@ -34,6 +34,7 @@ import { startHttp, type HttpServer } from './http/server.ts';
 import { imageHandlers } from './image/image-handlers.ts';
 import { ImageService, initialImageStatus } from './image/image-service.ts';
 import { imageTasks } from './image/image-tasks.ts';
+import { endOrphanPrograms } from './orphan-programs.ts';
 import { NatNetworks } from './network/nat-networks.ts';
 import { networkHandlers } from './network/network-handlers.ts';
 import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
@@ -243,6 +244,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
 
   const adoption = await supervisor.adoptAll(hasRebooted);
   log.info({ ...adoption, hasRebooted }, 'guests of the last daemon were looked for');
+  const orphans = await endOrphanPrograms(config.dataDir);
+  if (orphans.length > 0) log.info({ orphans }, 'programs that the last daemon had left running were ended');
   await images.recover(await readdir(folders.images));
   await volumes.recover((name, project) => vmObjects.byName(project, name) !== null);
   await networks.prepare();

@@ -1,12 +1,15 @@
 // Images over the API: imported from files, addresses and uploads, refused where something is wrong with them, deleted
 // where nothing uses them, and resumed after a kill.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { copyFile, mkdir, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { suite, test } from 'node:test';
 import { type Image } from '../../src/api/image.ts';
 import { run } from '../../src/host/command.ts';
+import { atEnd } from '../support/cleanup.ts';
 import { type TestDaemon } from '../support/daemon.ts';
 import { serveFile } from '../support/file-server.ts';
 import {
@@ -264,4 +267,22 @@ test('an image, and a volume that is made from it at the moment of its deletion:
     assert.notEqual(made.status, deleted.status, `round ${round}: ${made.status}`);
     for (const result of [made, deleted]) if (result.status === 'fulfilled') await done(daemon, result.value);
   }
+});
+
+test('a program that a killed daemon has left working on an image is ended by the next one', async (t) => {
+  const { daemon } = await startFakeLodge(t);
+  const other = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)', '/nowhere/images/x/disk.qcow2'], {
+    argv0: 'qemu-img',
+    stdio: 'ignore',
+  });
+  const orphan = spawn(
+    process.execPath,
+    ['-e', 'setTimeout(() => {}, 60_000)', join(daemon.folder, 'data/images/x/disk.qcow2')],
+    { argv0: 'qemu-img', stdio: 'ignore' },
+  );
+  atEnd(t, () => [other, orphan].map((child) => child.kill('SIGKILL')));
+  const ended = once(orphan, 'exit', { signal: AbortSignal.timeout(20_000) });
+  await daemon.restart('kill');
+  assert.deepEqual(await ended, [null, 'SIGKILL']);
+  assert.equal(other.exitCode ?? other.signalCode, null, 'what belongs to somebody else runs on');
 });
