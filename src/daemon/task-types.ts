@@ -13,14 +13,5 @@ export interface TaskTypeParts {
 }
 
 export function listTaskTypes({ vm, image, volume, stopGuests }: TaskTypeParts): TaskType[] {
-  const all = [
-    ...listVmTasks(vm),
-    image.create,
-    image.importUpload,
-    image.delete,
-    volume.create,
-    volume.delete,
-    stopGuests,
-  ];
-  return all as TaskType[];
+  return [...listVmTasks(vm), image.create, image.importUpload, image.delete, volume.create, volume.delete, stopGuests];
 }

@@ -117,6 +117,8 @@ export class VmGuests {
     const entry = this.#entries.get(id);
     if (!entry) return null;
     const heard = Promise.withResolvers<GuestMessage | null>();
+    // It may be aborted while "before" is under way and nobody awaits it yet.
+    heard.promise.catch(() => {});
     const listener = (message: GuestMessage): void => {
       if (matches(message)) heard.resolve(message);
     };
@@ -129,7 +131,6 @@ export class VmGuests {
       await before();
       return await heard.promise;
     } finally {
-      heard.promise.catch(() => {});
       clearTimeout(timer);
       entry.listeners.delete(listener);
       signal.removeEventListener('abort', onAbort);
