@@ -185,6 +185,11 @@ test('other machine types and processors', { timeout: 300_000 }, async (context)
     assert.equal(lastExit?.cause, 'stopped', `${name}: ${lastExit?.message}`);
   }
 
+  // One that has only just begun to boot does not hear the button the first time.
+  await host.done(host.client.vm.start({ params: { vm: 'old' }, query }));
+  await host.done(host.client.vm.stop({ params: { vm: 'old' }, query, body: { timeoutS: 100 } }));
+  assert.equal((await host.vm('old')).status.lastExit?.cause, 'stopped');
+
   const body = { name: 'new', spec: { image: 'tiny', nics: [], cpu: { model: 'x86-64-v4' } } };
   const { accelerator } = (await host.node()).status;
   if (accelerator?.chosen === 'tcg') {

@@ -10,6 +10,7 @@ import { disconnect, hostTimeoutMs, type VmStep, type VmStepParts } from './vm-s
 
 const startTimeoutMs = 180_000;
 const longestStopMs = 86_400_000;
+const pressAgainMs = 10_000;
 const saveTimeoutMs = 3_600_000;
 
 /** Connects the NICs and starts the hypervisor process, or takes over one that an interrupted run started. */
@@ -146,11 +147,13 @@ export function askToShutDown(parts: VmStepParts): VmStep {
       if ((await guest.state().catch(() => 'shutdown')) === 'shutdown') return;
       const isOver = (message: GuestMessage): boolean =>
         message.type === 'ended' || (message.type === 'state' && message.state === 'shutdown');
-      const heard = await guests.waitFor(id, isOver, timeoutMs, signal, () =>
+      const press = (): Promise<void> =>
         guest
           .powerDown()
-          .catch((error: unknown) => log.warn({ err: error, vmId: id }, 'the power button could not be pressed')),
-      );
+          .catch((error: unknown) => log.warn({ err: error, vmId: id }, 'the power button could not be pressed'));
+      // A guest that is still booting does not hear it, and one that shuts down already doesn't mind.
+      const again = setInterval(() => void press(), pressAgainMs);
+      const heard = await guests.waitFor(id, isOver, timeoutMs, signal, press).finally(() => clearInterval(again));
       if (heard?.type === 'ended' && heard.cause !== 'stopped')
         await remember({ diedOf: { cause: heard.cause, message: heard.message } });
       // One that was ended meanwhile was switched off by somebody else.
