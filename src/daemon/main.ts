@@ -134,6 +134,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     events,
     log,
     disconnect: (vm) => disconnect({ networks }, vm),
+    onEnd: () => networks.planMembersChanged(),
     onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
   });
   const definitionParts: DefinitionParts = {

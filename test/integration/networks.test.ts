@@ -235,6 +235,13 @@ suite('a network', () => {
       const call = client.vm.create({ body: { name: 'web2', spec } });
       assert.match((await assertRefused(daemon, call, 'invalid_request', 'spec.nics.0.ipv4Address')).message, why);
     }
+    // What is planned for a running VM counts when it has ended.
+    await done(daemon, client.vm.start({ params: { vm: 'web1' } }));
+    const planned = { ...vm.spec, nics: [{ network: 'web', ipv4Address: '10.220.0.78' }] };
+    await client.vm.update({ params: { vm: 'web1' }, body: { spec: planned } });
+    assert.equal(await hosts(), `${mac},10.220.0.77,web1\n`);
+    await done(daemon, client.vm.forceOff({ params: { vm: 'web1' } }));
+    await eventually(async () => (await hosts()) === `${mac},10.220.0.78,web1\n`);
     await done(daemon, client.vm.delete({ params: { vm: 'web1' } }));
     assert.equal(await hosts(), '');
   });

@@ -126,6 +126,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     events,
     log: silentLog,
     disconnect: (vm) => disconnect({ networks: networkService }, vm),
+    onEnd: () => {},
     onUnaskedEnd: () => {},
   });
   const parts: VmStepParts = {

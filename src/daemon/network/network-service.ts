@@ -230,6 +230,13 @@ export class NetworkService {
     this.#planShowUsers();
   }
 
+  /** As {@link membersChanged}, for those who can't wait: what fails is tried again at the next look. */
+  planMembersChanged(): void {
+    this.membersChanged().catch((error: unknown) =>
+      this.#parts.log.warn({ err: error }, 'a network could not be told who is on it'),
+    );
+  }
+
   /** Refuses a network that a VM can't be connected to, and a reserved address that it can't give to this VM. */
   checkNic(network: Network, vmId: string | null, field: string, address: string | undefined): void {
     if (network.status.state === 'deleting')

@@ -21,6 +21,8 @@ export interface VmGuestsParts {
   log: Log;
   /** Takes away what a VM that ended had on the host: its taps. */
   disconnect: (vm: Vm) => Promise<void>;
+  /** Told after a VM has ended, however it did: what its spec plans is what it has now. */
+  onEnd: () => void;
   /**
    * Told after a VM has ended without being asked to, or powered itself off: the restart policy decides. `vm` is as it
    * was before its end.
@@ -168,6 +170,7 @@ export class VmGuests {
       );
     const exit: VmExit = { at: new Date().toISOString(), cause, message };
     await this.#parts.records.transition(vm.id, to, message, endedStatus(vm, exit, to));
+    this.#parts.onEnd();
     return exit;
   }
 
