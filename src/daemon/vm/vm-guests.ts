@@ -86,6 +86,7 @@ export class VmGuests {
     this.#entries.get(id)?.stopWatching();
     const entry: Entry = { guest, stopWatching: () => {}, listeners: new Set() };
     entry.stopWatching = guest.watch((message) => {
+      if (message.type === 'ended') this.#ends.set(id, message);
       for (const listener of entry.listeners) listener(message);
       void this.exclusively(id, () => this.#handle(id, entry, message)).catch((error: unknown) => {
         this.#parts.log.error({ err: error, vmId: id, message }, 'a message of a guest could not be handled');
@@ -101,7 +102,6 @@ export class VmGuests {
     const entry = this.#entries.get(id);
     entry?.stopWatching();
     this.#entries.delete(id);
-    this.#ends.delete(id);
     this.facts.end(id);
   }
 
@@ -116,6 +116,9 @@ export class VmGuests {
     signal: AbortSignal,
     before: () => Promise<void> = async () => {},
   ): Promise<GuestMessage | null> {
+    // It may have ended a moment before somebody began to wait.
+    const end = this.#ends.get(id);
+    if (end && matches(end)) return end;
     const entry = this.#entries.get(id);
     if (!entry) return null;
     const heard = Promise.withResolvers<GuestMessage | null>();
@@ -162,6 +165,7 @@ export class VmGuests {
     to: Extract<VmState, 'stopped' | 'suspended'> = 'stopped',
   ): Promise<VmExit> {
     this.detach(vm.id);
+    this.#ends.delete(vm.id);
     // What can't be taken away now is found at its next start, or at the daemon's.
     await this.#parts
       .disconnect(vm)
@@ -218,10 +222,7 @@ export class VmGuests {
         return;
       case 'ended':
         if (vm.status.taskId === null) await this.#finish(vm, message.cause, message.message);
-        else {
-          this.detach(id);
-          this.#ends.set(id, message);
-        }
+        else this.detach(id);
     }
   }
 

@@ -144,7 +144,7 @@ export function askToShutDown(parts: VmStepParts): VmStep {
       }
       // Stopped vCPUs can't see a power button.
       if (before === 'paused') await guest.resume();
-      if ((await guest.state().catch(() => 'shutdown')) === 'shutdown') return;
+      if ((await guest.state().catch(() => null)) === 'shutdown') return;
       const isOver = (message: GuestMessage): boolean =>
         message.type === 'ended' || (message.type === 'state' && message.state === 'shutdown');
       const press = (): Promise<void> =>
