@@ -385,8 +385,9 @@ suite('microvm', () => {
     const transports = values(build(11, 10), '-device').flatMap(
       (text) => /bus=(virtio-mmio-bus\.\d+)/.exec(text)?.[1] ?? [],
     );
-    assert.equal(transports.length, 24);
-    assert.equal(new Set(transports).size, 24);
+    // All 24 but that of the random number device, which an emulated microvm doesn't have.
+    assert.equal(transports.length, 23);
+    assert.equal(new Set(transports).size, 23);
   });
 
   test('what has no room, or no form there, is refused', () => {
