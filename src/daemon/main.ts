@@ -240,7 +240,6 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     events,
     service: vmService,
     log,
-    disconnect: (vm) => disconnect({ networks }, vm),
   });
 
   const adoption = await supervisor.adoptAll(hasRebooted);

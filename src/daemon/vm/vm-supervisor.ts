@@ -25,8 +25,6 @@ export interface VmSupervisorParts extends Pick<DefinitionParts, 'directory'> {
   events: EventService;
   service: VmService;
   log: Log;
-  /** Takes away what a VM that ended had on the host. */
-  disconnect: (vm: Vm) => Promise<void>;
 }
 
 const daemon = 'lodge';
