@@ -16,14 +16,15 @@ suite('event streams', () => {
   const event = { type: 'stdout', data: 'eA==' } as const;
 
   test('a failure at the start is an ordinary answer, also that of a generator', async (t) => {
-    const { client } = await startStub(t, {
+    const own = {
       'vm.exec': () =>
         (async function* () {
           await delay(1);
           if (event.type === 'stdout') throw new LodgeError('agent_unavailable', 'no agent');
           yield event;
         })(),
-    });
+    };
+    const { client } = await startStub(t, own, { limits: { firstItemMs: 10_000 } });
     const failure = await failureOf(client.vm.exec({ params: { vm: 'a' }, body: { command: ['x'] } }));
     assert.equal(failure.code, 'agent_unavailable');
   });
@@ -250,6 +251,39 @@ suite('bytes', () => {
     assert.equal((await failureOf(short)).code, 'unavailable');
     const broken = await client.vm.log({ params: { vm: 'a' } });
     assert.equal((await failureOf(broken.text())).code, 'unavailable');
+  });
+
+  test('a failure before the first bytes is an ordinary answer, however late it comes', async (t) => {
+    const own = {
+      'vm.readFile': () =>
+        (async function* () {
+          await delay(100);
+          if (own) throw new LodgeError('not_found', 'there is no such file');
+          yield new Uint8Array(1);
+        })(),
+    };
+    const { client } = await startStub(t, own, { limits: { firstItemMs: 1 } });
+    const failure = await failureOf(client.vm.readFile({ params: { vm: 'a' }, query: { path: '/x' } }));
+    assert.equal(failure.code, 'not_found');
+  });
+
+  test('a source that gives nothing is a timeout, and is released', async (t) => {
+    let isReleased = false;
+    const own = {
+      'vm.readFile': () => ({
+        [Symbol.asyncIterator]: () => ({
+          next: () => new Promise<never>(() => {}),
+          return: () => {
+            isReleased = true;
+            return Promise.resolve({ done: true, value: undefined });
+          },
+        }),
+      }),
+    };
+    const { client } = await startStub(t, own, { limits: { handlerTimeoutMs: 50 } });
+    const failure = await failureOf(client.vm.readFile({ params: { vm: 'a' }, query: { path: '/x' } }));
+    assert.equal(failure.code, 'timeout');
+    assert.ok(isReleased);
   });
 });
 

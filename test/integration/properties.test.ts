@@ -10,7 +10,7 @@ import * as fc from 'fast-check';
 import { allRoutes } from '../../src/api/contract.ts';
 import { errorBody, errorCodes } from '../../src/api/errors.ts';
 import { isSchema, type Route } from '../../src/api/route.ts';
-import { finalTaskStates } from '../../src/api/task.ts';
+import { finalTaskStates, type Task } from '../../src/api/task.ts';
 import { requestPath } from '../../src/client/client.ts';
 import { arbitraryOf, mangled, nastyJson } from '../support/arbitrary.ts';
 import { findMistakes } from '../support/crash/invariants.ts';
@@ -35,6 +35,8 @@ interface Sent {
   path: string;
   headers: Record<string, string>;
   body: string | undefined;
+  /** Else a failure would show the whole schema of the route. */
+  [fc.toStringMethod]: () => string;
 }
 
 /** Makes of an arbitrary valid value one that has something to do with what there is, and costs little. */
@@ -90,7 +92,7 @@ function requestFor(id: string, noun: string, route: Route): fc.Arbitrary<Sent> 
     ? fc.oneof({ weight: 4, arbitrary: arbitraryOf(route.query, 'input') }, { weight: 1, arbitrary: fc.constant({}) })
     : fc.constant({});
   const schema = route.body !== undefined && isSchema(route.body) ? route.body : null;
-  const body: fc.Arbitrary<readonly [isAimed: boolean, value: unknown]> =
+  const content: fc.Arbitrary<readonly [isAimed: boolean, value: unknown]> =
     schema === null
       ? fc.constant([false, undefined] as const)
       : fc.oneof(
@@ -98,7 +100,7 @@ function requestFor(id: string, noun: string, route: Route): fc.Arbitrary<Sent> 
           { weight: 3, arbitrary: mangled(arbitraryOf(schema, 'input')).map((value) => [false, value] as const) },
           { weight: 1, arbitrary: nastyJson.map((value) => [false, value] as const) },
         );
-  return fc.tuple(params, query, body, seeds).map(([values, rawQuery, [isAimed, value], choices]) => {
+  return fc.tuple(params, query, content, seeds).map(([values, rawQuery, [isAimed, value], choices]) => {
     let next = 0;
     const pick = (items: readonly [string, ...string[]]): string =>
       items[(choices[next++ % choices.length] ?? 0) % items.length]!;
@@ -109,12 +111,15 @@ function requestFor(id: string, noun: string, route: Route): fc.Arbitrary<Sent> 
     };
     const aimed = isAimed ? aim(noun, value, pick) : withoutBuilds(value);
     const isBytes = route.body !== undefined && !isSchema(route.body);
+    const path = pathOf(route, byName, safe);
+    const body = isBytes ? 'some bytes, and no disk' : aimed === undefined ? undefined : JSON.stringify(aimed);
     return {
       id,
       route,
-      path: pathOf(route, byName, safe),
+      path,
       headers: { 'content-type': isBytes ? 'application/octet-stream' : 'application/json' },
-      body: isBytes ? 'some bytes, and no disk' : aimed === undefined ? undefined : JSON.stringify(aimed),
+      body,
+      [fc.toStringMethod]: () => `${route.method} ${path} ${body?.slice(0, 2000) ?? ''}`,
     };
   });
 }
@@ -177,10 +182,20 @@ function ask(daemon: TestDaemon, { route, path, headers, body }: Sent): Promise<
       message.once('end', done);
       message.once('error', (error) => (isEndless ? done() : reject(error)));
     });
-    request.once('timeout', () => request.destroy(new Error(`${route.method} ${path}: no answer within 20 s`)));
-    request.once('error', reject);
+    request.once('timeout', () => request.destroy(new Error('no answer within 20 s')));
+    request.on('error', (cause) => {
+      const how = request.reusedSocket ? 'a connection that was used before' : 'a new connection';
+      const what = `${route.method} ${path} ${body?.slice(0, 2000) ?? 'without a body'}`;
+      reject(new Error(`${what}, over ${how}: ${cause.message}`, { cause }));
+    });
     request.end(body);
   });
+}
+
+/** What a task is about and how far it has come. */
+function taskText({ id, type, state, target, steps, createdAt }: Task): string {
+  const done = steps.map((step) => `${step.name}: ${step.state}`).join(', ');
+  return `${type} of ${target.name} (task ${id}, of ${createdAt}) is ${state} (${done})`;
 }
 
 test('whatever is asked, the daemon lives, answers as the contract says, and ends what it began', async (t) => {
@@ -238,7 +253,9 @@ test('whatever is asked, the daemon lives, answers as the contract says, and end
   const ended = await eventually(
     async () => {
       const { items } = await daemon.client.task.list({ query: { limit: 500, sort: '-createdAt' } });
-      return items.every(({ state }) => finalTaskStates.has(state)) ? items : null;
+      const open = items.filter(({ state }) => !finalTaskStates.has(state));
+      if (open.length > 0) throw new Error(`not so: ${open.map(taskText).join('; ')}`);
+      return items;
     },
     { describe: 'every task has ended', timeoutMs: 60_000, intervalMs: 200 },
   );

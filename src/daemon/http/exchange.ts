@@ -237,7 +237,10 @@ export class Exchange {
     const { limits } = this.#services;
     const source = new StartedSource(answer);
     try {
-      await source.check(limits.firstItemMs);
+      // Unlike an event stream, bytes have no way to tell of a failure once the head of the answer is out.
+      const isThere = await source.check(limits.handlerTimeoutMs);
+      if (!isThere)
+        throw new LodgeError('timeout', `${this.#served.id} gave nothing within ${limits.handlerTimeoutMs / 1000} s`);
     } catch (failure) {
       source.release();
       throw failure;

@@ -8,9 +8,9 @@ export interface HttpLimits extends BodyLimits, StreamLimits {
   /** Connections to each listener. */
   maxConnections: number;
   admission: AdmissionLimits;
-  /** Longest a handler of an ordinary request may take, milliseconds. */
+  /** Longest a handler of an ordinary request may take, and the first bytes of an answer of bytes, milliseconds. */
   handlerTimeoutMs: number;
-  /** How long an answer waits for a stream's first item, so that a failure at its start is an ordinary answer. */
+  /** How long an answer waits for an event stream's first event, so that a failure at its start is an ordinary answer. */
   firstItemMs: number;
   /** How often a WebSocket is asked whether it is alive, milliseconds; one that hasn't answered by the next is cut off. */
   pingMs: number;

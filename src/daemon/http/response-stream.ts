@@ -56,14 +56,19 @@ export class StartedSource<T> {
 
   /**
    * Throws when the source fails at once. A generator's checks run only when it is first asked, so without this a
-   * `not_found` would come after the headers of a success. Waits at most `patienceMs` for a source that has nothing yet.
+   * `not_found` would come after the headers of a success. Waits at most `patienceMs` for a source that has nothing yet,
+   * and tells whether it has something now, be it its end.
    */
-  async check(patienceMs: number): Promise<void> {
-    if (this.#first === null) return;
+  async check(patienceMs: number): Promise<boolean> {
+    if (this.#first === null) return true;
     let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, patienceMs)));
+    const patience = new Promise<false>((resolve) => {
+      timer = setTimeout(() => resolve(false), patienceMs);
+      // A source that hangs must not keep a stopped daemon from ending.
+      timer.unref();
+    });
     try {
-      await Promise.race([this.#first, patience]);
+      return await Promise.race([this.#first.then(() => true), patience]);
     } finally {
       clearTimeout(timer);
     }
