@@ -485,4 +485,5 @@ else
 fi
 PATH=$root/node_modules/.bin:$PATH
 # shellcheck disable=SC2086
-exec $as_root env "PATH=$PATH" ${CI:+"CI=$CI"} "$node" "$root/tools/$mode.ts" "$@"
+exec $as_root env "PATH=$PATH" ${CI:+"CI=$CI"} ${INIT_CWD:+"INIT_CWD=$INIT_CWD"} \
+  ${LODGE_CONFIG:+"LODGE_CONFIG=$LODGE_CONFIG"} "$node" "$root/tools/$mode.ts" "$@"

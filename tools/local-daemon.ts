@@ -4,10 +4,10 @@ import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, readFile, readlink, stat } from 'node:fs/promises';
 import { connect as connectSocket } from 'node:net';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect, type NodeClient } from '../src/client/node-transport.ts';
-import { loadConfig } from '../src/daemon/config.ts';
+import { configPath, loadConfig } from '../src/daemon/config.ts';
 import { run } from '../src/host/command.ts';
 import { findProcesses, terminateProcess, type ProcessIdentity } from '../src/host/process.ts';
 
@@ -28,10 +28,16 @@ export interface DaemonPlace {
   logPath: string;
 }
 
+/** The folder in which the command was typed: npm runs its scripts in the clone. */
+export const typedIn = process.env['INIT_CWD'] ?? process.cwd();
+
 /** Reads where the daemon with this configuration file, or with the machine's own, listens and logs. */
-export async function daemonPlace(configPath: string | undefined): Promise<DaemonPlace> {
-  const { socketPath, socketGroup, logDir } = await loadConfig(configPath, process.env);
-  return { configPath: configPath ?? null, socketPath, socketGroup, logPath: join(logDir, 'daemon.log') };
+export async function daemonPlace(option: string | undefined): Promise<DaemonPlace> {
+  const { path, isRequired } = configPath(option, process.env);
+  // The daemon itself runs in /.
+  const named = isRequired ? resolve(typedIn, path) : null;
+  const { socketPath, socketGroup, logDir } = await loadConfig(named ?? undefined, process.env);
+  return { configPath: named, socketPath, socketGroup, logPath: join(logDir, 'daemon.log') };
 }
 
 /** Whether something listens at the daemon's socket. */

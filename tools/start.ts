@@ -9,7 +9,7 @@
 //
 // Promises: what exists already stays as it is, so that a second run takes seconds; every failure ends with what to do.
 import { mkdir, readFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { parseArgs, styleText } from 'node:util';
 import { LodgeError } from '../src/api/errors.ts';
 import { type Image } from '../src/api/image.ts';
@@ -20,7 +20,16 @@ import { type LodgeClient } from '../src/client/client.ts';
 import { waitForTask } from '../src/client/follow.ts';
 import { run } from '../src/host/command.ts';
 import { linkLauncher } from './launcher.ts';
-import { connectTo, daemonPlace, isListening, startDaemon, stopDaemon, type DaemonPlace } from './local-daemon.ts';
+import {
+  connectTo,
+  daemonPlace,
+  isListening,
+  startDaemon,
+  stopDaemon,
+  typedIn,
+  type DaemonPlace,
+} from './local-daemon.ts';
+import { lodgeCommand, stopCommand } from './next-steps.ts';
 import { Steps, type StepProgress } from './steps.ts';
 
 type Report = (progress: StepProgress) => void;
@@ -243,7 +252,7 @@ async function groupHint(group: string | null): Promise<string | null> {
 }
 
 /** What to do next, in the words to type. */
-function nextSteps(lodge: string, vm: Vm | null, httpsAddress: string | null): string {
+function nextSteps(lodge: string, stop: string, vm: Vm | null, httpsAddress: string | null): string {
   const rows: [string, string][] = [
     [`${lodge} vm list`, 'what runs'],
     ...(vm === null
@@ -254,7 +263,7 @@ function nextSteps(lodge: string, vm: Vm | null, httpsAddress: string | null): s
           [`${lodge} vm stop ${VM}`, 'shuts it down'],
         ] satisfies [string, string][])),
     [`${lodge} --help`, 'everything else'],
-    ['npm stop', 'ends the daemon; guests run on'],
+    [stop, 'ends the daemon; guests run on'],
   ];
   const width = Math.max(...rows.map(([words]) => words.length)) + 3;
   const lines = rows.map(([words, what]) => `  ${styleText('bold', words.padEnd(width))}${what}`);
@@ -275,9 +284,10 @@ async function main(): Promise<void> {
   if (place.socketGroup !== null) await ensureGroup(place.socketGroup);
 
   const launcher = join(root, 'bin/lodge');
-  await mkdir(dirname(options.launcher), { recursive: true });
-  const link = await linkLauncher(launcher, options.launcher);
-  if (link.outcome === 'linked') steps.already(`The command lodge is in ${dirname(options.launcher)}`);
+  const linkPath = resolve(typedIn, options.launcher);
+  await mkdir(dirname(linkPath), { recursive: true });
+  const link = await linkLauncher(launcher, linkPath);
+  if (link.outcome === 'linked') steps.already(`The command lodge is in ${dirname(linkPath)}`);
   if (link.outcome === 'refused') steps.already(`The command is ${launcher}: ${link.reason}`);
 
   await ensureDaemon(steps, place);
@@ -296,10 +306,15 @@ async function main(): Promise<void> {
       vm === null
         ? 'Lodge is running.'
         : `Lodge is running, and so is its guest ${VM}${addresses.length > 0 ? ` (${addresses.join(', ')})` : ''}.`;
-    const command = link.outcome === 'refused' ? launcher : 'lodge';
+    const started = {
+      ...place,
+      launcher: link.outcome === 'refused' ? launcher : linkPath,
+      searchPath: process.env['PATH'] ?? '',
+    };
+    const command = lodgeCommand(started);
     const hint = await groupHint(place.socketGroup);
     const words = hint === null ? command : `sudo ${command}`;
-    console.log(`\n${styleText('bold', headline)}\n\n${nextSteps(words, vm, httpsAddress)}\n`);
+    console.log(`\n${styleText('bold', headline)}\n\n${nextSteps(words, stopCommand(started), vm, httpsAddress)}\n`);
     if (hint !== null) console.log(`${hint}\n`);
   } finally {
     connection.close();

@@ -5,6 +5,7 @@ import { isMap, isPair, isScalar, LineCounter, parseDocument, type Document } fr
 import * as z from 'zod';
 import { LodgeError, shorten, type FieldProblem } from '../api/errors.ts';
 import { closestWord } from '../lib/closest-word.ts';
+import { formatPath, type PathPart } from '../lib/field-path.ts';
 
 /** Where the file is looked for when neither --config nor LODGE_CONFIG names one; it need not exist. */
 export const defaultConfigPath = '/etc/lodge/lodge.yaml';
@@ -183,10 +184,10 @@ function refusal(file: string, problems: Located[]): LodgeError {
 function problemsOf(issue: z.core.$ZodIssue, document: Document, lines: LineCounter, root: unknown): Located[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => {
-      const path = [...issue.path, key];
+      const path = [...issue.path, key] as PathPart[];
       const meant = closestWord(key, knownKeys(issue.path));
       const message = `is not a key that is known here${meant === null ? '' : `: did you mean ${meant}?`}`;
-      return { line: lineOf(path, document, lines), problem: { field: path.join('.'), message } };
+      return { line: lineOf(path, document, lines), problem: { field: formatPath(path), message } };
     });
   }
   const given = valueAt(root, issue.path);
@@ -196,7 +197,7 @@ function problemsOf(issue: z.core.$ZodIssue, document: Document, lines: LineCoun
     {
       line: lineOf(issue.path, document, lines),
       problem: {
-        field: issue.path.length === 0 ? 'the file' : issue.path.join('.'),
+        field: issue.path.length === 0 ? 'the file' : formatPath(issue.path as PathPart[]),
         message,
         ...(given === undefined ? {} : { value: shorten(given) }),
       },

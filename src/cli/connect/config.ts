@@ -6,6 +6,7 @@ import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import * as z from 'zod';
 import { objectName } from '../../api/object.ts';
+import { formatPath, type PathPart } from '../../lib/field-path.ts';
 import { usageError } from '../usage-error.ts';
 
 const contextName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'takes letters, digits, "_", "." and "-"');
@@ -65,7 +66,10 @@ export async function readConfig(path: string): Promise<{ config: Config; warnin
   if (!checked.success) {
     throw usageError(`the configuration ${path} is not valid`, {
       hint: 'Correct the named fields, or remove the file and make it again with lodge context add.',
-      fields: checked.error.issues.map((issue) => ({ field: issue.path.join('.'), message: issue.message })),
+      fields: checked.error.issues.map((issue) => ({
+        field: formatPath(issue.path as PathPart[]),
+        message: issue.message,
+      })),
     });
   }
   const hasSecret = Object.values(checked.data.contexts).some((one) => one.token !== undefined);
@@ -104,7 +108,10 @@ export function checkedContext(name: string, given: Context): Context {
   const checked = context.safeParse(given);
   if (checked.success) return checked.data;
   throw usageError(`the context ${name} is not valid`, {
-    fields: checked.error.issues.map((issue) => ({ field: issue.path.join('.'), message: issue.message })),
+    fields: checked.error.issues.map((issue) => ({
+      field: formatPath(issue.path as PathPart[]),
+      message: issue.message,
+    })),
   });
 }
 

@@ -8,6 +8,7 @@ import type { Vm } from '../../api/vm.ts';
 import { LodgeError } from '../../api/errors.ts';
 import type { Session } from '../connect/session.ts';
 import { withSuggestion } from '../list.ts';
+import { shellWord } from '../../lib/shell-word.ts';
 import { addressesOf, fetchVms } from './view.ts';
 
 export interface SshOptions {
@@ -93,7 +94,7 @@ export async function sshToVm(
     command,
   );
   if (options.dryRun === true) {
-    session.terminal.line(['ssh', ...args].join(' '));
+    session.terminal.line(['ssh', ...args].map(shellWord).join(' '));
     return 0;
   }
   await mkdir(dirname(knownHosts), { recursive: true, mode: 0o700 });
