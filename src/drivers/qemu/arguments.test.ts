@@ -5,7 +5,7 @@ import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
 import { buildCommand, hasDisplay, type CommandContext, type QemuCommand } from './arguments.ts';
-import { diskOfNode } from './device-arguments.ts';
+import { diskOfDevice, layerNode } from './device-arguments.ts';
 
 const installation: CommandContext['installation'] = {
   binary: '/usr/bin/qemu-system-x86_64',
@@ -171,7 +171,7 @@ suite('the accelerator', () => {
     const command = buildCommand(define(), kvm);
     assert.equal(value(command, '-accel'), 'kvm,device=/dev/fdset/10');
     assert.deepEqual(command.files, [{ path: '/dev/kvm', mode: 'rw', fd: 10 }]);
-    assert.deepEqual(values(command, '-add-fd'), ['fd=10,set=10']);
+    assert.deepEqual(values(command, '-add-fd'), ['fd=10,set=10,opaque=/dev/kvm']);
     assert.equal(value(command, '-cpu'), 'host');
     assert.equal(command.pinned.rung, 'kvm');
   });
@@ -232,7 +232,7 @@ suite('disks', () => {
   test('each bus has its device', () => {
     const on = (bus: GuestDisk['bus'], machine: 'q35' | 'pc' = 'q35'): string =>
       device(buildCommand(define({ machine }, { disks: [disk('root', { bus })] }), tcg), 'disk-root');
-    assert.match(on('virtio'), /^virtio-blk-pci,.*drive=disk0-0,bootindex=1/);
+    assert.match(on('virtio'), /^virtio-blk-pci,.*drive=l[0-9a-f]{24},bootindex=1/);
     assert.match(on('scsi'), /^scsi-hd,bus=scsi0\.0,/);
     assert.match(on('nvme'), /^nvme,.*serial=root/);
     assert.match(on('sata'), /^ide-hd,bus=ide\.0,/);
@@ -249,9 +249,15 @@ suite('disks', () => {
     ] as const;
     const command = buildCommand(define({}, { disks: [disk('root', { layers: [...layers] })] }), tcg);
     const graph = nodes(command);
-    assert.equal(graph.get('disk0-0')?.['backing'], 'disk0-1');
-    assert.equal(graph.get('disk0-1')?.['backing'], 'disk0-2');
-    assert.ok(!('backing' in graph.get('disk0-2')!));
+    const [top, base, raw] = layers.map(({ path }) => layerNode('root', path)) as [string, string, string];
+    assert.equal(graph.get(top)?.['backing'], base);
+    assert.equal(graph.get(base)?.['backing'], raw);
+    assert.ok(!('backing' in graph.get(raw)!));
+    assert.deepEqual(
+      [top, base, raw].map((name) => graph.get(name)?.['read-only']),
+      [false, true, true],
+    );
+    assert.ok([...graph.keys()].every((name) => Buffer.byteLength(name) <= 31));
     assert.deepEqual(
       command.files.map(({ path, mode }) => [path, mode]),
       [
@@ -260,7 +266,8 @@ suite('disks', () => {
         ['/v/top', 'rw'],
       ],
     );
-    const alone = nodes(buildCommand(define({}, { disks: [disk('root')] }), tcg)).get('disk0-0');
+    const only = disk('root');
+    const alone = nodes(buildCommand(define({}, { disks: [only] }), tcg)).get(layerNode('root', only.layers[0]!.path));
     assert.equal(alone?.['backing'], null, 'an image’s own record of a backing file is not followed');
     const files = [...graph.values()].filter((node) => node['driver'] === 'file');
     for (const { filename } of files) assert.match(filename as string, /^\/dev\/fdset\/\d+$/);
@@ -268,7 +275,9 @@ suite('disks', () => {
 
   test('cache modes are those of QEMU', () => {
     const node = (cache: GuestDisk['cache']): unknown =>
-      nodes(buildCommand(define({}, { disks: [disk('root', { cache })] }), tcg)).get('disk0-0')?.['cache'];
+      nodes(buildCommand(define({}, { disks: [disk('root', { cache })] }), tcg)).get(
+        layerNode('root', disk('root').layers[0]!.path),
+      )?.['cache'];
     assert.deepEqual(node('none'), { direct: true, 'no-flush': false });
     assert.deepEqual(node('writeback'), { direct: false, 'no-flush': false });
     assert.deepEqual(node('unsafe'), { direct: false, 'no-flush': true });
@@ -309,11 +318,10 @@ suite('disks', () => {
     refuses(() => buildCommand(define({ machine: 'pc' }, { disks: disks(5) }), tcg), 'unsupported', /four|4/);
   });
 
-  test('the name of a disk is found by its node, for what QEMU says about it', () => {
-    const disks = [disk('root'), disk('data'), disk('cd', { device: 'cdrom', layers: [] })];
-    const { pinned } = buildCommand(define({}, { disks }), tcg);
-    assert.equal(diskOfNode(pinned.arguments, 'disk1-0'), 'data');
-    assert.equal(diskOfNode(pinned.arguments, 'disk7-0'), null);
+  test('the name of a disk is found by its device, for what QEMU says about it', () => {
+    assert.equal(diskOfDevice('/machine/peripheral/disk-data/virtio-backend'), 'data');
+    assert.equal(diskOfDevice('/machine/peripheral/disk-cd'), 'cd');
+    assert.equal(diskOfDevice('/machine/peripheral/nic0'), null);
   });
 });
 

@@ -59,7 +59,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     // QEMU opens /dev/fdset/N by a duplicate of the descriptor.
     passFile: (path, mode) => {
       const fd = passDescriptor(path, mode);
-      add('-add-fd', `fd=${fd},set=${fd}`);
+      // The path is QEMU's to remember: by it a later daemon knows which file a set stands for (query-fdsets).
+      add('-add-fd', `fd=${fd},set=${fd},opaque=${path.replaceAll(',', ',,')}`);
       return `/dev/fdset/${fd}`;
     },
     passTap: (name) => {
@@ -93,6 +94,12 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   add('-rtc', 'base=utc,driftfix=slew', '-boot', 'strict=on');
   add('-action', 'reboot=reset,shutdown=pause,panic=pause');
   add('-chardev', `socket,id=qmp0,path=${workNames.qmpSocket},server=on,wait=off`, '-mon', 'chardev=qmp0,mode=control');
+  add(
+    '-chardev',
+    `socket,id=qmp1,path=${workNames.descriptorSocket},server=on,wait=off`,
+    '-mon',
+    'chardev=qmp1,mode=control',
+  );
   add(
     '-chardev',
     `socket,id=serial0,path=${workNames.serialSocket},server=on,wait=off,logfile=${workNames.serialLog},logappend=on`,

@@ -1,7 +1,8 @@
 // The part of QEMU's command line that describes disks and NICs: block graphs over files that are passed in as
 // descriptors, and devices at places that stay the same.
+import { createHash } from 'node:crypto';
 import { LodgeError } from '../../api/errors.ts';
-import { type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
+import { type DiskLayer, type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
 import { type DevicePlaces } from './places.ts';
 
 /** What makes the arguments: a list that grows, and descriptors that are given out. */
@@ -40,18 +41,14 @@ export function effectiveBus(
   return machine === 'pc' ? 'ide' : 'sata';
 }
 
-/** Id of a disk's device, from which {@link diskOfNode} finds its name again. */
+/** Id of a disk's device, from which {@link diskOfDevice} finds its name again. */
 function diskId(name: string): string {
   return `disk-${name}`;
 }
 
-/** The disk whose device uses a block node, by the command line the guest was started with; null for another node. */
-export function diskOfNode(args: readonly string[], node: string): string | null {
-  for (const argument of args) {
-    const parts = argument.split(',');
-    if (parts.includes(`drive=${node}`)) return parts.find((part) => part.startsWith('id=disk-'))?.slice(8) ?? null;
-  }
-  return null;
+/** The disk whose device has this place in QEMU's object tree (`/machine/peripheral/disk-root/virtio-backend`); null for another. */
+export function diskOfDevice(qomPath: string): string | null {
+  return /^\/machine\/peripheral\/disk-([^/]+)(\/|$)/.exec(qomPath)?.[1] ?? null;
 }
 
 export function addDisks(definition: GuestDefinition, tools: ArgumentTools): void {
@@ -62,7 +59,7 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
   let sataUnits = 0;
   let sataControllers = machine === 'q35' ? 1 : 0;
   for (const [index, disk] of definition.disks.entries()) {
-    const node = addLayers(disk, index, tools);
+    const node = addLayers(disk, tools);
     const isCdrom = disk.device === 'cdrom';
     const common =
       `id=${diskId(disk.name)},serial=${disk.name.slice(0, serialLength)}${node ? `,drive=${node}` : ''},` +
@@ -123,24 +120,50 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
 }
 
 /** The block graph of a disk, lowest layer first. Returns the node the device uses, null for an empty drive. */
-function addLayers(disk: GuestDisk, index: number, { add, passFile }: ArgumentTools): string | null {
-  const { direct, noFlush } = cacheOptions[disk.cache];
+function addLayers(disk: GuestDisk, { add, passFile }: ArgumentTools): string | null {
   let below: string | null = null;
   for (const [depth, layer] of [...disk.layers.entries()].reverse()) {
     const isWritten = depth === 0 && !disk.isReadOnly && disk.device === 'disk';
-    const name = `disk${index}-${depth}`;
-    const common = { 'read-only': !isWritten, cache: { direct, 'no-flush': noFlush }, discard: 'unmap' };
     const filename = passFile(layer.path, isWritten ? 'rw' : 'ro');
-    add('-blockdev', JSON.stringify({ driver: 'file', 'node-name': `${name}-file`, filename, ...common }));
-    // A layer's own record of what it is based on is not followed: the graph is the one given here.
-    const backing = layer.format === 'qcow2' ? { backing: below } : {};
-    add(
-      '-blockdev',
-      JSON.stringify({ driver: layer.format, 'node-name': name, file: `${name}-file`, ...common, ...backing }),
-    );
-    below = name;
+    for (const node of layerNodes(disk, layer, { filename, isWritten, below })) add('-blockdev', JSON.stringify(node));
+    below = layerNode(disk.name, layer.path);
   }
   return below;
+}
+
+/** A block node, as `-blockdev` and `blockdev-add` take it. */
+export interface BlockNode {
+  driver: string;
+  'node-name': string;
+  [option: string]: unknown;
+}
+
+/**
+ * Name of the block node of a layer: the same for the same disk and file, whatever else the guest has, so that a later
+ * daemon finds it. At most 31 bytes, with "-file" for the file below it (BlockDriverState.node_name).
+ */
+export function layerNode(disk: string, path: string): string {
+  return `l${createHash('sha256').update(`${disk}\0${path}`).digest('hex').slice(0, 24)}`;
+}
+
+/** The two nodes of a layer: its file, and its format on top of that. `below`: the node it is based on. */
+export function layerNodes(
+  disk: Pick<GuestDisk, 'name' | 'cache'>,
+  layer: DiskLayer,
+  { filename, isWritten, below }: { filename: string; isWritten: boolean; below: string | null },
+): [BlockNode, BlockNode] {
+  const { direct, noFlush } = cacheOptions[disk.cache];
+  const name = layerNode(disk.name, layer.path);
+  const common = { cache: { direct, 'no-flush': noFlush }, discard: 'unmap' };
+  // A layer's own record of what it is based on is not followed: the graph is the one given here.
+  const backing = layer.format === 'qcow2' ? { backing: below } : {};
+  // The file of a layer that is read only is opened for writing when layers are merged into it, by a descriptor that QEMU
+  // is given then; until then it has none that could be written to.
+  const fileAccess = isWritten ? { 'read-only': false } : { 'read-only': false, 'auto-read-only': true };
+  return [
+    { driver: 'file', 'node-name': `${name}-file`, filename, ...fileAccess, ...common },
+    { driver: layer.format, 'node-name': name, file: `${name}-file`, 'read-only': !isWritten, ...common, ...backing },
+  ];
 }
 
 export function addNics(

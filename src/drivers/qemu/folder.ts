@@ -12,6 +12,8 @@ export interface VmFolder {
   /** Where QEMU works. */
   work: string;
   qmpSocket: string;
+  /** A second monitor, over which descriptors are handed in; nobody stays connected to it. */
+  descriptorSocket: string;
   serialSocket: string;
   agentSocket: string;
   vncSocket: string;
@@ -27,6 +29,7 @@ export interface VmFolder {
 /** Names of the files in the work folder, as QEMU is given them. */
 export const workNames = {
   qmpSocket: 'qmp.sock',
+  descriptorSocket: 'descriptors.sock',
   serialSocket: 'serial.sock',
   agentSocket: 'agent.sock',
   vncSocket: 'vnc.sock',
@@ -43,6 +46,7 @@ export function vmFolder(directory: string): VmFolder {
     directory,
     work,
     qmpSocket: inWork('qmpSocket'),
+    descriptorSocket: inWork('descriptorSocket'),
     serialSocket: inWork('serialSocket'),
     agentSocket: inWork('agentSocket'),
     vncSocket: inWork('vncSocket'),
@@ -77,8 +81,8 @@ async function removeUnlessOwn(path: string, uid: number): Promise<void> {
 
 /** Removes what has no meaning without a process. Only while no process of the VM's user runs. */
 export async function removeLeftovers(folder: VmFolder): Promise<void> {
-  const { qmpSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState } = folder;
-  const leftovers = [qmpSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState];
+  const { qmpSocket, descriptorSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState } = folder;
+  const leftovers = [qmpSocket, descriptorSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState];
   // Whatever stands under such a name goes, be it a folder that the VM's user put there.
   await Promise.all(leftovers.map((path) => rm(path, { force: true, recursive: true })));
 }

@@ -27,7 +27,7 @@ import { type QemuGuestAgent } from './agent/guest-agent.ts';
 import { agentChardev, agentPort } from './arguments.ts';
 import { withoutDisplay, type GuestConsoles } from './consoles.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
-import { diskOfNode } from './device-arguments.ts';
+import { diskOfDevice } from './device-arguments.ts';
 import { readTail, workNames, type VmFolder } from './folder.ts';
 import { GuestMeter } from './guest-meter.ts';
 import { asking } from './qmp-failure.ts';
@@ -291,7 +291,7 @@ export class QemuGuest implements Guest {
       case 'BLOCK_IO_ERROR':
         this.#tell({
           type: 'disk-error',
-          disk: diskOfNode(this.pinned.arguments, event.data['node-name'] ?? '') ?? event.data.device,
+          disk: diskOfDevice(event.data['qom-path'] ?? '') ?? (event.data.device || 'unknown'),
           message: `${event.data.operation} failed: ${event.data.reason}`,
         });
         return;

@@ -81,6 +81,7 @@ export const events = {
   }),
   BLOCK_IO_ERROR: event({
     device: string,
+    'qom-path': optional(string),
     'node-name': optional(string),
     operation: readOrWrite,
     action: blockErrorAction,
