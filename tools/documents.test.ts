@@ -3,6 +3,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { vmState } from '../src/api/vm-state.ts';
+import { nodeOptions } from '../src/daemon/node-options.ts';
 import { apiGuidePath, withErrorTable } from './generate-error-table.ts';
 import { finalLines, picturePath, recordingPath, sessionPicture } from './session-picture.ts';
 
@@ -47,6 +48,15 @@ test('every file and folder of the source that a document names is there', () =>
       if (!existsSync(join(root, name))) missing.push(`${path}: ${name}`);
   }
   assert.deepEqual(missing, []);
+});
+
+test('systemd, and whoever reads how to do without it, starts the daemon with the options of Node that it is started with elsewhere', () => {
+  const command = `node_modules/.bin/node ${nodeOptions.join(' ')}`;
+  assert.match(
+    read('docs/lodge.service'),
+    new RegExp(`^ExecStart=/opt/lodge/${command} /opt/lodge/src/daemon/main.ts$`, 'm'),
+  );
+  assert.ok(read('docs/running-as-a-service.md').includes(`\`${command} src/daemon/main.ts\``));
 });
 
 test('the errors in docs/api.md are those of the code; if not: node tools/generate-error-table.ts', () => {

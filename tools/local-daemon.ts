@@ -8,6 +8,7 @@ import { dirname, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect, type NodeClient } from '../src/client/node-transport.ts';
 import { configPath, loadConfig } from '../src/daemon/config.ts';
+import { nodeOptions } from '../src/daemon/node-options.ts';
 import { run } from '../src/host/command.ts';
 import { findProcesses, terminateProcess, type ProcessIdentity } from '../src/host/process.ts';
 
@@ -74,7 +75,7 @@ export async function startDaemon(place: DaemonPlace, onProgress: (message: stri
     () => 0,
   );
   const log = openSync(place.logPath, 'a', 0o640);
-  const args = [entry, ...(place.configPath === null ? [] : ['--config', place.configPath])];
+  const args = [...nodeOptions, entry, ...(place.configPath === null ? [] : ['--config', place.configPath])];
   const child = spawn(process.execPath, args, {
     cwd: '/',
     detached: true,
@@ -145,7 +146,9 @@ async function waitUntilReady(
 /** The processes of this daemon, whichever clone they were started from. */
 async function findDaemon(place: DaemonPlace): Promise<ProcessIdentity[]> {
   const isIt = (argv: readonly string[]): boolean => {
-    if (argv[1]?.endsWith('/src/daemon/main.ts') !== true) return false;
+    // The program is the first word behind node that is no option of node's own.
+    const program = argv.slice(1).find((word) => !word.startsWith('-'));
+    if (program?.endsWith('/src/daemon/main.ts') !== true) return false;
     const config = argv[argv.indexOf('--config') + 1];
     return place.configPath === null ? !argv.includes('--config') : config === place.configPath;
   };

@@ -8,6 +8,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type LodgeClient } from '../../src/client/client.ts';
 import { connect, type NodeClient } from '../../src/client/node-transport.ts';
+import { nodeOptions } from '../../src/daemon/node-options.ts';
 import { atEnd, type Cleanup } from './cleanup.ts';
 import { removeTraces } from './leaks.ts';
 import { markedName } from './mark.ts';
@@ -94,7 +95,7 @@ export class TestDaemon {
   /** Starts it and waits until it answers that it is ready. */
   async start(): Promise<void> {
     if (this.#process !== null) throw new Error('the daemon of this test is already running');
-    const argv = [process.execPath, join(root, 'src/daemon/main.ts'), '--config', this.configPath];
+    const argv = [process.execPath, ...nodeOptions, join(root, 'src/daemon/main.ts'), '--config', this.configPath];
     const [program, ...args] = this.#options.namespace?.command(argv) ?? (argv as [string, ...string[]]);
     const log = openSync(this.logPath, 'a');
     // Without this the daemon would take itself for a test file.
