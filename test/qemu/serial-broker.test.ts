@@ -1,7 +1,9 @@
 // The serial console's broker against a real QEMU whose guest prints numbered lines: a number that is missing or comes
 // twice shows every gap and every repetition.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFile, stat, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { SerialBroker } from '../../src/drivers/qemu/serial/broker.ts';
@@ -125,6 +127,30 @@ test('with a log of the socket’s own, a console that is not under pressure is 
     lines += 10;
     viewer.destroy();
   }
+});
+
+test('the log has every byte once, however late whoever looks takes them', async (context) => {
+  const guest = await startSerialGuest(context);
+  const client = connect(guest.socketPath);
+  context.after(() => client.destroy());
+  await once(client, 'connect');
+  await eventually(async () => (await stat(guest.logPath)).size === 9, { describe: 'the first line is printed' });
+  let text = '';
+  client.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
+  client.write('f');
+  // Each time the guest stands still at a full socket, and goes on when it is read.
+  for (let round = 0; round < 5; round++) {
+    client.pause();
+    await isQuiet(guest.logPath);
+    const { length } = text;
+    client.resume();
+    await eventually(() => text.length > length + 5000, { describe: 'the guest goes on' });
+  }
+  client.write('f');
+  await isQuiet(guest.logPath);
+  await eventually(async () => (await stat(guest.logPath)).size === text.length, { describe: 'all is received' });
+  assert.equal(await readFile(guest.logPath, 'latin1'), text);
+  numbersIn(text);
 });
 
 test('the log is rotated under a guest that prints, and its files are one piece', async (context) => {

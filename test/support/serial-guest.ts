@@ -75,7 +75,7 @@ export async function startSerialGuest(test: Cleanup, withHub = true): Promise<S
     const [socketPath, logPath] = [join(folder, 'serial.sock'), join(folder, 'serial.log')];
     return ['-M', 'q35', '-m', '16', '-accel', 'tcg'].concat(
       ['-drive', `file=${folder}/boot.img,format=raw,if=none,id=boot`, '-device', 'ide-hd,drive=boot'],
-      serialChardevArguments('serial0', socketPath, logPath, { has: () => withHub }),
+      serialChardevArguments('serial0', socketPath, logPath, new Set(withHub ? ['hub'] : [])),
       ['-device', 'isa-serial,chardev=serial0'],
     );
   });

@@ -18,6 +18,7 @@ const installation: CommandContext['installation'] = {
   machineNames: new Set(['q35', 'pc', 'microvm', 'pc-q35-10.0', 'pc-q35-9.2', 'pc-i440fx-10.0']),
   cpuModels: ['qemu64', 'Skylake-Server'],
   cpuFeatures: new Set(['avx2']),
+  chardevKinds: new Set(['socket', 'ringbuf', 'hub']),
   uefi: { codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
 };
 
@@ -428,4 +429,19 @@ test('what the guest was started with is pinned as a whole', () => {
   const descriptors = [...command.files, ...command.taps].map(({ fd }) => fd);
   assert.equal(new Set(descriptors).size, descriptors.length, 'every descriptor is given out once');
   assert.ok(descriptors.every((fd) => fd >= 10));
+});
+
+test('the serial console is logged beside its socket where QEMU can do that, else by the socket', () => {
+  const serial = (chardevKinds: ReadonlySet<string>): string[] =>
+    values(buildCommand(define(), { ...tcg, installation: { ...installation, chardevKinds } }), '-chardev').filter(
+      (text) => text.includes('id=serial0'),
+    );
+  assert.deepEqual(serial(installation.chardevKinds), [
+    'socket,id=serial0-socket,server=on,wait=off,path=serial.sock',
+    'ringbuf,id=serial0-log,size=1024,logfile=serial.log,logappend=on',
+    'hub,id=serial0,chardevs.0=serial0-socket,chardevs.1=serial0-log',
+  ]);
+  assert.deepEqual(serial(new Set(['socket', 'ringbuf'])), [
+    'socket,id=serial0,server=on,wait=off,path=serial.sock,logfile=serial.log,logappend=on',
+  ]);
 });

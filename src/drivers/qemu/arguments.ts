@@ -9,6 +9,7 @@ import { addDisks, addNics, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
+import { serialChardevArguments } from './serial/chardev.ts';
 
 /** What the arguments depend on besides the definition. */
 export interface CommandContext {
@@ -100,12 +101,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     '-mon',
     'chardev=qmp1,mode=control',
   );
-  add(
-    '-chardev',
-    `socket,id=serial0,path=${workNames.serialSocket},server=on,wait=off,logfile=${workNames.serialLog},logappend=on`,
-    '-serial',
-    'chardev:serial0',
-  );
+  add(...serialChardevArguments('serial0', workNames.serialSocket, workNames.serialLog, installation.chardevKinds));
+  add('-serial', 'chardev:serial0');
   addKernel(definition, context, tools);
 
   addDisks(definition, tools);

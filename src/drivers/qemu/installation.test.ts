@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { inspectInstallation, isAtLeast, oldestQemu, parseMachineHelp, parseQemuVersion } from './installation.ts';
+import {
+  inspectInstallation,
+  isAtLeast,
+  oldestQemu,
+  parseChardevHelp,
+  parseMachineHelp,
+  parseQemuVersion,
+} from './installation.ts';
 
 test('the version is read however the distribution dresses it', () => {
   const debian = 'QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)\nCopyright (c) 2003-2025\n';
@@ -36,6 +43,11 @@ none                 empty machine
     ],
   );
   assert.ok(names.has('microvm') && names.has('pc-i440fx-7.0') && !names.has('Supported'));
+});
+
+test('the kinds of character devices are read', () => {
+  const kinds = parseChardevHelp('Available chardev backend types: \n  ringbuf\n  hub\n  socket\n');
+  assert.deepEqual([...kinds], ['ringbuf', 'hub', 'socket']);
 });
 
 test('a QEMU that is not there is told with what to do', async () => {

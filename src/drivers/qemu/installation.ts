@@ -18,6 +18,8 @@ export interface QemuInstallation {
   machineNames: ReadonlySet<string>;
   cpuModels: readonly string[];
   cpuFeatures: ReadonlySet<string>;
+  /** The kinds of character devices: socket, ringbuf, hub. */
+  chardevKinds: ReadonlySet<string>;
   /** UEFI firmware and the template of its variable store; null where it is not installed. */
   uefi: { codePath: string; variablesPath: string } | null;
 }
@@ -55,6 +57,12 @@ export function parseMachineHelp(text: string): { names: Set<string>; aliases: M
   return { names, aliases };
 }
 
+/** Reads `-chardev help`: a headline, and each kind on a line of its own. */
+export function parseChardevHelp(text: string): Set<string> {
+  const lines = text.split('\n').slice(1);
+  return new Set(lines.map((line) => line.trim()).filter((line) => line !== ''));
+}
+
 /** Asks the installed QEMU about itself. Throws `unavailable` when there is none, or one too old. */
 export async function inspectInstallation(binary: string): Promise<QemuInstallation> {
   const ask = async (...args: string[]): Promise<string> =>
@@ -80,7 +88,12 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
       },
     );
   }
-  const [machineHelp, cpuHelp, uefi] = await Promise.all([ask('-machine', 'help'), ask('-cpu', 'help'), findUefi()]);
+  const [machineHelp, cpuHelp, chardevHelp, uefi] = await Promise.all([
+    ask('-machine', 'help'),
+    ask('-cpu', 'help'),
+    ask('-chardev', 'help'),
+    findUefi(),
+  ]);
   const { names, aliases } = parseMachineHelp(machineHelp);
   const machines = new Map<string, string>();
   for (const type of ['q35', 'pc', 'microvm']) if (names.has(type)) machines.set(type, aliases.get(type) ?? type);
@@ -92,6 +105,7 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
     machineNames: names,
     cpuModels: cpus.models,
     cpuFeatures: new Set(cpus.features),
+    chardevKinds: parseChardevHelp(chardevHelp),
     uefi,
   };
 }

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { serialChardevArguments } from './chardev.ts';
 
 test('with a hub the log is beside the socket, without one it is the socket’s own', () => {
-  assert.deepEqual(serialChardevArguments('serial0', '/run/a,b/s', '/var/l', { has: () => true }), [
+  assert.deepEqual(serialChardevArguments('serial0', '/run/a,b/s', '/var/l', new Set(['socket', 'ringbuf', 'hub'])), [
     '-chardev',
     'socket,id=serial0-socket,server=on,wait=off,path=/run/a,,b/s',
     '-chardev',
@@ -11,7 +11,7 @@ test('with a hub the log is beside the socket, without one it is the socket’s 
     '-chardev',
     'hub,id=serial0,chardevs.0=serial0-socket,chardevs.1=serial0-log',
   ]);
-  assert.deepEqual(serialChardevArguments('serial0', '/run/s', '/var/l', { has: () => false }), [
+  assert.deepEqual(serialChardevArguments('serial0', '/run/s', '/var/l', new Set(['socket', 'ringbuf'])), [
     '-chardev',
     'socket,id=serial0,server=on,wait=off,path=/run/s,logfile=/var/l,logappend=on',
   ]);

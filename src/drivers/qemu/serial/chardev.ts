@@ -1,8 +1,8 @@
 // How QEMU is to be told to serve a serial console for SerialBroker: a socket for one client, and a log of everything.
-import type { QmpSchema } from '../qmp/schema.ts';
 
 /**
  * The arguments that make the character device `id`, to be named by the serial device (`isa-serial,chardev=<id>`).
+ * `kinds` are the character devices that this QEMU has.
  *
  * A socket's own `logfile` has a flaw: whenever the client is a little slow and the socket is full (at about 280 bytes,
  * since a UART sends them one by one), QEMU logs the byte that it could not send, and logs it again when it can. So where
@@ -15,11 +15,11 @@ export function serialChardevArguments(
   id: string,
   socketPath: string,
   logPath: string,
-  schema: Pick<QmpSchema, 'has'>,
+  kinds: ReadonlySet<string>,
 ): string[] {
   const socket = `server=on,wait=off,path=${escape(socketPath)}`;
   const log = `logfile=${escape(logPath)},logappend=on`;
-  if (!schema.has('chardev-add', 'backend.type.hub')) return ['-chardev', `socket,id=${id},${socket},${log}`];
+  if (!kinds.has('hub')) return ['-chardev', `socket,id=${id},${socket},${log}`];
   return [
     '-chardev',
     `socket,id=${id}-socket,${socket}`,
