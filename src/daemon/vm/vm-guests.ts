@@ -106,37 +106,48 @@ export class VmGuests {
   }
 
   /**
-   * Waits until the guest tells something that `matches`, or the time is over (null). Begins to listen before `before`
-   * runs, so what follows from it is not missed.
+   * Waits until the guest tells something that `matches`, or the time is over (null). Begins to listen before `ask` runs
+   * for the first time, so what follows from it is not missed; what `ask` answers with counts as told.
    */
   async waitFor(
     id: string,
     matches: (message: GuestMessage) => boolean,
-    timeoutMs: number,
-    signal: AbortSignal,
-    before: () => Promise<void> = async () => {},
+    options: {
+      timeoutMs: number;
+      signal: AbortSignal;
+      ask: () => Promise<GuestMessage | null>;
+      /** `ask` runs again and again, with this pause. */
+      askAgainMs: number;
+    },
   ): Promise<GuestMessage | null> {
     // It may have ended a moment before somebody began to wait.
     const end = this.#ends.get(id);
     if (end && matches(end)) return end;
     const entry = this.#entries.get(id);
     if (!entry) return null;
+    const { timeoutMs, signal, askAgainMs } = options;
     const heard = Promise.withResolvers<GuestMessage | null>();
-    // It may be aborted while "before" is under way and nobody awaits it yet.
+    // It may be aborted while it is being asked and nobody awaits it yet.
     heard.promise.catch(() => {});
     const listener = (message: GuestMessage): void => {
       if (matches(message)) heard.resolve(message);
     };
+    const ask = (): Promise<void> =>
+      options.ask().then((message) => {
+        if (message) listener(message);
+      }, heard.reject);
     const onAbort = (): void => heard.reject(signal.reason);
     const timer = setTimeout(() => heard.resolve(null), timeoutMs);
+    const again = setInterval(() => void ask(), askAgainMs);
     entry.listeners.add(listener);
     signal.addEventListener('abort', onAbort, { once: true });
     try {
       if (signal.aborted) onAbort();
-      await before();
+      void ask();
       return await heard.promise;
     } finally {
       clearTimeout(timer);
+      clearInterval(again);
       entry.listeners.delete(listener);
       signal.removeEventListener('abort', onAbort);
     }

@@ -144,16 +144,18 @@ export function askToShutDown(parts: VmStepParts): VmStep {
       }
       // Stopped vCPUs can't see a power button.
       if (before === 'paused') await guest.resume();
-      if ((await guest.state().catch(() => null)) === 'shutdown') return;
       const isOver = (message: GuestMessage): boolean =>
         message.type === 'ended' || (message.type === 'state' && message.state === 'shutdown');
-      const press = (): Promise<void> =>
-        guest
+      const ask = async (): Promise<GuestMessage | null> => {
+        // One that has shut down already tells nothing any more, whatever it is asked.
+        if ((await guest.state().catch(() => null)) === 'shutdown') return { type: 'state', state: 'shutdown' };
+        await guest
           .powerDown()
           .catch((error: unknown) => log.warn({ err: error, vmId: id }, 'the power button could not be pressed'));
+        return null;
+      };
       // A guest that is still booting does not hear it, and one that shuts down already doesn't mind.
-      const again = setInterval(() => void press(), pressAgainMs);
-      const heard = await guests.waitFor(id, isOver, timeoutMs, signal, press).finally(() => clearInterval(again));
+      const heard = await guests.waitFor(id, isOver, { timeoutMs, signal, ask, askAgainMs: pressAgainMs });
       if (heard?.type === 'ended' && heard.cause !== 'stopped')
         await remember({ diedOf: { cause: heard.cause, message: heard.message } });
       // One that was ended meanwhile was switched off by somebody else.
