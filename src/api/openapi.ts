@@ -38,6 +38,8 @@ const description = `Lodge hosts virtual machines. This is its whole interface: 
 
 **Errors** have one format, \`Error\`, with a code for programs, a sentence for people and what to do next.
 
+**HEAD.** Whatever answers GET also answers HEAD, with the same status and headers and without the body.
+
 **Idempotency.** Creations take the header \`Idempotency-Key\`: the same key and request give the same answer for 24 hours, made once.`;
 
 /** What is shown for each tag, in the order of the document. */

@@ -13,7 +13,13 @@ export const serverInfo = z
       .string()
       .nullable()
       .describe('PEM certificate of Lodge’s own authority, to verify its HTTPS address'),
-    httpsAddress: z.string().nullable().describe('Where it listens for remote clients, https://host:port'),
+    httpsAddress: z
+      .string()
+      .nullable()
+      .describe(
+        'Where remote clients reach it, https://host:port; by the machine’s name where it listens on all its addresses',
+      ),
+    httpsAddresses: z.array(z.string()).describe('All names and addresses by which remote clients reach it now'),
     caller: z.string().describe('Who you are to the daemon'),
     role: z.string(),
   })

@@ -79,7 +79,9 @@ export const configSchema = z.strictObject({
     .describe('Name of this installation: marks what it makes on the host, so that two of them can share one'),
   dataDir: absolutePath.default('/var/lib/lodge').describe('Database, images, volumes, keys'),
   runDir: absolutePath.default('/run/lodge').describe('Sockets and what is only true until the next boot'),
-  logDir: absolutePath.default('/var/log/lodge').describe('Logs of the daemon and of guests'),
+  logDir: absolutePath
+    .default('/var/log/lodge')
+    .describe('Log of a daemon that npm start runs; under systemd it goes to the journal'),
   socketPath: absolutePath.optional().describe('The unix socket for local clients; without it, lodge.sock in runDir'),
   socketGroup: z
     .string('must be a text')

@@ -298,6 +298,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         revision: () => store.revision(),
         caCertificate: authority?.certificate ?? null,
         httpsAddress: () => server?.httpsAddress ?? null,
+        httpsAddresses: () => server?.httpsAddresses ?? [],
         metrics,
         phase: () => phase,
       }),

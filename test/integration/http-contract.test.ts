@@ -73,6 +73,18 @@ suite('permissions', () => {
   });
 });
 
+test('what can be read answers HEAD as it answers GET, without the body', async (t) => {
+  const { socketPath } = await startStub(t);
+  for (const { id, route } of routes) {
+    if (route.method !== 'GET') continue;
+    const path = requestPath(route, someParams(route), id === 'vm.readFile' ? { path: '/x' } : {});
+    const [get, head] = [await rawRequest(socketPath, 'GET', path), await rawRequest(socketPath, 'HEAD', path)];
+    assert.equal(head.status, get.status, id);
+    assert.equal(head.headers['content-type'], get.headers['content-type'], id);
+    assert.equal(head.text, '', id);
+  }
+});
+
 suite('client and server', () => {
   for (const { id, noun, verb, route } of routes) {
     if (isWebSocket(route)) continue;

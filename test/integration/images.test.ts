@@ -198,7 +198,9 @@ suite('an upload', () => {
       'checksum_mismatch',
       'spec.source.checksum',
     );
-    assert.equal((await read(daemon, 'base')).status.state, 'waiting-for-upload');
+    const { state, reason } = (await read(daemon, 'base')).status;
+    assert.equal(state, 'waiting-for-upload');
+    assert.match(reason, /could not be imported \(.*sha256.*\); it waits for another upload/i);
     assert.deepEqual(await readdir(join(daemon.folder, 'data/images')), []);
     const use = client.vm.create({ body: { name: 'web1', spec: { nics: [], image: 'base' } } });
     await assertRefused(daemon, use, 'wrong_state');

@@ -27,7 +27,7 @@ export function serverNoun(): Command {
             ['Installation', info.instance],
             ['Node', info.node],
             ['You are', `${info.caller}, ${info.role}`],
-            ['For remote clients', info.httpsAddress ?? 'does not listen for them'],
+            ['For remote clients', info.httpsAddresses.join(', ') || 'does not listen for them'],
             ['Own authority', info.caCertificate === null ? 'none' : 'yes; its certificate: lodge server ca'],
             ['Store revision', String(info.revision)],
           ],

@@ -23,14 +23,14 @@ export const taskPrintable: Printable<Task> = {
     { header: 'STATE', value: (task) => task.state, color: (text, task, style) => colorState(text, task.state, style) },
     {
       header: 'DONE',
-      value: (task) => (finalTaskStates.has(task.state) ? '' : `${Math.floor(task.progress.percent)} %`),
+      value: (task) => `${Math.floor(task.progress.percent)} %`,
       side: 'right',
     },
     { header: 'TOOK', value: (task) => tookText(task), side: 'right' },
     { header: 'AGE', value: (task) => ageOf(task.createdAt), side: 'right' },
     {
       header: 'WHAT',
-      value: (task) => task.error?.message ?? (finalTaskStates.has(task.state) ? '' : stepText(task)),
+      value: (task) => task.error?.message ?? (finalTaskStates.has(task.state) ? doneText(task) : stepText(task)),
       minWidth: 10,
     },
     { header: 'BY', value: (task) => task.requestedBy, isWide: true },
@@ -48,6 +48,14 @@ function tookText(task: Task): string {
 
 function stepText(task: Task): string {
   return task.progress.message ?? task.steps.find((step) => step.state === 'running')?.name ?? '';
+}
+
+/** What a task that has ended did: the steps that were done. */
+function doneText(task: Task): string {
+  return task.steps
+    .filter((step) => step.state === 'done')
+    .map((step) => step.name)
+    .join(', ');
 }
 
 const stepColumns: readonly Column<Task['steps'][number]>[] = [

@@ -225,6 +225,11 @@ export class Exchange {
       // Proxies such as nginx would otherwise hold the stream back.
       'x-accel-buffering': 'no',
     });
+    if (this.#isHead) {
+      source.release();
+      this.#endHead();
+      return;
+    }
     this.#response.flushHeaders();
     const check =
       isOutputChecked && schema !== null ? (event: unknown) => checkOutput(schema, event, this.#served.id) : null;
@@ -254,7 +259,21 @@ export class Exchange {
       ...(typeof length === 'number' ? { 'content-length': length } : {}),
       ...answer.headers,
     });
+    if (this.#isHead) {
+      source.release();
+      this.#endHead();
+      return;
+    }
     await this.#streamed(sendBytes(this.#response, source, length, limits));
+  }
+
+  get #isHead(): boolean {
+    return this.#raw.method === 'HEAD';
+  }
+
+  #endHead(): void {
+    this.#response.end();
+    this.#isAnswered = true;
   }
 
   /** A stream that breaks after its headers can only be logged: the client was told in the stream, or cut off. */

@@ -12,6 +12,7 @@ import {
 } from 'node:http';
 import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https';
 import { connect, isIPv6, type AddressInfo, type Socket } from 'node:net';
+import { hostname, networkInterfaces } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { LodgeError } from '../../api/errors.ts';
 import { groupId } from '../../host/peer-credentials.ts';
@@ -47,6 +48,8 @@ export interface Listener {
   readonly server: HttpServer | HttpsServer;
   /** Where clients reach it: the socket's path, or https://host:port. */
   readonly address: string;
+  /** All names and addresses by which clients reach it now; `address` is the first. */
+  addresses(): string[];
   readonly port: number | null;
   /** Takes no new connections, and removes the socket's file. Resolves when the last connection has ended. */
   stop(): Promise<void>;
@@ -105,6 +108,7 @@ export async function listenOnSocket(
   return {
     server,
     address: path,
+    addresses: () => [path],
     port: null,
     // Closing a server that listens on a path removes the file.
     stop: () => stop(server),
@@ -166,10 +170,11 @@ export async function listenOnHttps(
   await listening(server, `${listen.address} port ${listen.port}`);
   const stopRenewal = credentials.onRenewal(() => server.setSecureContext({ ...tls, ...credentials.current() }));
   const { port } = server.address() as AddressInfo;
-  const host = isIPv6(listen.address) ? `[${listen.address}]` : listen.address;
+  const addresses = (): string[] => reachableHosts(listen.address).map((host) => `https://${host}:${port}`);
   return {
     server,
-    address: `https://${host}:${port}`,
+    address: addresses()[0] ?? '',
+    addresses,
     port,
     stop: () => {
       stopRenewal();
@@ -177,6 +182,22 @@ export async function listenOnHttps(
     },
     cut,
   };
+}
+
+/**
+ * Host parts of the URLs that reach what listens on an address. 0.0.0.0 and :: are no addresses to connect to: they stand
+ * for the machine, by its name and by each address it has (ip(7), INADDR_ANY; for ::, IPv4 too, ipv6(7), IPV6_V6ONLY).
+ */
+export function reachableHosts(address: string): string[] {
+  const bracketed = (host: string): string => (isIPv6(host) ? `[${host}]` : host);
+  const isAnyIpv6 = /^[0:]+$/.test(address) && isIPv6(address);
+  if (address !== '0.0.0.0' && !isAnyIpv6) return [bracketed(address)];
+  const own = Object.values(networkInterfaces())
+    .flatMap((list) => list ?? [])
+    // Link-local addresses need a zone, which URLs can't have.
+    .filter((one) => !one.internal && !one.address.startsWith('fe80:') && (isAnyIpv6 || one.family === 'IPv4'))
+    .map((one) => bracketed(one.address));
+  return [hostname(), ...own];
 }
 
 async function listening(server: HttpServer | HttpsServer, where: string): Promise<void> {

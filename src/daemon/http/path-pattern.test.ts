@@ -11,7 +11,7 @@ const table = new PathTable([
 ]);
 
 test('a path has the methods of its routes', () => {
-  assert.deepEqual(table.methods('/v1/vms'), ['GET', 'POST']);
+  assert.deepEqual(table.methods('/v1/vms'), ['GET', 'HEAD', 'POST']);
   assert.deepEqual(table.methods('/v1/vms/web1'), ['DELETE']);
   assert.deepEqual(table.methods('/v1/vms/'), []);
   assert.deepEqual(table.methods('/openapixjson'), []);

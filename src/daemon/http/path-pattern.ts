@@ -38,10 +38,10 @@ export class PathTable<T extends { route: Pick<Route, 'path' | 'method'> }> {
     });
   }
 
-  /** Methods the path has, in alphabetical order. */
-  methods(path: string): Method[] {
+  /** Methods the path has, in alphabetical order; what can be read can also be asked for its headers. */
+  methods(path: string): (Method | 'HEAD')[] {
     const found = this.#rows.filter((row) => row.pattern.test(path)).map((row) => row.item.route.method);
-    return [...new Set(found)].sort();
+    return [...new Set(found.flatMap((method) => (method === 'GET' ? [method, 'HEAD' as const] : [method])))].sort();
   }
 
   /** The route of a method and path; null when there is none, or the path is not well-formed. */

@@ -13,7 +13,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import type { Logger } from 'pino';
 import { allRoutes, type Handlers } from '../../api/contract.ts';
 import { LodgeError } from '../../api/errors.ts';
-import { isSchema } from '../../api/route.ts';
+import { isSchema, type Method } from '../../api/route.ts';
 import { peerCredentials, userName } from '../../host/peer-credentials.ts';
 import { Admission } from './admission.ts';
 import { anonymousCaller, RequestContext, type ByteSource, type Caller } from './context.ts';
@@ -74,6 +74,8 @@ export interface HttpServer {
   /** https://host:port, with the port that was really taken. */
   readonly httpsAddress: string | null;
   readonly httpsPort: number | null;
+  /** All names and addresses by which remote clients reach it now, as https://host:port. */
+  readonly httpsAddresses: string[];
   /**
    * Takes no new connections, ends streams and WebSockets, waits for requests under way, then cuts what is left. Ends
    * within `graceMs` (default 10 s) and a second.
@@ -148,6 +150,9 @@ class Server implements HttpServer {
   get httpsAddress(): string | null {
     return this.#listeners.find((listener) => listener.port !== null)?.address ?? null;
   }
+  get httpsAddresses(): string[] {
+    return this.#listeners.find((listener) => listener.port !== null)?.addresses() ?? [];
+  }
   get httpsPort(): number | null {
     return this.#listeners.find((listener) => listener.port !== null)?.port ?? null;
   }
@@ -217,19 +222,22 @@ class Server implements HttpServer {
     app.setNotFoundHandler((request, reply) => this.#notFound(request, reply));
     for (const served of this.#routes) this.#register(app, served);
     for (const file of files) {
-      app.get(file.path, (_request, reply) =>
-        reply
-          .headers({ ...commonHeaders, ...file.headers })
-          .type(file.contentType)
-          .send(file.content),
-      );
+      app.route({
+        method: withHead('GET'),
+        url: file.path,
+        handler: (_request, reply) =>
+          reply
+            .headers({ ...commonHeaders, ...file.headers })
+            .type(file.contentType)
+            .send(file.content),
+      });
     }
     return app;
   }
 
   #register(app: FastifyInstance, served: ServedRoute): void {
     app.route({
-      method: served.route.method,
+      method: withHead(served.route.method),
       url: fastifyPath(served.route.path),
       onRequest: async (request, reply) => {
         reply.header('x-request-id', request.id);
@@ -416,6 +424,11 @@ class Server implements HttpServer {
     await Promise.all(stopped);
     await this.#app.close();
   }
+}
+
+/** What can be read can also be asked for its headers alone (RFC 9110, 9.3.2). */
+function withHead(method: Method): string[] {
+  return method === 'GET' ? [method, 'HEAD'] : [method];
 }
 
 function stopping(): LodgeError {

@@ -15,6 +15,7 @@ import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { type ImageTasks } from './image-tasks.ts';
+import { uploadFailure } from './upload-failure.ts';
 
 /** The files of an image, as what uses it needs them. */
 export type ImageFiles =
@@ -152,7 +153,7 @@ export class ImageService {
       });
     } catch (error) {
       await this.#parts.tasks.forgetUpload(image);
-      const reason = 'The last upload failed; it waits for another.';
+      const reason = uploadFailure(error instanceof LodgeError ? error.message : undefined);
       await this.#setState(image, 'importing', 'waiting-for-upload', reason).catch((cause: unknown) =>
         this.#parts.log.warn(
           { err: cause, image: image.name },

@@ -16,6 +16,7 @@ import { type Collection } from '../store/collection.ts';
 import { defineTask, type StepProgress, type TaskType } from '../task/task.ts';
 import { describeImageProblem } from './image-problem.ts';
 import { imageFileNames, imageFolder, initialImageStatus } from './image-service.ts';
+import { uploadFailure } from './upload-failure.ts';
 
 export interface ImageTasksParts {
   images: Collection<Image>;
@@ -153,7 +154,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
         {
           name: 'import what was sent',
           timeoutMs: importTimeoutMs,
-          run: async ({ input: { id }, signal, progress }) => {
+          run: async ({ input: { id }, signal, progress, remember }) => {
             const image = require(id);
             if (image.status.state === 'ready') return;
             const { source } = image.spec;
@@ -167,17 +168,19 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
               );
               await rm(uploadPath(id), { force: true });
             } catch (error) {
-              throw describeImageProblem(error, source);
+              const problem = describeImageProblem(error, source);
+              if (problem instanceof LodgeError && !signal.aborted) await remember({ problem: problem.message });
+              throw problem;
             }
           },
-          undo: async ({ input: { id } }) => {
+          undo: async ({ input: { id }, state }) => {
             await removeFiles(id);
             if (images.get(id))
               await images.setStatus(id, (status) => ({
                 ...initialImageStatus(),
                 usedBy: status.usedBy,
                 state: 'waiting-for-upload',
-                reason: 'What was sent could not be imported; send it again.',
+                reason: uploadFailure(state['problem']),
               }));
           },
         },

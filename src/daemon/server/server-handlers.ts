@@ -16,6 +16,7 @@ export interface ServerHandlersParts {
   revision: () => Promise<number>;
   caCertificate: string | null;
   httpsAddress: () => string | null;
+  httpsAddresses: () => string[];
   metrics: HttpMetrics;
   phase: () => DaemonPhase;
 }
@@ -30,6 +31,7 @@ export function serverHandlers(parts: ServerHandlersParts): NounHandlers<'server
       revision: await parts.revision(),
       caCertificate: parts.caCertificate,
       httpsAddress: parts.httpsAddress(),
+      httpsAddresses: parts.httpsAddresses(),
       caller: caller.name,
       role: caller.role ?? 'none',
     }),
