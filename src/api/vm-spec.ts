@@ -83,6 +83,12 @@ const sshKey = z
     'is one public key as in an authorized_keys file: ssh-ed25519 AAAA… comment',
   );
 
+/**
+ * What stands in place of a first-boot secret (`password`, `userData`) for callers who may not change VMs. It is no value
+ * that a VM can be given, so that such an answer can't be written back by accident.
+ */
+export const hiddenSecret = '(hidden)';
+
 export const vmCloudInit = z
   .strictObject({
     user: z
@@ -96,12 +102,16 @@ export const vmCloudInit = z
       .min(1)
       .max(256)
       .optional()
-      .describe('Password of the user. It is kept, and shown, only as a SHA-512 crypt hash'),
+      .describe(
+        'Password of the user. It is kept, and shown, only as a SHA-512 crypt hash; as (hidden) to who may not change VMs',
+      ),
     userData: z
       .string()
       .max(262_144)
       .optional()
-      .describe('Own user-data (#cloud-config or a script); merged with the fields above where it is #cloud-config'),
+      .describe(
+        'Own user-data (#cloud-config or a script); merged with the fields above where it is #cloud-config. Shown as (hidden) to who may not change VMs',
+      ),
     networkConfig: z
       .string()
       .max(65_536)

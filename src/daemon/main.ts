@@ -26,6 +26,7 @@ import { TokenService } from './credentials/token-service.ts';
 import { type ChangeSource } from './event/change-stream.ts';
 import { eventHandlers } from './event/event-handlers.ts';
 import { EventService } from './event/event-service.ts';
+import { type Caller } from './http/context.ts';
 import { IdempotencyRecords } from './http/idempotency.ts';
 import { configuredLimits } from './http/limits.ts';
 import { createMetrics } from './http/metrics.ts';
@@ -51,6 +52,7 @@ import { toTask } from './task/task.ts';
 import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
+import { vmFor } from './vm/first-boot-secrets.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
 import { VmGuests } from './vm/vm-guests.ts';
@@ -267,9 +269,16 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     return counts;
   });
   metrics.gauge('lodge_store_revision', 'Revision of the store', () => store.revision());
-  const sources: ChangeSource[] = [
+  const sources = (caller: Caller): ChangeSource[] => [
     { kind: 'node', prefixes: ['/lodge/nodes/', '/lodge/nodes-status/'], read: (id) => nodeObjects.get(id) },
-    { kind: 'vm', prefixes: ['/lodge/vms/', '/lodge/vms-status/'], read: (id) => vmObjects.get(id) },
+    {
+      kind: 'vm',
+      prefixes: ['/lodge/vms/', '/lodge/vms-status/'],
+      read: (id) => {
+        const vm = vmObjects.get(id);
+        return vm && vmFor(caller, vm);
+      },
+    },
     { kind: 'image', prefixes: ['/lodge/images/', '/lodge/images-status/'], read: (id) => imageObjects.get(id) },
     { kind: 'volume', prefixes: ['/lodge/volumes/', '/lodge/volumes-status/'], read: (id) => volumeObjects.get(id) },
     {

@@ -1,7 +1,7 @@
 // Routes of events.
 import { type NounHandlers } from '../../api/contract.ts';
 import { event } from '../../api/event.ts';
-import { type ByteSource, type RequestContext } from '../http/context.ts';
+import { type ByteSource, type Caller, type RequestContext } from '../http/context.ts';
 import { lister } from '../store/list-page.ts';
 import { type Store } from '../store/store.ts';
 import { parseKinds, streamChanges, type ChangeSource } from './change-stream.ts';
@@ -10,12 +10,13 @@ import { type EventService } from './event-service.ts';
 export function eventHandlers(parts: {
   store: Store;
   events: EventService;
-  sources: readonly ChangeSource[];
+  /** What is streamed, as this caller may see it. */
+  sources: (caller: Caller) => readonly ChangeSource[];
 }): NounHandlers<'event', RequestContext, ByteSource> {
   const list = lister(event, { all: () => parts.events.all(), revision: () => parts.events.revision }, { sort: '-id' });
   return {
     list: async ({ query }) => list(query),
-    stream: async ({ query }, { signal }) =>
-      streamChanges(parts.store, parts.sources, { since: query.since, kinds: parseKinds(query.kinds), signal }),
+    stream: async ({ query }, { caller, signal }) =>
+      streamChanges(parts.store, parts.sources(caller), { since: query.since, kinds: parseKinds(query.kinds), signal }),
   };
 }

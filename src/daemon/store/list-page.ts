@@ -11,16 +11,19 @@ export interface ListPage<Item> {
   revision: number;
 }
 
-/** Answers list queries over objects of one schema; field names in filters and sorts are checked against it. */
-export function lister<Item extends Queryable>(
+/**
+ * Answers list queries over objects of one schema; field names in filters and sorts are checked against it. What else
+ * decides about the objects, such as who asks, is handed on to `all`.
+ */
+export function lister<Item extends Queryable, About extends unknown[] = []>(
   schema: z.ZodType<Item>,
-  source: { all: () => Iterable<Item>; revision: () => number },
+  source: { all: (...about: About) => Iterable<Item>; revision: () => number },
   defaults: Omit<ListDefaults, 'isKnownPath'> = {},
-): (query: ListQuery) => ListPage<Item> {
+): (query: ListQuery, ...about: About) => ListPage<Item> {
   const isKnownPath = knownPaths(schema);
-  return (query) => {
+  return (query, ...about) => {
     // The revision is read first: a change while listing is then seen again in the stream, not missed.
     const revision = source.revision();
-    return { ...listObjects(source.all(), query, { ...defaults, isKnownPath }), revision };
+    return { ...listObjects(source.all(...about), query, { ...defaults, isKnownPath }), revision };
   };
 }

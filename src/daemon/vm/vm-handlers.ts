@@ -4,9 +4,10 @@ import { type NounHandlers } from '../../api/contract.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { vm as vmSchema, type Vm } from '../../api/vm.ts';
 import { type Driver } from '../../drivers/driver.ts';
-import { byteAnswer, type ByteSource, type RequestContext } from '../http/context.ts';
+import { byteAnswer, type ByteSource, type Caller, type RequestContext } from '../http/context.ts';
 import { lister } from '../store/list-page.ts';
 import { toTask } from '../task/task.ts';
+import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmRecords } from './vm-records.ts';
@@ -30,14 +31,18 @@ export function vmHandlers({
   usage,
 }: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
   const { collection } = records;
-  const list = lister(vmSchema, { all: () => collection.all(), revision: () => collection.revision });
+  // What is hidden can't be filtered or sorted by either: that would tell it bit by bit.
+  const list = lister(vmSchema, {
+    all: (caller: Caller) => shownTo(caller, collection.all()),
+    revision: () => collection.revision,
+  });
   const find = ({ params, query }: { params: { vm: string }; query: { project: string } }): Vm =>
     service.require(query.project, params.vm);
   return {
-    list: async ({ query }) => list(query),
+    list: async ({ query }, { caller }) => list(query, caller),
     create: async ({ query, body }, { caller }) => toTask(await service.create(body, query.start, caller.name)),
-    get: async (request) => find(request),
-    update: (request) => service.update(find(request), request.body),
+    get: async (request, { caller }) => vmFor(caller, find(request)),
+    update: async (request, { caller }) => vmFor(caller, await service.update(find(request), request.body)),
     delete: async (request, { caller }) =>
       toTask(await service.delete(find(request), request.query.force, caller.name)),
     start: async (request, { caller }) => toTask(await service.start(find(request), caller.name)),
@@ -45,9 +50,9 @@ export function vmHandlers({
     forceOff: async (request, { caller }) => toTask(await service.forceOff(find(request), caller.name)),
     restart: async (request, { caller }) =>
       toTask(await service.restart(find(request), request.body.timeoutS, caller.name)),
-    reset: (request) => service.actNow(find(request), 'reset'),
-    pause: (request) => service.actNow(find(request), 'pause'),
-    resume: (request) => service.actNow(find(request), 'resume'),
+    reset: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'reset')),
+    pause: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'pause')),
+    resume: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'resume')),
     suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),
@@ -109,6 +114,10 @@ export function vmHandlers({
       fileSystems: await service.guest(find(request), 'guest').agent.thaw({ signal }),
     }),
   };
+}
+
+function* shownTo(caller: Caller, vms: Iterable<Vm>): Iterable<Vm> {
+  for (const vm of vms) yield vmFor(caller, vm);
 }
 
 /** Carries bytes both ways until either side ends; then both end. */

@@ -13,6 +13,7 @@ import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { imageOf, vmDirectory, type DefinitionParts } from './definition.ts';
 import { checkSpec, chooseFirmware, effectiveDisks, pendingChanges } from './hardware.ts';
+import { refuseHiddenSecrets } from './first-boot-secrets.ts';
 import { composeSeed, hashPassword } from './seed.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
@@ -56,6 +57,7 @@ export class VmService {
     if (records.collection.byName(given.project, given.name)) {
       throw new LodgeError('name_taken', `There is a VM ${given.name} in project ${given.project} already.`);
     }
+    refuseHiddenSecrets(given.spec);
     const spec = await withHashedPassword(given.spec);
     await this.#check({ ...given, spec, id: null });
     nodes.requireRoom(spec, isStarted);
@@ -76,6 +78,7 @@ export class VmService {
   async update(vm: Vm, change: VmChange): Promise<Vm> {
     const { records, nodes, references, guests, networks } = this.#parts;
     records.requireAllowed(vm, 'update');
+    refuseHiddenSecrets(change.spec);
     const spec = await withHashedPassword(change.spec);
     await this.#check({ ...vm, spec });
     nodes.requireRoom(spec, false);
