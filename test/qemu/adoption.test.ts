@@ -141,11 +141,18 @@ test('a monitor that hangs is regained when it answers again', { timeout: 120_00
   await host.daemon.start();
   const waiting = await host.vm('frozen');
   assert.equal(waiting.status.state, 'running', 'what can not be asked is as it was last seen');
+  assert.match(waiting.status.reason, /^Control over it was lost, and is being regained/);
+  assert.match(await host.daemon.log(), /"late":1/, 'it was ready without having waited for it');
   assert.ok(identifyProcess(pid), 'and is not taken for dead');
   process.kill(pid, 'SIGCONT');
   await eventually(
     async () => (await host.client.vm.pause({ params: { vm: 'frozen' }, query })).status.state === 'paused',
     { timeoutMs: 60_000, describe: 'it obeys again' },
+  );
+  const types = (await host.events(vm)).map(({ type }) => type);
+  assert.deepEqual(
+    types.filter((type) => type.startsWith('vm.control')),
+    ['vm.control-lost', 'vm.control-regained'],
   );
 });
 

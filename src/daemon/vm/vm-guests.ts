@@ -44,6 +44,8 @@ export class VmGuests {
   readonly #queues = new SerialQueues();
   /** How guests ended whose end a task has not accounted for yet. */
   readonly #ends = new Map<string, EndedMessage>();
+  /** Guests of an earlier daemon that are being taken over at this moment. */
+  readonly #arriving = new Map<string, Promise<unknown>>();
   readonly facts: GuestFacts;
 
   constructor(parts: VmGuestsParts) {
@@ -53,6 +55,21 @@ export class VmGuests {
 
   get(id: string): Guest | null {
     return this.#entries.get(id)?.guest ?? null;
+  }
+
+  /** Notes that a guest is being taken over, for whoever would rather wait for it than do without; passes on the outcome. */
+  expect<T>(id: string, work: Promise<T>): Promise<T> {
+    const noted = work.finally(() => {
+      if (this.#arriving.get(id) === noted) this.#arriving.delete(id);
+    });
+    this.#arriving.set(id, noted);
+    return noted;
+  }
+
+  /** The guest; one that is being taken over is waited for. */
+  async arrived(id: string): Promise<Guest | null> {
+    await this.#arriving.get(id)?.catch(() => {});
+    return this.get(id);
   }
 
   /** The guest of a VM that is in a live state. */

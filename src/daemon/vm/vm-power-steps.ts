@@ -106,7 +106,7 @@ function noteRunning(parts: VmStepParts, id: string, guest: Guest, isRestoring: 
 /** The guest that an interrupted start left, if it runs. One whose vCPUs never ran is ended: how far it had come is not known. */
 async function takeOver(parts: VmStepParts, vm: Vm, signal: AbortSignal): Promise<Guest | null> {
   const { driver, guests } = parts;
-  let guest = guests.get(vm.id);
+  let guest = await guests.arrived(vm.id);
   if (!guest && !liveVmStates.has(vm.status.state)) return null;
   if (!guest && vm.status.pinned && (await driver.discover()).has(vm.id)) {
     guest = await driver.adopt(
@@ -176,7 +176,7 @@ export function askToShutDown(parts: VmStepParts): VmStep {
 
 /** The guest of a VM that is up; null when its process is gone. One that exists but doesn't answer can't be asked anything. */
 async function reach(parts: VmStepParts, vm: Vm): Promise<Guest | null> {
-  const guest = parts.guests.get(vm.id);
+  const guest = await parts.guests.arrived(vm.id);
   if (guest) return guest;
   return (await parts.driver.discover()).has(vm.id) ? parts.guests.require(vm) : null;
 }

@@ -8,6 +8,7 @@ import { type Vm, type VmExit } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { finalTaskStates } from '../../api/task.ts';
 import { type Driver } from '../../drivers/driver.ts';
+import { unlessSlow } from '../../lib/unless-slow.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type Log } from '../store/informer.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
@@ -32,6 +33,10 @@ const maxBackOffMs = 300_000;
 /** A VM that ran this long has recovered: its next failure counts from the beginning. */
 const recoveredMs = 600_000;
 const adoptRetryMs = 5000;
+/** How long nothing may happen before the guests that have not answered yet are taken for slow, and not waited for. */
+const slowMs = 1000;
+/** Reason of a VM whose hypervisor process has not answered since the daemon was started. */
+const lostReason = 'Control over it was lost, and is being regained: its hypervisor process does not answer.';
 
 /** How long to wait before a VM is started again after its n-th failure in a row. */
 export function backOffMs(firstS: number, count: number): number {
@@ -56,13 +61,16 @@ export class VmSupervisor {
     this.#parts = parts;
   }
 
-  /** Takes over what an earlier daemon left. `hasRebooted`: the machine was started since. */
-  async adoptAll(hasRebooted: boolean): Promise<{ adopted: number; ended: number; unknown: number }> {
-    const { driver, records, engine } = this.#parts;
+  /**
+   * Takes over what an earlier daemon left. `hasRebooted`: the machine was started since. Guests that do not answer are
+   * left for later when the others are under control (`late`): one that hangs does not keep the daemon from its work.
+   */
+  async adoptAll(hasRebooted: boolean): Promise<{ adopted: number; ended: number; unknown: number; late: number }> {
+    const { driver, records, engine, guests } = this.#parts;
     const found = await driver.discover();
     const vms = [...records.collection.all()];
     this.#found = vms.map((vm) => vm.id);
-    const counts = { adopted: 0, ended: 0, unknown: 0 };
+    const counts = { adopted: 0, ended: 0, unknown: 0, late: 0 };
     engine.onChange(({ type, object }) => {
       if (type !== 'deleted' && object.target.kind === 'vm' && finalTaskStates.has(object.state))
         void this.#afterTask(object);
@@ -80,15 +88,27 @@ export class VmSupervisor {
         });
       }),
     );
-    await Promise.all(
-      vms.map(async (vm) => {
-        const outcome = found.has(vm.id) ? await this.#adopt(vm) : 'gone';
-        if (outcome === 'adopted') counts.adopted++;
-        if (outcome !== 'gone' || !liveVmStates.has(vm.status.state) || this.#activeTask(vm) !== null) return;
-        counts.ended++;
-        await this.#settleGone(vm, hasRebooted);
-      }),
+    const take = async (vm: Vm): Promise<void> => {
+      const outcome = found.has(vm.id) ? await guests.expect(vm.id, this.#adopt(vm)) : 'gone';
+      if (outcome === 'adopted') counts.adopted++;
+      if (outcome !== 'gone') return;
+      // One that was slow may have been worked on meanwhile.
+      const current = records.collection.get(vm.id);
+      if (!current || !liveVmStates.has(current.status.state) || this.#activeTask(current) !== null) return;
+      counts.ended++;
+      await this.#settleGone(current, hasRebooted);
+    };
+    const late = await unlessSlow(
+      vms.map((vm) => ({ key: vm, work: take(vm), isWaitedFor: !found.has(vm.id) })),
+      slowMs,
     );
+    counts.late = late.length;
+    for (const { key: vm, work } of late) {
+      await this.#noteLost(vm);
+      work.catch((error: unknown) =>
+        this.#parts.log.error({ err: error, vm: vm.name }, 'a guest could not be taken over'),
+      );
+    }
     for (const vm of [...records.collection.all()])
       if (vm.status.taskId !== null && this.#activeTask(vm) === null) await records.patch(vm.id, { taskId: null });
     return counts;
@@ -217,6 +237,7 @@ export class VmSupervisor {
         await records.transition(vm.id, 'starting', 'Its hypervisor process was found running.');
       await records.patch(vm.id, { taskId: null, pid: guest.pid });
       await guests.settle(vm.id);
+      await this.#noteRegained(vm.id);
       return 'adopted';
     } catch (error) {
       log.warn({ err: error, vm: vm.name }, 'a guest could not be taken over yet');
@@ -225,12 +246,36 @@ export class VmSupervisor {
     }
   }
 
+  async #noteLost(vm: Vm): Promise<void> {
+    if (!liveVmStates.has(vm.status.state) || this.#activeTask(vm) !== null) return;
+    if (vm.status.reason !== lostReason) await this.#parts.records.patch(vm.id, { reason: lostReason });
+    await this.#parts.events.record({
+      type: 'vm.control-lost',
+      severity: 'warning',
+      subject: vmSubject(vm),
+      message: `The hypervisor process of VM ${vm.name} does not answer; the guest is left alone, and Lodge keeps trying.`,
+    });
+  }
+
+  async #noteRegained(id: string): Promise<void> {
+    const vm = this.#parts.records.collection.get(id);
+    if (vm?.status.reason !== lostReason) return;
+    await this.#parts.records.patch(id, {
+      reason: vm.status.state === 'running' ? 'Its vCPUs run.' : 'Its hypervisor process answers again.',
+    });
+    await this.#parts.events.record({
+      type: 'vm.control-regained',
+      subject: vmSubject(vm),
+      message: `VM ${vm.name} is under control again.`,
+    });
+  }
+
   async #retry(id: string): Promise<void> {
     const { records, guests, driver, log } = this.#parts;
     try {
       const vm = records.collection.get(id);
       if (!vm || this.#isClosed || guests.get(id)) return;
-      const outcome = (await driver.discover()).has(id) ? await this.#adopt(vm) : 'gone';
+      const outcome = (await driver.discover()).has(id) ? await guests.expect(id, this.#adopt(vm)) : 'gone';
       if (outcome === 'gone' && liveVmStates.has(vm.status.state) && this.#activeTask(vm) === null)
         await this.#settleGone(vm, false);
     } catch (error) {
