@@ -8,7 +8,7 @@ import type { Permission } from './permission.ts';
 /** Any zod schema; constrained this way because comparing whole object types is slow in the type checker. */
 export type Schema = z.core.$ZodType;
 
-export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
+export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 /** A body or answer of plain bytes, streamed in both directions. */
 export interface Bytes {

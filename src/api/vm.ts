@@ -1,7 +1,7 @@
 // Virtual machines: the object with what was observed of it, and its routes. Spec: vm-spec.ts; states: vm-state.ts;
 // what the guest agent offers: vm-guest.ts.
 import * as z from 'zod';
-import { creation, inProject, listQuery, metadata, page, timestamp, update } from './object.ts';
+import { creation, inProject, listQuery, metadata, objectName, page, timestamp, update } from './object.ts';
 import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 import { vmGuestRoutes } from './vm-guest.ts';
@@ -202,6 +202,24 @@ export const vmRoutes = {
       'storage_full',
       'host_failed',
     ],
+  }),
+  rename: route({
+    method: 'PATCH',
+    path: '/v1/vms/{vm}',
+    tag: 'vms',
+    summary: 'Give a VM another name',
+    description:
+      'At any time, also while it runs: networks resolve the new name at once. The disks that were made with the VM are called after it. The running guest’s own host name stays.',
+    permission: 'vm.update',
+    query: inProject,
+    body: z
+      .strictObject({
+        name: objectName,
+        revision: metadata.revision.optional().describe('Revision this change is based on'),
+      })
+      .meta({ id: 'VmRename' }),
+    response: vm,
+    errors: ['not_found', 'name_taken', 'revision_conflict', 'wrong_state', 'busy', 'host_failed'],
   }),
   delete: route({
     method: 'DELETE',

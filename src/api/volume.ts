@@ -30,7 +30,10 @@ export const volumeStatus = z
     virtualSizeMib: z.int().nullable(),
     allocatedBytes: z.int().nullable().describe('Space it takes on the node'),
     imageId: z.string().nullable().describe('Image its unwritten parts are read from'),
-    usedBy: z.string().nullable().describe('Name of the VM it belongs to or is attached to'),
+    usedBy: z
+      .object({ id: z.string(), name: z.string() })
+      .nullable()
+      .describe('Id and name of the VM it belongs to or is attached to'),
     isOwnedByVm: z.boolean().describe('Made with its VM and deleted with it'),
   })
   .meta({ id: 'VolumeStatus' });

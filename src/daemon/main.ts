@@ -181,7 +181,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     directory: folders.images,
     references,
     log,
-    usersOf: (image) => usersOfImage(image),
+    vms: () => vmObjects.all(),
+    volumes: () => volumeObjects.all(),
   });
   const volumes: VolumeService = new VolumeService({
     volumes: volumeObjects,
@@ -192,35 +193,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     directory: folders.volumes,
     node: nodes.name,
     references,
-    namedBy: (volume) =>
-      [...vmObjects.all()].find(
-        (vm) =>
-          vm.project === volume.project &&
-          [...vm.spec.disks, ...(vm.status.startedSpec?.disks ?? [])].some(
-            (disk) => disk.volume === volume.name || disk.volume === volume.id,
-          ),
-      )?.name ?? null,
-    isLive: (vmName, project) => {
-      const vm = vmObjects.byName(project, vmName);
-      return vm !== null && !['stopped', 'suspended'].includes(vm.status.state);
-    },
+    vms: () => vmObjects.all(),
   });
-  const usersOfImage = (image: Image): string[] => {
-    const isIt = (project: string, reference: string | undefined): boolean =>
-      reference !== undefined && images.find(project, reference)?.id === image.id;
-    // One that is still being made says only in its spec what it is made from.
-    const ofVolumes = [...volumeObjects.all()]
-      .filter(({ project, spec, status }) =>
-        status.imageId === null ? isIt(project, spec.image) : status.imageId === image.id,
-      )
-      .map((volume) => volume.name);
-    const ofVms = [...vmObjects.all()].filter(({ project, spec: wanted, status }) =>
-      [wanted, ...(status.startedSpec ? [status.startedSpec] : [])].some(
-        (spec) => isIt(project, spec.image) || spec.disks.some((disk) => isIt(project, disk.image)),
-      ),
-    );
-    return [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];
-  };
   const vmService: VmService = new VmService(
     Object.assign(Object.create(definitionParts) as DefinitionParts, {
       records,
@@ -249,7 +223,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const orphans = await endOrphanPrograms(config.dataDir);
   if (orphans.length > 0) log.info({ orphans }, 'programs that the last daemon had left running were ended');
   await images.recover(await readdir(folders.images));
-  await volumes.recover((name, project) => vmObjects.byName(project, name) !== null);
+  await volumes.recover();
   await networks.prepare();
 
   const tokens = new TokenService(store, log);

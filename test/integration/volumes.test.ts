@@ -103,7 +103,7 @@ suite('a volume', () => {
     const vm = await makeVm(daemon, 'web1', { disks }, { start: true });
     assert.equal(vm.status.disks[0]?.volume, volume.id);
     const used = await read(daemon, 'data');
-    assert.deepEqual([used.status.usedBy, used.status.isOwnedByVm], ['web1', false]);
+    assert.deepEqual([used.status.usedBy?.name, used.status.isOwnedByVm], ['web1', false]);
     const second = client.vm.create({ body: { name: 'web2', spec: { nics: [], disks } } });
     assert.match((await assertRefused(daemon, second, 'in_use')).message, /web1/);
     await assertRefused(daemon, client.volume.delete({ params: { volume: 'data' } }), 'in_use');
@@ -121,7 +121,7 @@ suite('a volume', () => {
     const { client } = daemon;
     await makeVm(daemon, 'web1', { disks: [{ name: 'data', sizeMib: 2 }] });
     const own = await read(daemon, 'web1-data');
-    assert.deepEqual([own.status.usedBy, own.status.isOwnedByVm], ['web1', true]);
+    assert.deepEqual([own.status.usedBy?.name, own.status.isOwnedByVm], ['web1', true]);
     await done(daemon, client.vm.delete({ params: { vm: 'web1' } }));
     assert.deepEqual((await client.volume.list()).items, []);
     await make(daemon, 'web1-data');

@@ -105,7 +105,8 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     directory: join(folder, 'images'),
     references,
     log: silentLog,
-    usersOf: () => [],
+    vms: () => vms.all(),
+    volumes: () => volumes.all(),
   });
   const volumeService: VolumeService = new VolumeService({
     volumes,
@@ -118,8 +119,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     directory: join(folder, 'volumes'),
     node: 'here',
     references,
-    namedBy: () => null,
-    isLive: () => false,
+    vms: () => vms.all(),
   });
   const guests = new VmGuests({
     records,
@@ -244,7 +244,7 @@ async function observe(folder: string, { vms, volumes, images }: Objects): Promi
     volumes: [...volumes.all()]
       .filter(({ status }) => status.state !== 'pending')
       .map(({ name, status }) =>
-        [name, status.state, status.virtualSizeMib, status.usedBy, status.isOwnedByVm].join(' '),
+        [name, status.state, status.virtualSizeMib, status.usedBy?.name, status.isOwnedByVm].join(' '),
       )
       .toSorted(),
     images: [...images.all()]

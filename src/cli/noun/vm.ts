@@ -25,6 +25,7 @@ export function vmNoun(): Command {
   addLookVerbs(vm);
   vm.commandsGroup('Make and change:');
   addChangeVerbs(vm);
+  addRename(vm);
   vm.commandsGroup('Switch:');
   addPowerVerbs(vm);
   vm.commandsGroup('Consoles:');
@@ -104,6 +105,22 @@ function addLookVerbs(vm: Command): void {
       const text = await log.text();
       if (text === '') session.terminal.note(`QEMU of ${name} has printed nothing.`);
       else session.terminal.raw(text.endsWith('\n') ? text : `${text}\n`);
+    }),
+  );
+}
+
+function addRename(vm: Command): void {
+  verb(vm, 'rename <vm> <name>', 'Give a VM another name', {
+    formats: objectFormats,
+    description:
+      'Give a VM another name, also while it runs. Networks resolve the new name at once, and the disks that were made with it are called after it. The running guest’s own host name stays.',
+    examples: [['lodge vm rename web1 web-old', 'its disk web1-root is web-old-root then']],
+  }).action(
+    withDaemon<[vm: string, name: string], object>(async (session, _options, name, next) => {
+      const renamed = await withSuggestion(session, name, fetchVms, () =>
+        session.client.vm.rename({ params: { vm: name }, query: { project: session.project }, body: { name: next } }),
+      );
+      await printOne(session, vmPrintable, renamed, () => [`VM ${name} is called ${renamed.name} now.`]);
     }),
   );
 }

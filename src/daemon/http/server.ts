@@ -104,7 +104,7 @@ class Server implements HttpServer {
   readonly #limits: HttpLimits;
   readonly #app: FastifyInstance;
   readonly #routes: ServedRoute[];
-  readonly #paths: PathTable<{ route: { path: string; method: 'GET' | 'POST' | 'PUT' | 'DELETE' } }>;
+  readonly #paths: PathTable<{ route: { path: string; method: Method } }>;
   readonly #webSocketPaths: PathTable<ServedRoute>;
   readonly #services: ExchangeServices;
   readonly #webSockets: WebSocketUpgrades;

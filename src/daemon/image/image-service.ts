@@ -6,6 +6,8 @@ import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image, type ImageSpec, type ImageStatus } from '../../api/image.ts';
 import { type Subject } from '../../api/object.ts';
+import { type Vm } from '../../api/vm.ts';
+import { type Volume } from '../../api/volume.ts';
 import { type DiskLayer } from '../../drivers/driver.ts';
 import { parseImageUrl } from '../../host/image/download.ts';
 import { ImageProblemError } from '../../host/image/problem.ts';
@@ -30,8 +32,9 @@ export interface ImageServiceParts {
   directory: string;
   references: ReferenceLock;
   log: Log;
-  /** Names of volumes and VMs that need an image. */
-  usersOf: (image: Image) => string[];
+  /** All VMs and volumes; they say what they are made from. */
+  vms: () => Iterable<Vm>;
+  volumes: () => Iterable<Volume>;
 }
 
 export function initialImageStatus(): ImageStatus {
@@ -181,7 +184,7 @@ export class ImageService {
     const { references, images, engine, tasks } = this.#parts;
     return references.hold(async () => {
       const image = images.require(given.project, given.id);
-      const users = this.#parts.usersOf(image);
+      const users = this.#usersOf(image);
       if (users.length > 0) {
         throw new LodgeError('in_use', `Image ${image.name} is used by ${users.join(', ')}.`, {
           hint: 'Delete these first: their disks read what they have not written from the image.',
@@ -215,7 +218,7 @@ export class ImageService {
   /** Shows who uses an image. */
   async showUsers(): Promise<void> {
     for (const image of [...this.#parts.images.all()]) {
-      const usedBy = this.#parts.usersOf(image);
+      const usedBy = this.#usersOf(image);
       if (usedBy.join() !== image.status.usedBy.join())
         await this.#parts.images.setStatus(image.id, (status) => ({ ...status, usedBy }));
     }
@@ -240,6 +243,24 @@ export class ImageService {
       const id = folder.split('.')[0] ?? folder;
       if (!this.#parts.images.get(id)) await rm(join(this.#parts.directory, folder), { recursive: true, force: true });
     }
+  }
+
+  /** Names of the VMs and volumes that need an image. */
+  #usersOf(image: Image): string[] {
+    const isIt = (project: string, reference: string | undefined): boolean =>
+      reference !== undefined && this.find(project, reference)?.id === image.id;
+    // One that is still being made says only in its spec what it is made from.
+    const ofVolumes = [...this.#parts.volumes()]
+      .filter(({ project, spec, status }) =>
+        status.imageId === null ? isIt(project, spec.image) : status.imageId === image.id,
+      )
+      .map((volume) => volume.name);
+    const ofVms = [...this.#parts.vms()].filter(({ project, spec: wanted, status }) =>
+      [wanted, ...(status.startedSpec ? [status.startedSpec] : [])].some(
+        (spec) => isIt(project, spec.image) || spec.disks.some((disk) => isIt(project, disk.image)),
+      ),
+    );
+    return [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];
   }
 
   #setState(image: Image, from: ImageStatus['state'], state: ImageStatus['state'], reason: string): Promise<Image> {

@@ -43,6 +43,7 @@ export function vmHandlers({
     create: async ({ query, body }, { caller }) => toTask(await service.create(body, query.start, caller.name)),
     get: async (request, { caller }) => vmFor(caller, find(request)),
     update: async (request, { caller }) => vmFor(caller, await service.update(find(request), request.body)),
+    rename: async (request, { caller }) => vmFor(caller, await service.rename(find(request), request.body)),
     delete: async (request, { caller }) =>
       toTask(await service.delete(find(request), request.query.force, caller.name)),
     start: async (request, { caller }) => toTask(await service.start(find(request), caller.name)),

@@ -173,7 +173,7 @@ async function volumeOf(parts: VmStepParts, vm: Vm, disk: VmDisk): Promise<Volum
   const before = beforeId ? parts.volumes.get(beforeId) : null;
   const isSame =
     before?.status.state === 'ready' &&
-    before.status.usedBy === vm.name &&
+    before.status.usedBy?.id === vm.id &&
     (disk.volume ? parts.volumes.require(vm.project, disk.volume).id === before.id : before.status.isOwnedByVm);
   const volume = isSame ? before : await parts.volumes.provide(vm, disk);
   return disk.volume || disk.sizeMib === undefined ? volume : parts.volumes.growTo(volume, disk.sizeMib);

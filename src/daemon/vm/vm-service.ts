@@ -105,6 +105,34 @@ export class VmService {
     return records.byId(vm.id);
   }
 
+  /** Gives a VM another name: names of networks and of its own disks follow. Its guest's host name doesn't. */
+  async rename(given: Vm, change: { name: string; revision?: number | undefined }): Promise<Vm> {
+    const { records, references, volumes, images, networks, events } = this.#parts;
+    const { id, project } = given;
+    const renamed = await references.hold(async () => {
+      const vm = records.byId(id);
+      this.#requireIdle(vm);
+      records.requireAllowed(vm, 'update');
+      if (records.collection.byName(project, change.name) && vm.name !== change.name)
+        throw new LodgeError('name_taken', `There is a VM ${change.name} in project ${project} already.`);
+      volumes.checkRename(vm, change.name);
+      const updated = await records.collection.update(id, change.revision, (draft) => {
+        draft.name = change.name;
+      });
+      await volumes.followRename(updated, vm.name);
+      return { before: vm.name, vm: updated };
+    });
+    await networks.membersChanged();
+    images.planShowUsers();
+    if (renamed.before !== renamed.vm.name)
+      await events.record({
+        type: 'vm.renamed',
+        subject: vmSubject(renamed.vm),
+        message: `VM ${renamed.before} is called ${renamed.vm.name} now.`,
+      });
+    return records.byId(id);
+  }
+
   /** `isByItself`: the daemon starts it; a start that somebody asks for ends the count of failed ones. */
   async start(vm: Vm, requestedBy: string, isByItself = false): Promise<TaskRecord> {
     this.#requireIdle(vm);

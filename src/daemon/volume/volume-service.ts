@@ -28,10 +28,8 @@ export interface VolumeServiceParts {
   directory: string;
   node: string;
   references: ReferenceLock;
-  /** Whether the VM that uses a volume runs or is about to. */
-  isLive: (vmName: string, project: string) => boolean;
-  /** Name of a VM that names the volume in its spec, whether it has it yet or not. */
-  namedBy: (volume: Volume) => string | null;
+  /** All VMs; they say which volumes they are to have, and whether they run. */
+  vms: () => Iterable<Vm>;
 }
 
 export function initialVolumeStatus(): VolumeStatus {
@@ -153,7 +151,7 @@ export class VolumeService {
     const { references, engine, tasks, volumes } = this.#parts;
     return references.hold(async () => {
       const volume = volumes.require(given.project, given.id);
-      const user = volume.status.usedBy ?? this.#parts.namedBy(volume);
+      const user = volume.status.usedBy?.name ?? this.#namedBy(volume);
       if (user !== null) {
         throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${user}.`, {
           hint: 'Take the disk out of the VM’s spec, or delete the VM.',
@@ -176,11 +174,11 @@ export class VolumeService {
   checkDisk(vm: Pick<Vm, 'name' | 'project'> & { id: string | null }, disk: VmDisk, field: string): void {
     if (disk.volume) {
       const volume = this.require(vm.project, disk.volume);
-      const isOther = volume.status.usedBy !== null && volume.status.usedBy !== vm.name;
+      const isOther = volume.status.usedBy !== null && volume.status.usedBy.id !== vm.id;
       if (isOther)
         throw new LodgeError(
           'in_use',
-          `${field}.volume: volume ${volume.name} is used by VM ${volume.status.usedBy}.`,
+          `${field}.volume: volume ${volume.name} is used by VM ${volume.status.usedBy?.name}.`,
           { hint: 'A volume serves one VM at a time.' },
         );
       if (volume.status.state !== 'ready')
@@ -207,7 +205,7 @@ export class VolumeService {
 
   /** Refuses a volume that has the name of a VM's disk and is not that disk. */
   #requireOwn(vm: Pick<Vm, 'name'> & { id: string | null }, disk: VmDisk, existing: Volume): void {
-    if (vm.id !== null && existing.status.isOwnedByVm && existing.status.usedBy === vm.name) return;
+    if (vm.id !== null && existing.status.isOwnedByVm && existing.status.usedBy?.id === vm.id) return;
     throw new LodgeError(
       'name_taken',
       `The disk ${disk.name} of VM ${vm.name} would be the volume ${existing.name}, and there is one already.`,
@@ -220,23 +218,27 @@ export class VolumeService {
     if (disk.volume) {
       const volume = this.require(vm.project, disk.volume);
       return this.#parts.volumes.setStatus(volume.id, (status) => {
-        if (status.usedBy && status.usedBy !== vm.name)
-          throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${status.usedBy}.`);
+        if (status.usedBy && status.usedBy.id !== vm.id)
+          throw new LodgeError('in_use', `Volume ${volume.name} is used by VM ${status.usedBy.name}.`);
         if (status.state !== 'ready')
           throw new LodgeError('wrong_state', `Volume ${volume.name} is ${status.state}: ${status.reason}`);
-        return { ...status, usedBy: vm.name };
+        return { ...status, usedBy: { id: vm.id, name: vm.name } };
       });
     }
     const name = ownName(vm, disk);
     const spec: VolumeSpec = {
-      description: `Disk ${disk.name} of VM ${vm.name}`,
+      description: ownDescription(vm, disk),
       sizeMib: disk.sizeMib,
       image: disk.image,
       format: 'qcow2',
     };
     const existing = this.#parts.volumes.byName(vm.project, name);
     if (existing) this.#requireOwn(vm, disk, existing);
-    const status: VolumeStatus = { ...initialVolumeStatus(), usedBy: vm.name, isOwnedByVm: true };
+    const status: VolumeStatus = {
+      ...initialVolumeStatus(),
+      usedBy: { id: vm.id, name: vm.name },
+      isOwnedByVm: true,
+    };
     const volume =
       existing ?? (await this.#parts.volumes.create({ name, project: vm.project, labels: {}, spec, status }));
     if (volume.status.state === 'ready') return volume;
@@ -264,14 +266,54 @@ export class VolumeService {
   }
 
   /** The volumes that a VM has taken or was made with. */
-  usedBy(vm: Pick<Vm, 'name' | 'project'>): Volume[] {
-    return [...this.#parts.volumes.all()].filter(
-      (volume) => volume.project === vm.project && volume.status.usedBy === vm.name,
-    );
+  usedBy(vm: Pick<Vm, 'id'>): Volume[] {
+    return [...this.#parts.volumes.all()].filter((volume) => volume.status.usedBy?.id === vm.id);
+  }
+
+  /** Refuses a name for a VM whose own disks would then have the names of volumes that are there already. */
+  checkRename(vm: Vm, name: string): void {
+    for (const volume of this.usedBy(vm)) {
+      const next = this.#nameAfterRename(vm, volume, name);
+      const taken = next === null ? null : this.#parts.volumes.byName(vm.project, next);
+      if (taken && taken.id !== volume.id)
+        throw new LodgeError(
+          'name_taken',
+          `The volume ${volume.name} of VM ${vm.name} would be ${next}, and there is a volume ${next} already.`,
+          { hint: 'Choose another name, or delete that volume.' },
+        );
+    }
+  }
+
+  /** A VM has another name than `before`: the disks that were made with it are called after it. Can be repeated. */
+  async followRename(vm: Vm, before: string): Promise<void> {
+    const { volumes } = this.#parts;
+    for (const volume of this.usedBy(vm)) {
+      const name = this.#nameAfterRename({ ...vm, name: before }, volume, vm.name);
+      if (name !== null)
+        await volumes.update(volume.id, undefined, (draft) => {
+          const description = ownDescription({ name: before }, { name: this.#diskOf(vm, volume) ?? '' });
+          draft.name = name;
+          if (draft.spec.description === description)
+            draft.spec.description = ownDescription(vm, { name: this.#diskOf(vm, volume) ?? '' });
+        });
+      await volumes.setStatus(volume.id, (status) => ({ ...status, usedBy: { id: vm.id, name: vm.name } }));
+    }
+  }
+
+  /** Name of the VM's disk that a volume is. */
+  #diskOf(vm: Pick<Vm, 'status'>, volume: Volume): string | null {
+    return vm.status.disks.find((disk) => disk.volume === volume.id)?.name ?? null;
+  }
+
+  /** What a volume is called when its VM gets another name; null: as before, for it was not called after the VM. */
+  #nameAfterRename(vm: Vm, volume: Volume, name: string): string | null {
+    const disk = this.#diskOf(vm, volume);
+    if (!volume.status.isOwnedByVm || disk === null || volume.name !== ownName(vm, { name: disk })) return null;
+    return ownName({ name }, { name: disk });
   }
 
   /** Gives up what a VM's disks were: own volumes are deleted, others are free again. Can be repeated. */
-  async surrender(vm: Pick<Vm, 'name' | 'project'>): Promise<void> {
+  async surrender(vm: Pick<Vm, 'id'>): Promise<void> {
     for (const volume of this.usedBy(vm)) {
       if (volume.status.isOwnedByVm) await this.remove(volume.id);
       else await this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, usedBy: null }));
@@ -295,15 +337,22 @@ export class VolumeService {
   }
 
   /** After the daemon's start: volumes that were never finished and belong to nothing are removed, and files of none. */
-  async recover(isKnownVm: (name: string, project: string) => boolean): Promise<void> {
+  async recover(): Promise<void> {
+    const vms = new Map([...this.#parts.vms()].map((vm) => [vm.id, vm]));
     for (const volume of [...this.#parts.volumes.all()]) {
       const isWorkedOn = this.#parts.engine.activeOn({ kind: 'volume', id: volume.id }).length > 0;
       const isOrphan = volume.status.isOwnedByVm
-        ? !isKnownVm(volume.status.usedBy ?? '', volume.project)
+        ? !vms.has(volume.status.usedBy?.id ?? '')
         : volume.status.state !== 'ready' && !isWorkedOn;
       if (isOrphan) await this.remove(volume.id);
-      else if (volume.status.usedBy && !isKnownVm(volume.status.usedBy, volume.project))
+      else if (volume.status.usedBy && !vms.has(volume.status.usedBy.id))
         await this.#parts.volumes.setStatus(volume.id, (status) => ({ ...status, usedBy: null }));
+    }
+    // The daemon may have died between a VM's new name and those of its disks.
+    for (const vm of vms.values()) {
+      const before = this.usedBy(vm).find(({ status }) => status.usedBy && status.usedBy.name !== vm.name)?.status
+        .usedBy;
+      if (before) await this.followRename(vm, before.name);
     }
     await this.#parts.files.removeStrays(
       this.#parts.directory,
@@ -326,11 +375,27 @@ export class VolumeService {
       throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb}: it is ${state}. ${reason}`, {
         hint: 'Wait until it is ready.',
       });
-    if (usedBy !== null && this.#parts.isLive(usedBy, volume.project)) {
-      throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb} while VM ${usedBy} runs.`, {
+    if (usedBy !== null && this.#isLive(usedBy.id)) {
+      throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb} while VM ${usedBy.name} runs.`, {
         hint: 'Stop the VM first.',
       });
     }
+  }
+
+  /** Whether the VM that uses a volume runs or is about to. */
+  #isLive(vmId: string): boolean {
+    for (const vm of this.#parts.vms()) if (vm.id === vmId) return !['stopped', 'suspended'].includes(vm.status.state);
+    return false;
+  }
+
+  /** Name of a VM that names the volume in its spec, whether it has it yet or not. */
+  #namedBy(volume: Volume): string | null {
+    for (const { name, project, spec, status } of this.#parts.vms()) {
+      const disks = [...spec.disks, ...(status.startedSpec?.disks ?? [])];
+      const isNamed = disks.some((disk) => disk.volume === volume.name || disk.volume === volume.id);
+      if (project === volume.project && isNamed) return name;
+    }
+    return null;
   }
 
   #imageOf(volume: Pick<Volume, 'project' | 'spec'>): Image | null {
@@ -354,6 +419,10 @@ function subject(volume: Pick<Volume, 'id' | 'name' | 'project'>): Subject {
 }
 
 /** Name of the volume that is made for a VM's disk. */
-function ownName(vm: Pick<Vm, 'name'>, disk: VmDisk): string {
+function ownName(vm: Pick<Vm, 'name'>, disk: Pick<VmDisk, 'name'>): string {
   return `${vm.name}-${disk.name}`.slice(0, 63).replace(/-+$/, '');
+}
+
+function ownDescription(vm: Pick<Vm, 'name'>, disk: Pick<VmDisk, 'name'>): string {
+  return `Disk ${disk.name} of VM ${vm.name}`;
 }

@@ -135,17 +135,17 @@ async function checkVolumes({ daemon }: Place, { vms, volumes }: Settled): Promi
   );
   for (const { name, status, id } of volumes) {
     if (status.state !== 'ready') problems.push(`volume ${name} is ${status.state}`);
-    const user = vms.find((vm) => vm.name === status.usedBy);
+    const user = vms.find((vm) => vm.id === status.usedBy?.id && vm.name === status.usedBy.name);
     if (status.usedBy !== null && !user?.status.disks.some((disk) => disk.volume === id))
       problems.push(
-        `volume ${name} is used by ${status.usedBy}, which ${user ? 'has no such disk' : 'does not exist'}`,
+        `volume ${name} is used by ${status.usedBy.name}, which ${user ? 'has no such disk' : 'does not exist'}`,
       );
     if (status.isOwnedByVm && status.usedBy === null) problems.push(`volume ${name} is owned by no VM`);
   }
   for (const vm of vms) {
     for (const disk of vm.status.disks) {
       const volume = volumes.find((candidate) => candidate.id === disk.volume);
-      if (disk.volume !== null && volume?.status.usedBy !== vm.name)
+      if (disk.volume !== null && volume?.status.usedBy?.id !== vm.id)
         problems.push(`disk ${disk.name} of VM ${vm.name} has a volume that ${volume ? 'is not its own' : 'is gone'}`);
     }
   }
