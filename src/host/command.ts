@@ -33,13 +33,21 @@ export class CommandError extends Error {
   readonly reason: 'missing' | 'timeout' | 'aborted' | 'exit' | 'output';
   readonly exitCode: number | null;
   readonly stderr: string;
+  /** What ended it, where it didn't end by itself: SIGSEGV when it crashed. */
+  readonly signal: NodeJS.Signals | null;
 
-  constructor(argv: readonly string[], reason: CommandError['reason'], exitCode: number | null, stderr: string) {
+  constructor(
+    argv: readonly string[],
+    reason: CommandError['reason'],
+    exitCode: number | null,
+    stderr: string,
+    signal: NodeJS.Signals | null = null,
+  ) {
     const how = {
       missing: 'is not installed',
       timeout: 'ran longer than its deadline and was ended',
       aborted: 'was cancelled',
-      exit: `ended with ${exitCode === null ? 'a signal' : `code ${exitCode}`}`,
+      exit: exitCode === null ? `was ended by ${signal ?? 'a signal'}` : `ended with code ${exitCode}`,
       output: 'wrote more output than is allowed',
     }[reason];
     const detail = stderr.trim().slice(-2000);
@@ -48,6 +56,7 @@ export class CommandError extends Error {
     this.reason = reason;
     this.exitCode = exitCode;
     this.stderr = stderr;
+    this.signal = signal;
   }
 }
 
@@ -106,10 +115,11 @@ export function run(argv: readonly [string, ...string[]], options: CommandOption
       settle();
       reject(error.code === 'ENOENT' ? new CommandError(argv, 'missing', null, '') : error);
     });
-    child.on('close', (code) => {
+    child.on('close', (code, signal) => {
       settle();
-      if (failure) reject(new CommandError(argv, failure, code, stderr()));
-      else if (code === null || !okExitCodes.includes(code)) reject(new CommandError(argv, 'exit', code, stderr()));
+      if (failure) reject(new CommandError(argv, failure, code, stderr(), signal));
+      else if (code === null || !okExitCodes.includes(code))
+        reject(new CommandError(argv, 'exit', code, stderr(), signal));
       else resolve({ stdout: stdout(), stderr: stderr(), exitCode: code });
     });
     if (options.input !== undefined) {

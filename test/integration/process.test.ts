@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { test, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { run } from '../../src/host/command.ts';
 import {
   findProcesses,
   identifyProcess,
@@ -135,4 +136,13 @@ test('a process that never was is not there', async () => {
   assert.equal(await readProcessMemory(unused), null);
   assert.equal(await readArguments(unused), null);
   assert.deepEqual(readThreads(unused), []);
+});
+
+test('a program that crashes is told with the signal that ended it', async () => {
+  await assert.rejects(run(['sh', '-c', 'kill -SEGV $$']), {
+    reason: 'exit',
+    signal: 'SIGSEGV',
+    message: /^sh was ended by SIGSEGV/,
+  });
+  await assert.rejects(run(['sh', '-c', 'exit 3']), { exitCode: 3, signal: null, message: 'sh ended with code 3' });
 });

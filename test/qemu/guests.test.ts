@@ -3,10 +3,11 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
+import { mkdir, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Duplex } from 'node:stream';
 import { test } from 'node:test';
+import { run } from '../../src/host/command.ts';
 import { readPng, type Picture } from '../support/png.ts';
 import { qemuDaemon, type QemuDaemon } from '../support/qemu-daemon.ts';
 import { temporaryFolder } from '../support/temporary.ts';
@@ -95,6 +96,30 @@ test('guests of tiny: consoles and agent', { timeout: 300_000 }, async (context)
       async () => (await host.client.vm.readFile({ params: { vm: 'web1' }, query: missing })).bytes(),
       { code: 'not_found' },
     );
+  });
+
+  await context.test('folders go in and come out by the command line, with permissions and links', async (t) => {
+    const folder = await temporaryFolder(t);
+    const [site, back] = [join(folder, 'site'), join(folder, 'back')];
+    await mkdir(join(site, 'sub'), { recursive: true });
+    await writeFile(join(site, 'sub/data'), randomBytes(200_000));
+    await writeFile(join(site, 'run.sh'), '#!/bin/sh\necho it ran\n', { mode: 0o750 });
+    await writeFile(join(site, 'n'.repeat(150)), 'long name');
+    await symlink('sub/data', join(site, 'link'));
+    const launcher = join(import.meta.dirname, '../../bin/lodge');
+    const cp = (...words: string[]): ReturnType<typeof run> =>
+      run([launcher, '--socket', host.daemon.socketPath, 'vm', 'cp', ...words], { timeoutMs: 120_000 });
+    await cp('-r', site, 'web1:/srv');
+    assert.equal((await host.exec('web1', ['/srv/run.sh'])).output, 'it ran\n');
+    assert.equal((await host.exec('web1', ['readlink', '/srv/link'])).output, 'sub/data\n');
+    await cp('-r', 'web1:/srv', back);
+    await run(['diff', '-r', site, back]);
+    assert.equal((await stat(join(back, 'run.sh'))).mode & 0o777, 0o750);
+    assert.equal((await host.exec('web1', ['sh', '-c', 'ls -a /srv /tmp | grep tar'])).output, '');
+    // One file keeps its permissions too, and a folder is asked for by -r.
+    await cp(join(site, 'run.sh'), 'web1:/tmp');
+    assert.equal((await host.exec('web1', ['stat', '-c', '%a', '/tmp/run.sh'])).output, '750\n');
+    await assert.rejects(cp('web1:/srv', back), /web1:\/srv is a folder[^]*lodge vm cp -r web1:\/srv/);
   });
 
   await context.test('its file systems are frozen and thawed', async () => {

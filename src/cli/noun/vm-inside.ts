@@ -8,6 +8,7 @@ import { collected, documentFormats, parsedBy, verb, wholeNumber, withDaemon } f
 import { withSuggestion } from '../list.ts';
 import { fetchVms } from '../vm/view.ts';
 import { parseDetachKey, type ConsoleOptions } from '../vm/console.ts';
+import type { CopyOptions } from '../vm/copy.ts';
 import type { ExecOptions } from '../vm/exec.ts';
 import type { SshOptions } from '../vm/ssh.ts';
 import { usageError } from '../usage-error.ts';
@@ -160,18 +161,22 @@ export function addGuestVerbs(vm: Command): void {
     // commander takes several words only as the last argument, so sources and target are one list for it.
     usage: '[options] <source...> <target>',
     description:
-      'Copy files into a guest and out of it, through its agent. A path in a guest is written VM:/path; "-" is standard input or output. The last path is the target.',
+      'Copy files and, with -r, folders into a guest and out of it, through its agent. A path in a guest is written VM:/path; "-" is standard input or output. The last path is the target: a folder that is there takes what is copied under its name, else what is copied becomes the target. FOLDER/. means what is in the folder. Permissions and symbolic links are kept, owners are not.',
     examples: [
       ['lodge vm cp app.conf web1:/etc/app.conf', 'into the guest'],
       ['lodge vm cp web1:/var/log/syslog .', 'out of it, into this folder'],
-      ['tar -c site | lodge vm cp - web1:/tmp/site.tar', 'from a pipe'],
+      ['lodge vm cp -r site web1:/srv/', 'a folder, to /srv/site'],
+      ['lodge vm cp -r web1:/etc etc-of-web1', 'a folder out of it'],
+      ['pg_dump shop | lodge vm cp - web1:/tmp/shop.sql', 'from a pipe'],
     ],
-  }).action(
-    withDaemon<[paths: string[]], object>(async (session, _options, paths) => {
-      const { copyFiles } = await import('../vm/copy.ts');
-      await copyFiles(session, paths);
-    }),
-  );
+  })
+    .option('-r, --recursive', 'copy folders with all that is in them')
+    .action(
+      withDaemon<[paths: string[]], CopyOptions>(async (session, options, paths) => {
+        const { copyFiles } = await import('../vm/copy.ts');
+        await copyFiles(session, options, paths);
+      }),
+    );
 
   verb(vm, 'guest <vm>', 'Show what the agent tells about the guest', {
     formats: documentFormats,

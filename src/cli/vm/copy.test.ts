@@ -11,7 +11,11 @@ test('a name and a colon is a VM, everything else is a file here', () => {
 
 test('one side is here, the other in a VM', () => {
   assert.deepEqual(planCopies(['a'], 'web1:/tmp/b'), [
-    { from: { vm: null, path: 'a' }, to: { vm: 'web1', path: '/tmp/b' } },
+    {
+      from: { vm: null, path: 'a' },
+      to: { vm: 'web1', path: '/tmp/b' },
+      folder: { vm: 'web1', path: '/tmp/b' },
+    },
   ]);
   assert.throws(() => planCopies(['a'], 'b'), /one side/);
   assert.throws(() => planCopies(['web1:/a'], 'web2:/b'), /one side/);

@@ -10,6 +10,7 @@ import { DnsmasqError, listDnsmasqs, readLeases, removeDnsmasq } from '../../hos
 import { ensureFirewall, type FirewallNetwork } from '../../host/network/firewall.ts';
 import { ensureForwarding, SysctlMissingError } from '../../host/network/forwarding.ts';
 import { deleteLink, deriveLinkName, LinkError, listMarkedLinks } from '../../host/network/link.ts';
+import { NftablesError } from '../../host/network/nftables.ts';
 import {
   BridgeInUseError,
   BridgeNameTakenError,
@@ -222,6 +223,7 @@ export function describeHostProblem(error: unknown, field: string): LodgeError {
     return new LodgeError('invalid_request', `${field}: ${error.message}.`, { cause: error });
   if (
     error instanceof LinkError ||
+    error instanceof NftablesError ||
     error instanceof DnsmasqError ||
     error instanceof SysctlMissingError ||
     error instanceof CommandError

@@ -320,6 +320,14 @@ async function nft(table: string, args: string[], scope: NetworkScope, input?: s
     if (/Operation not permitted|must be root/.test(error.stderr)) {
       throw new NftablesError(table, 'denied', 'packet filters need the capability NET_ADMIN', options);
     }
+    if (error.signal !== null) {
+      // Seen with nft 1.0.6 (Debian 12) where nft 1.1 had written a table: it crashes even on `list tables`.
+      const why =
+        error.signal === 'SIGSEGV'
+          ? '; it crashes where a newer nft has written tables: update nftables, or restart the machine'
+          : '';
+      throw new NftablesError(table, 'other', `nft ${args.join(' ')} was ended by ${error.signal}${why}`, options);
+    }
     const said = error.stderr.trim().slice(0, 2000);
     const isUnsupported = /not supported|Protocol error|No such file or directory/.test(said) && args[0] === '-f';
     const hint = isUnsupported
