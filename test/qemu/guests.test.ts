@@ -46,10 +46,30 @@ async function screenshot(host: QemuDaemon, vm: string): Promise<{ picture: Pict
   return { picture: readPng(bytes), bytes };
 }
 
+/** Imports a disc with a file that says "from the disc". */
+async function importDisc(host: QemuDaemon, name: string): Promise<void> {
+  const readme = join(host.daemon.folder, 'readme');
+  const path = join(host.daemon.folder, 'disc.iso');
+  await writeFile(readme, 'from the disc\n');
+  await run(['xorriso', '-as', 'mkisofs', '-quiet', '-o', path, readme]);
+  await host.done(host.client.image.create({ body: { name, spec: { source: { type: 'file', path } } } }));
+}
+
 test('guests of tiny: consoles and agent', { timeout: 300_000 }, async (context) => {
   const host = await qemuDaemon(context);
-  await host.create('web1', { cpu: { model: 'x86-64-v2', count: 2 }, nics: [{ network: 'user' }] });
+  await importDisc(host, 'disc');
+  const disks = [{ name: 'cd', device: 'cdrom' as const, image: 'disc' }];
+  await host.create('web1', { cpu: { model: 'x86-64-v2', count: 2 }, nics: [{ network: 'user' }], disks });
   await host.untilUp('web1');
+
+  await context.test('it finds its CD-ROM without being told what bus to have it on', async () => {
+    const { output } = await host.exec('web1', [
+      'sh',
+      '-c',
+      'mount -r /dev/sr0 /mnt && cat /mnt/readme && umount /mnt',
+    ]);
+    assert.equal(output.toLowerCase(), 'from the disc\n');
+  });
 
   await context.test('its serial console is interactive, and shows what was before', async () => {
     const { stream, path } = await openConsole(host, 'web1', 'serial');

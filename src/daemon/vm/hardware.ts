@@ -28,8 +28,25 @@ export function assignMacs(
   });
 }
 
-/** The disks a VM has: those of the spec, with the image’s own disk before them when the spec names only an image. */
+/**
+ * The disks a VM has: those of the spec, with the image’s own disk before them when the spec names only an image, and
+ * CD-ROMs on a bus that they can be on.
+ */
 export function effectiveDisks(spec: VmSpec, image: Image | null): VmDisk[] {
+  return namedDisks(spec, image).map((disk) =>
+    disk.device === 'cdrom' && (disk.bus === 'virtio' || disk.bus === 'nvme')
+      ? { ...disk, bus: cdromBus(spec.machine, image?.spec.os ?? 'linux') }
+      : disk,
+  );
+}
+
+/** There is no CD-ROM on virtio. Kernels that Linux distributions make for clouds have no drivers for SATA. */
+function cdromBus(machine: VmSpec['machine'], os: Image['spec']['os']): VmDisk['bus'] {
+  if (machine === 'pc') return 'ide';
+  return os === 'linux' ? 'scsi' : 'sata';
+}
+
+function namedDisks(spec: VmSpec, image: Image | null): VmDisk[] {
   if (!spec.image || !image || image.status.kind === 'kernel') return spec.disks;
   const hasIt = spec.disks.some(
     (disk) => disk.image === spec.image || disk.image === image.id || disk.image === image.name,
@@ -40,7 +57,7 @@ export function effectiveDisks(spec: VmSpec, image: Image | null): VmDisk[] {
       name: 'cdrom',
       image: spec.image,
       device: 'cdrom',
-      bus: 'sata',
+      bus: 'virtio',
       isReadOnly: true,
       cache: 'writeback',
     };
