@@ -18,7 +18,15 @@ const cpuFeature = z
 
 export const vmCpu = z
   .strictObject({
-    count: z.int().min(1).max(maxVcpus).default(1).describe('vCPUs'),
+    count: z.int().min(1).max(maxVcpus).default(1).describe('vCPUs; can change while it runs, up to maxCount'),
+    maxCount: z
+      .int()
+      .min(1)
+      .max(maxVcpus)
+      .optional()
+      .describe(
+        'Most vCPUs it can have without a restart. Without it, four times count, at most the node’s processors; with a topology, count',
+      ),
     model: z
       .string()
       .max(60)
@@ -37,6 +45,40 @@ export const vmCpu = z
     threadsPerCore: z.int().min(1).max(16).optional(),
   })
   .meta({ id: 'VmCpu' });
+
+const perSecond = (what: string): z.ZodOptional<z.ZodInt> =>
+  z.int().min(1).max(1_000_000_000_000_000).optional().describe(`${what} a second`);
+
+const rates = {
+  iops: perSecond('Operations'),
+  readIops: perSecond('Read operations'),
+  writeIops: perSecond('Write operations'),
+  bytesPerSecond: perSecond('Bytes'),
+  readBytesPerSecond: perSecond('Bytes read'),
+  writeBytesPerSecond: perSecond('Bytes written'),
+};
+
+/** How much a disk may do. A total and its read or write part exclude each other, as in QEMU's throttling. */
+export const vmDiskLimits = z
+  .strictObject({
+    ...rates,
+    burst: z
+      .strictObject({
+        ...rates,
+        lengthS: z.int().min(1).max(3600).default(1).describe('How long the higher rate may last, seconds'),
+      })
+      .optional()
+      .describe('Higher rates for a short time, each for one that is given outside it'),
+  })
+  .meta({ id: 'VmDiskLimits' });
+export type VmDiskLimits = z.output<typeof vmDiskLimits>;
+
+const bootIndex = z
+  .int()
+  .min(1)
+  .max(1000)
+  .optional()
+  .describe('Place in the boot order; those with one come first, then the disks without in their order');
 
 export const diskBus = z.enum(['virtio', 'scsi', 'sata', 'ide', 'nvme']).meta({ id: 'DiskBus' });
 
@@ -57,6 +99,8 @@ export const vmDisk = z
       .enum(['none', 'writeback', 'writethrough', 'unsafe'])
       .default('writeback')
       .describe('As QEMU’s cache modes'),
+    limits: vmDiskLimits.optional().describe('Without it, no limit. Can change while it runs'),
+    bootIndex,
   })
   .meta({ id: 'VmDisk' });
 export type VmDisk = z.output<typeof vmDisk>;
@@ -70,8 +114,17 @@ export const vmNic = z
     mac: macAddress.optional().describe('Without it, Lodge makes one and keeps it'),
     ipv4Address: ipv4Address.optional().describe('Reserved for this NIC in the network’s DHCP'),
     isConnected: z.boolean().default(true).describe('Whether the link is up'),
+    bootIndex,
   })
   .meta({ id: 'VmNic' });
+export type VmNic = z.output<typeof vmNic>;
+
+export const vmUsbDevice = z
+  .strictObject({
+    name: objectName.describe('Unique in the VM: pointer'),
+    type: z.enum(['tablet', 'mouse', 'keyboard']),
+  })
+  .meta({ id: 'VmUsbDevice' });
 
 export const firmwareType = z.enum(['auto', 'direct', 'bios', 'uefi']).meta({ id: 'FirmwareType' });
 
@@ -129,6 +182,18 @@ export const vmSpec = z
       .describe('Image the VM is made from: its first disk, or for an image with kernel and initramfs what is booted'),
     cpu: vmCpu.prefault({}),
     memoryMib: z.int().min(minMemoryMib).max(maxMemoryMib).default(512).describe('MiB'),
+    maxMemoryMib: z
+      .int()
+      .min(minMemoryMib)
+      .max(maxMemoryMib)
+      .optional()
+      .describe('Most memory it can have without a restart, MiB. Without it, four times memoryMib, at most the node’s'),
+    memoryTargetMib: z
+      .int()
+      .min(minMemoryMib)
+      .max(maxMemoryMib)
+      .optional()
+      .describe('What the guest is to make do with: the balloon takes the rest. Without it, all of memoryMib. MiB'),
     machine: z
       .enum(['q35', 'pc', 'microvm'])
       .default('q35')
@@ -155,6 +220,7 @@ export const vmSpec = z
       .array(vmNic)
       .max(32)
       .default([{ network: 'default', model: 'virtio', isConnected: true }]),
+    usbDevices: z.array(vmUsbDevice).max(16).default([]).describe('Emulated USB devices besides those of the display'),
     display: z.enum(['auto', 'none', 'vnc']).default('auto').describe('auto: vnc, but none for direct boot'),
     hasAgentChannel: z.boolean().default(true).describe('virtio-serial port for the guest agent'),
     cloudInit: vmCloudInit.optional(),

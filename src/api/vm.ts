@@ -47,6 +47,20 @@ export const vmExit = z
   .meta({ id: 'VmExit' });
 export type VmExit = z.output<typeof vmExit>;
 
+const pendingValue = z.union([z.string(), z.number(), z.boolean()]).nullable();
+
+/** A change of the spec that the guest doesn't have yet. */
+export const pendingChange = z
+  .object({
+    field: z.string().describe('Of the spec; elements of lists by their name: spec.disks.data.sizeMib'),
+    current: pendingValue.describe('What the guest has; null: nothing'),
+    wanted: pendingValue.describe('What the spec asks for; null: nothing'),
+    reason: z.string().describe('Why it is not so yet'),
+    needsRestart: z.boolean().describe('It takes effect at the next start. Otherwise it is being made, or waits'),
+  })
+  .meta({ id: 'PendingChange' });
+export type PendingChange = z.output<typeof pendingChange>;
+
 export const vmStatus = z
   .object({
     state: vmState,
@@ -90,8 +104,12 @@ export const vmStatus = z
       .nullable(),
     lastExit: vmExit.nullable(),
     restarts: z.object({ count: z.int().describe('Automatic starts in a row'), nextAt: timestamp.nullable() }),
-    startedSpec: vmSpec.nullable().describe('Spec it was started with; null while it is stopped'),
-    pendingChanges: z.array(z.string()).describe('Fields of spec that take effect at the next start'),
+    startedSpec: vmSpec
+      .nullable()
+      .describe(
+        'Spec that is in effect: the one it was started with, and what was changed since. Null while it is stopped',
+      ),
+    pendingChanges: z.array(pendingChange).describe('What of the spec is not in effect yet, each with the reason'),
   })
   .meta({ id: 'VmStatus' });
 export type VmStatus = z.output<typeof vmStatus>;
@@ -186,7 +204,7 @@ export const vmRoutes = {
     tag: 'vms',
     summary: 'Change a VM',
     description:
-      'What can not change while it runs is listed in status.pendingChanges and takes effect at the next start.',
+      'What can change while it runs is changed by the task in status.taskId. What can not, or could not, is listed in status.pendingChanges with the reason.',
     permission: 'vm.update',
     query: inProject,
     body: update('VmUpdate', vmSpec),

@@ -141,6 +141,38 @@ export interface GuestAgent {
   thaw(options?: CallOptions): Promise<number>;
 }
 
+/** A disk as the hypervisor has it now. */
+export interface DiskReport {
+  name: string;
+  /** Size of what is in it, MiB, rounded down; null: no medium, or a drive without one. */
+  sizeMib: number | null;
+  /** Why it can't be taken out while the guest runs; null: it can. */
+  fixedBy: string | null;
+}
+
+/** A NIC as the hypervisor has it now. */
+export interface NicReport {
+  mac: string;
+  fixedBy: string | null;
+}
+
+/**
+ * What a guest is made of now, by its hypervisor's own answers, and what could change without a restart. Every `reason`
+ * says, for people, what the limit beside it comes from.
+ */
+export interface DeviceReport {
+  vcpus: { now: number; most: number; reason: string };
+  /** MiB. Between least and most, memory changes by multiples of stepMib. */
+  memory: { nowMib: number; leastMib: number; mostMib: number; stepMib: number; reason: string };
+  /** What the balloon leaves the guest, MiB; null: it has none, for the reason. */
+  balloon: { nowMib: number | null; reason: string };
+  disks: DiskReport[];
+  nics: NicReport[];
+  usbDevices: string[];
+  /** What could be added: buses of disks, models of NICs, USB devices, and how many disks and NICs in all. */
+  room: { diskBuses: string[]; nicModels: string[]; hasUsb: boolean; slots: number; reason: string };
+}
+
 /** A guest that exists: running, paused, or waiting to be ended. */
 export interface Guest {
   readonly id: string;

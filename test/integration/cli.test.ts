@@ -170,7 +170,7 @@ test('the command line with a daemon', async (t) => {
     await cli.ok('vm', 'create', 'conf', '--memory', '64MiB');
     assert.match(
       await cli.ok('vm', 'set', 'conf', 'cpu.count=4', 'memoryMib=128MiB', 'labels.a=b'),
-      /At its next start: .*lodge vm restart conf/,
+      /cpu\.count: 1 → 4, at the next start\.[^]*lodge vm restart conf/,
     );
     const vm = JSON.parse(await cli.ok('vm', 'show', 'conf', '-o', 'json')) as {
       labels: object;

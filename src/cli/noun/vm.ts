@@ -4,6 +4,7 @@ import { Option, type Command } from 'commander';
 import { imageRecipe } from '../../api/image.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
+import type { Vm } from '../../api/vm.ts';
 import { parseMib } from '../../lib/quantity.ts';
 import { collected, noun, objectFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
@@ -13,7 +14,7 @@ import { printOne } from '../output/print.ts';
 import type { CreateOptions } from '../vm/create.ts';
 import type { PowerOptions } from '../vm/power.ts';
 import { choicesAt } from '../schema-fields.ts';
-import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
+import { fetchVms, pendingText, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
 import { usageError } from '../usage-error.ts';
@@ -308,11 +309,16 @@ function addChangeVerbs(vm: Command): void {
     );
 }
 
-function changedLines(vm: { name: string; status: { pendingChanges: string[] } }): string[] {
+function changedLines(vm: Pick<Vm, 'name' | 'status'>): string[] {
   const pending = vm.status.pendingChanges;
-  return pending.length === 0
-    ? [`VM ${vm.name} is changed.`]
-    : [`VM ${vm.name} is changed. At its next start: ${pending.join(', ')} (lodge vm restart ${vm.name}).`];
+  if (pending.length === 0) return [`VM ${vm.name} is changed.`];
+  return [
+    `VM ${vm.name} is changed. Not in effect yet:`,
+    ...pending.map((change) => `  ${pendingText(change)}`),
+    ...(pending.some(({ needsRestart }) => needsRestart)
+      ? [`What waits for a restart: lodge vm restart ${vm.name}`]
+      : []),
+  ];
 }
 
 /** Adds the options that select several VMs. */

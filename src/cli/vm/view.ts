@@ -1,5 +1,5 @@
 // How VMs look: the columns of a list and the details of one.
-import type { Vm } from '../../api/vm.ts';
+import type { PendingChange, Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { formatMib } from '../../lib/quantity.ts';
 import type { Session } from '../connect/session.ts';
@@ -37,7 +37,8 @@ export const vmPrintable: Printable<Vm> = {
     { header: 'NAME', value: (vm) => vm.name, minWidth: 12 },
     {
       header: 'STATE',
-      value: (vm) => vm.status.state,
+      // The mark: something of its spec is not in effect, see lodge vm show.
+      value: (vm) => `${vm.status.state}${vm.status.pendingChanges.length > 0 ? '*' : ''}`,
       color: (text, vm, style) => colorState(text, vm.status.state, style),
     },
     { header: 'UP', value: upText, side: 'right' },
@@ -74,6 +75,16 @@ function firstSentence(text: string): string {
 /** What a running VM has instead of what its spec asks for from the next start on. */
 function laterText(now: number | undefined, later: number, format: (value: number) => string): string {
   return now === undefined || now === later ? '' : ` from the next start on; now ${format(now)}`;
+}
+
+/** A change that the guest doesn't have yet, in one line. */
+export function pendingText({ field, current, wanted, reason, needsRestart }: PendingChange): string {
+  const values = `${valueText(current)} → ${valueText(wanted)}`;
+  return `${field.replace(/^spec\./, '')}: ${values}${needsRestart ? ', at the next start' : ''}. ${reason}`;
+}
+
+function valueText(value: PendingChange['current']): string {
+  return value === null ? 'none' : String(value);
 }
 
 /** Names of the volumes and images that a VM's status names by their ids. */
@@ -159,10 +170,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
         'Last exit',
         lastExit === null ? null : `${lastExit.cause}, ${momentOf(lastExit.at) ?? ''}: ${lastExit.message}`,
       ],
-      [
-        'At next start',
-        status.pendingChanges.length === 0 ? null : `changes of ${status.pendingChanges.join(', ')} take effect`,
-      ],
+      ['Not in effect yet', status.pendingChanges.length === 0 ? null : status.pendingChanges.map(pendingText)],
       ['Labels', labelsText(vm.labels)],
       ['Created', momentOf(vm.createdAt)],
       ['Id', vm.id],

@@ -4,7 +4,7 @@ import { type Image } from '../../api/image.ts';
 import { vmSpec, type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { initialImageStatus } from '../image/image-service.ts';
-import { assignMacs, checkSpec, chooseFirmware, effectiveDisks, newMac, pendingChanges } from './hardware.ts';
+import { assignMacs, bytesOf, checkSpec, chooseFirmware, effectiveDisks, newMac } from './hardware.ts';
 
 const spec = (input: VmSpecInput): VmSpec => vmSpec.parse(input);
 
@@ -48,10 +48,32 @@ describe('MAC addresses', () => {
 
   it('stay what they were, and a given one comes first', () => {
     const nics = spec({ nics: [{ mac: '52:54:00:00:00:01' }, {}, {}] }).nics;
-    const macs = assignMacs(nics, [{ mac: '52:54:00:aa:aa:aa' }, { mac: '52:54:00:bb:bb:bb' }], new Set());
+    const network = 'default';
+    const before = ['52:54:00:aa:aa:aa', '52:54:00:bb:bb:bb'].map((mac) => ({ mac, network }));
+    const macs = assignMacs(nics, before, new Set());
     assert.deepEqual(macs.slice(0, 2), ['52:54:00:00:00:01', '52:54:00:bb:bb:bb']);
     assert.match(macs[2]!, /^52:54:00/);
     assert.equal(new Set(macs).size, 3);
+  });
+
+  it('follow their network when a NIC before them is taken out, and their place when their network changes', () => {
+    const before = [
+      { mac: '52:54:00:aa:aa:aa', network: 'front' },
+      { mac: '52:54:00:bb:bb:bb', network: 'back' },
+    ];
+    const of = (...networks: string[]): string[] =>
+      assignMacs(spec({ nics: networks.map((network) => ({ network })) }).nics, before, new Set());
+    assert.deepEqual(of('back'), ['52:54:00:bb:bb:bb']);
+    assert.deepEqual(of('other', 'back'), ['52:54:00:aa:aa:aa', '52:54:00:bb:bb:bb']);
+    assert.deepEqual(of('back', 'front'), ['52:54:00:bb:bb:bb', '52:54:00:aa:aa:aa']);
+  });
+
+  it('of a NIC that is only planned are the same each time, and not those of another', () => {
+    const { nics } = spec({ nics: [{}, {}] });
+    const once = assignMacs(nics, [], new Set(), bytesOf('web1'));
+    assert.deepEqual(assignMacs(nics, [], new Set(), bytesOf('web1')), once);
+    assert.notDeepEqual(assignMacs(nics, [], new Set(), bytesOf('web2')), once);
+    assert.ok(!assignMacs(nics, [], new Set(once), bytesOf('web1')).some((mac) => once.includes(mac)));
   });
 });
 
@@ -148,12 +170,20 @@ describe('A spec', () => {
     assert.throws(() => checkSpec(spec({}), image({ state: 'importing' })), { code: 'wrong_state' });
   });
 
-  it('tells which of its changes wait for a restart', () => {
-    const before = spec({ memoryMib: 256 });
-    assert.deepEqual(pendingChanges(before, spec({ memoryMib: 512, autostart: true, cpu: { count: 2 } })), [
-      'spec.cpu',
-      'spec.memoryMib',
-    ]);
-    assert.deepEqual(pendingChanges(before, before), []);
+  it('is refused when its room for more, boot order or disk limits contradict themselves', () => {
+    refuses(() => checkSpec(spec({ cpu: { count: 4, maxCount: 2 } }), null), 'spec.cpu.maxCount');
+    refuses(() => checkSpec(spec({ memoryMib: 512, maxMemoryMib: 256 }), null), 'spec.maxMemoryMib');
+    refuses(() => checkSpec(spec({ memoryMib: 512, memoryTargetMib: 600 }), null), 'spec.memoryTargetMib');
+    const data = { name: 'data', sizeMib: 1 };
+    refuses(
+      () => checkSpec(spec({ disks: [{ ...data, bootIndex: 1 }], nics: [{ bootIndex: 1 }] }), null),
+      'spec.nics.0.bootIndex',
+    );
+    const limited = (limits: NonNullable<VmSpecInput['disks']>[number]['limits']) => () =>
+      checkSpec(spec({ disks: [{ ...data, limits }] }), null);
+    refuses(limited({ iops: 100, readIops: 50 }), 'spec.disks.0.limits.iops');
+    refuses(limited({ burst: { iops: 100 } }), 'spec.disks.0.limits.burst.iops');
+    refuses(limited({ iops: 100, burst: { iops: 50 } }), 'spec.disks.0.limits.burst.iops');
+    limited({ readIops: 100, writeIops: 50, bytesPerSecond: 1, burst: { readIops: 200, lengthS: 5 } })();
   });
 });

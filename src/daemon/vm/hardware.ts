@@ -1,10 +1,10 @@
 // From what a user asked for to what a VM is made of: fills in what the image decides (firmware, first disk, memory) and
 // keeps what was decided before (MAC addresses). Pure, so that it can be tested without a machine.
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type VmPinned, type VmStatus } from '../../api/vm.ts';
-import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
+import { type VmDisk, type VmDiskLimits, type VmSpec } from '../../api/vm-spec.ts';
 
 /** A new address in QEMU's and KVM's locally administered range, not among those in use. */
 export function newMac(inUse: ReadonlySet<string>, random: (size: number) => Uint8Array = randomBytes): string {
@@ -14,18 +14,40 @@ export function newMac(inUse: ReadonlySet<string>, random: (size: number) => Uin
   }
 }
 
-/** The NICs of a spec with their addresses: given ones, then those the VM had at the same place, then new ones. */
+/**
+ * The addresses of a spec's NICs: given ones, then that of the NIC on the same network at the same place or at another
+ * one, then that of the same place, then new ones. So a NIC stays the same one when another is taken out before it.
+ */
 export function assignMacs(
   nics: VmSpec['nics'],
-  before: Pick<VmStatus['nics'][number], 'mac'>[],
+  before: Pick<VmStatus['nics'][number], 'mac' | 'network'>[],
   inUse: ReadonlySet<string>,
+  random?: (size: number) => Uint8Array,
 ): string[] {
-  const taken = new Set(inUse);
-  return nics.map((nic, index) => {
-    const mac = nic.mac ?? before[index]?.mac ?? newMac(taken);
+  const macs: (string | null)[] = nics.map((nic) => nic.mac ?? null);
+  const left = before.map((one, place) => ({ ...one, place })).filter(({ mac }) => !macs.includes(mac));
+  const takeOver = (isMeant: (one: (typeof left)[number], index: number) => boolean): void => {
+    for (const [index, mac] of macs.entries()) {
+      const at = mac === null ? left.findIndex((one) => isMeant(one, index)) : -1;
+      if (at !== -1) macs[index] = left.splice(at, 1)[0]!.mac;
+    }
+  };
+  const isOnSame = ({ network }: { network: string }, index: number): boolean => network === nics[index]?.network;
+  takeOver((one, index) => one.place === index && isOnSame(one, index));
+  takeOver(isOnSame);
+  takeOver(({ place }, index) => place === index);
+  const taken = new Set([...inUse, ...before.map(({ mac }) => mac), ...macs.filter((mac) => mac !== null)]);
+  return macs.map((given) => {
+    const mac = given ?? newMac(taken, random);
     taken.add(mac);
     return mac;
   });
+}
+
+/** Bytes that are the same for the same VM, so that a NIC that is only planned has one address every time it is looked at. */
+export function bytesOf(seed: string): (size: number) => Uint8Array {
+  let count = 0;
+  return (size) => createHash('sha256').update(`${seed}:${count++}`).digest().subarray(0, size);
 }
 
 /**
@@ -141,28 +163,76 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
       hint: 'Wait until it is ready (lodge image list), or choose another.',
     });
   }
+  checkRoom(spec);
+  checkBootOrder(spec);
+  for (const [index, disk] of spec.disks.entries()) checkLimits(disk.limits, `spec.disks.${index}.limits`);
+  const usbNames = new Set<string>();
+  for (const [index, { name }] of spec.usbDevices.entries()) {
+    if (usbNames.has(name))
+      throw invalidField(`spec.usbDevices.${index}.name`, 'two USB devices of a VM can not have the same name', name);
+    usbNames.add(name);
+  }
   const minimum = Math.max(image?.status.minMemoryMib ?? 0, image?.spec.minMemoryMib ?? 0);
   if (spec.memoryMib < minimum) {
     throw invalidField('spec.memoryMib', `image ${image?.name} needs at least ${minimum} MiB`, spec.memoryMib);
   }
 }
 
-/** Fields that need a restart to take effect, between the spec a guest was started with and the one it has now. */
-export function pendingChanges(started: VmSpec, now: VmSpec): string[] {
-  const coldFields = [
-    'image',
-    'cpu',
-    'memoryMib',
-    'machine',
-    'accelerator',
-    'firmware',
-    'disks',
-    'nics',
-    'display',
-    'hasAgentChannel',
-    'cloudInit',
-  ] as const;
-  return coldFields
-    .filter((field) => JSON.stringify(started[field]) !== JSON.stringify(now[field]))
-    .map((field) => `spec.${field}`);
+function checkRoom({ cpu, memoryMib, maxMemoryMib, memoryTargetMib }: VmSpec): void {
+  if (cpu.maxCount !== undefined && cpu.maxCount < cpu.count)
+    throw invalidField('spec.cpu.maxCount', `is at least count, ${cpu.count}`, cpu.maxCount);
+  if (maxMemoryMib !== undefined && maxMemoryMib < memoryMib)
+    throw invalidField('spec.maxMemoryMib', `is at least memoryMib, ${memoryMib}`, maxMemoryMib);
+  if (memoryTargetMib !== undefined && memoryTargetMib > memoryMib)
+    throw invalidField('spec.memoryTargetMib', `is at most memoryMib, ${memoryMib}`, memoryTargetMib);
+}
+
+function checkBootOrder({ disks, nics }: VmSpec): void {
+  const taken = new Map<number, string>();
+  const places = [
+    ...disks.map(({ bootIndex }, index) => [`spec.disks.${index}`, bootIndex] as const),
+    ...nics.map(({ bootIndex }, index) => [`spec.nics.${index}`, bootIndex] as const),
+  ];
+  for (const [field, bootIndex] of places) {
+    if (bootIndex === undefined) continue;
+    const other = taken.get(bootIndex);
+    if (other)
+      throw invalidField(`${field}.bootIndex`, `is the place of ${other} in the boot order already`, bootIndex);
+    taken.set(bootIndex, field);
+  }
+}
+
+const rateKinds = [
+  ['iops', 'readIops', 'writeIops'],
+  ['bytesPerSecond', 'readBytesPerSecond', 'writeBytesPerSecond'],
+] as const;
+
+/** Limits as QEMU takes them: util/throttle.c, throttle_is_valid. */
+function checkLimits(limits: VmDiskLimits | undefined, field: string): void {
+  if (!limits) return;
+  for (const [total, read, write] of rateKinds) {
+    for (const [rates, where] of [
+      [limits, field],
+      [limits.burst, `${field}.burst`],
+    ] as const) {
+      if (rates?.[total] !== undefined && (rates[read] !== undefined || rates[write] !== undefined))
+        throw invalidField(
+          `${where}.${total}`,
+          `excludes ${read} and ${write}: give the total, or its parts`,
+          rates[total],
+        );
+    }
+    for (const name of [total, read, write]) {
+      const burst = limits.burst?.[name];
+      const rate = limits[name];
+      if (burst === undefined) continue;
+      if (rate === undefined)
+        throw invalidField(
+          `${field}.burst.${name}`,
+          `needs ${name} beside it, the rate that holds in the long run`,
+          burst,
+        );
+      if (burst < rate) throw invalidField(`${field}.burst.${name}`, `is at least ${name}, ${rate}`, burst);
+    }
+  }
 }

@@ -1,13 +1,13 @@
 // The steps that make a VM, bring its hardware in line with its spec, and delete it.
 import { mkdir, rm } from 'node:fs/promises';
 import { type Vm } from '../../api/vm.ts';
-import { type VmDisk } from '../../api/vm-spec.ts';
+import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Volume } from '../../api/volume.ts';
 import { imageOf, needsSeed, seedPath, vmDirectory } from './definition.ts';
-import { assignMacs, effectiveDisks } from './hardware.ts';
+import { assignMacs, bytesOf, effectiveDisks } from './hardware.ts';
 import { removeSeed, writeSeed } from './seed.ts';
-import { vmSubject } from './vm-records.ts';
+import { vmSubject, type VmRecords } from './vm-records.ts';
 import { disconnect, hostTimeoutMs, type VmStep, type VmStepParts } from './vm-step.ts';
 
 const disksTimeoutMs = 600_000;
@@ -179,11 +179,16 @@ async function volumeOf(parts: VmStepParts, vm: Vm, disk: VmDisk): Promise<Volum
   return disk.volume || disk.sizeMib === undefined ? volume : parts.volumes.growTo(volume, disk.sizeMib);
 }
 
+/** The addresses of the NICs of a spec: those they keep, and for new ones always the same. */
+export function macsOf(records: VmRecords, vm: Vm, nics: VmSpec['nics']): string[] {
+  const others = [...records.collection.all()].filter((other) => other.id !== vm.id);
+  const inUse = new Set(others.flatMap((other) => other.status.nics.map((nic) => nic.mac)));
+  return assignMacs(nics, vm.status.nics, inUse, bytesOf(vm.id));
+}
+
 /** The NICs of the spec with the addresses they keep. */
 function nicsOf(parts: VmStepParts, vm: Vm): Vm['status']['nics'] {
-  const others = [...parts.records.collection.all()].filter((other) => other.id !== vm.id);
-  const inUse = new Set(others.flatMap((other) => other.status.nics.map((nic) => nic.mac)));
-  const macs = assignMacs(vm.spec.nics, vm.status.nics, inUse);
+  const macs = macsOf(parts.records, vm, vm.spec.nics);
   return vm.spec.nics.map((nic, index) => ({
     network: nic.network,
     model: nic.model,

@@ -12,9 +12,10 @@ import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { imageOf, vmDirectory, type DefinitionParts } from './definition.ts';
-import { checkSpec, chooseFirmware, effectiveDisks, pendingChanges } from './hardware.ts';
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
+import { checkSpec, chooseFirmware, effectiveDisks } from './hardware.ts';
 import { composeSeed, hashPassword } from './seed.ts';
+import { pendingOf } from './vm-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
 import { type VmTasks } from './vm-tasks.ts';
@@ -92,9 +93,8 @@ export class VmService {
           draft.spec = spec;
           if (change.labels) draft.labels = change.labels;
         });
-        const { startedSpec } = updated.status;
         await records.patch(vm.id, {
-          pendingChanges: startedSpec === null ? [] : pendingChanges(startedSpec, updated.spec),
+          pendingChanges: pendingOf(this.#parts, updated),
           // Who changes when a VM is started again has seen what is planned.
           ...(spec.restartPolicy.mode === 'never' ? { restarts: { count: 0, nextAt: null } } : {}),
         });
