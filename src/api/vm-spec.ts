@@ -2,12 +2,15 @@
 import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
 import { ipv4Address, macAddress } from './network.ts';
+import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { maxVolumeMib } from './volume.ts';
 
 /** Limits of what QEMU's machines take; a node may have less. */
 export const maxVcpus = 1024;
 /** 16 TiB, in MiB. */
 export const maxMemoryMib = 16_777_216;
+/** Pairs of queues that a tap takes: MAX_TAP_QUEUES of Linux. */
+export const maxNicQueues = 256;
 /** Smallest memory a machine's firmware and a small kernel start in, MiB. */
 export const minMemoryMib = 16;
 
@@ -43,6 +46,7 @@ export const vmCpu = z
     sockets: z.int().min(1).max(maxVcpus).optional().describe('Without topology, one socket with all cores'),
     coresPerSocket: z.int().min(1).max(maxVcpus).optional(),
     threadsPerCore: z.int().min(1).max(16).optional(),
+    interface: cpuInterface.optional(),
   })
   .meta({ id: 'VmCpu' });
 
@@ -80,8 +84,6 @@ const bootIndex = z
   .optional()
   .describe('Place in the boot order; those with one come first, then the disks without in their order');
 
-export const diskBus = z.enum(['virtio', 'scsi', 'sata', 'ide', 'nvme']).meta({ id: 'DiskBus' });
-
 export const vmDisk = z
   .strictObject({
     name: objectName.describe('Unique in the VM: root, data'),
@@ -93,7 +95,7 @@ export const vmDisk = z
       .describe('Image a new disk is a copy-on-write copy of; for a CD-ROM, the ISO in it'),
     sizeMib: z.int().min(1).max(maxVolumeMib).optional().describe('Size of a new disk, MiB'),
     device: z.enum(['disk', 'cdrom']).default('disk'),
-    bus: diskBus.default('virtio'),
+    bus: diskBus.optional().describe('Without it, what hardware stands for'),
     isReadOnly: z.boolean().default(false),
     cache: z
       .enum(['none', 'writeback', 'writethrough', 'unsafe'])
@@ -105,12 +107,16 @@ export const vmDisk = z
   .meta({ id: 'VmDisk' });
 export type VmDisk = z.output<typeof vmDisk>;
 
-export const nicModel = z.enum(['virtio', 'e1000e', 'e1000', 'rtl8139']).meta({ id: 'NicModel' });
-
 export const vmNic = z
   .strictObject({
     network: objectReference.default('default'),
-    model: nicModel.default('virtio'),
+    model: nicModel.optional().describe('Without it, what hardware stands for'),
+    queues: z
+      .int()
+      .min(1)
+      .max(maxNicQueues)
+      .optional()
+      .describe('Pairs of queues of a virtio NIC. Without it, one for each vCPU where the network allows it'),
     mac: macAddress.optional().describe('Without it, Lodge makes one and keeps it'),
     ipv4Address: ipv4Address.optional().describe('Reserved for this NIC in the network’s DHCP'),
     isConnected: z.boolean().default(true).describe('Whether the link is up'),
@@ -180,6 +186,12 @@ export const vmSpec = z
     image: objectReference
       .optional()
       .describe('Image the VM is made from: its first disk, or for an image with kernel and initramfs what is booted'),
+    os: guestOs.optional().describe('Operating system it is to run. Without it, that of the image, else linux'),
+    hardware: hardwarePreset
+      .optional()
+      .describe(
+        'Set of devices for all that is not set one by one. Without it: linux and bsd paravirtual, windows mixed, other emulated',
+      ),
     cpu: vmCpu.prefault({}),
     memoryMib: z.int().min(minMemoryMib).max(maxMemoryMib).default(512).describe('MiB'),
     maxMemoryMib: z
@@ -219,10 +231,23 @@ export const vmSpec = z
     nics: z
       .array(vmNic)
       .max(32)
-      .default([{ network: 'default', model: 'virtio', isConnected: true }]),
+      .default([{ network: 'default', isConnected: true }]),
     usbDevices: z.array(vmUsbDevice).max(16).default([]).describe('Emulated USB devices besides those of the display'),
     display: z.enum(['auto', 'none', 'vnc']).default('auto').describe('auto: vnc, but none for direct boot'),
-    hasAgentChannel: z.boolean().default(true).describe('virtio-serial port for the guest agent'),
+    hasAgentChannel: z.boolean().default(true).describe('Whether the guest agent can be reached'),
+    ...vmDeviceChoices,
+    clock: z
+      .strictObject({
+        base: z
+          .enum(['utc', 'localtime'])
+          .optional()
+          .describe('What the real-time clock shows at the start. Without it, localtime for windows, else utc'),
+        hasHpet: z
+          .boolean()
+          .optional()
+          .describe('High precision event timer. Without it, there is one where the CPU tells no paravirtual time'),
+      })
+      .prefault({}),
     cloudInit: vmCloudInit.optional(),
     autostart: z.boolean().default(false).describe('Started when the node comes up'),
     restartPolicy: z

@@ -6,6 +6,7 @@ import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 import { vmGuestRoutes } from './vm-guest.ts';
 import { vmConsoleRoutes } from './vm-console.ts';
+import { vmDevice, vmHardware } from './vm-hardware.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
 
@@ -19,6 +20,12 @@ export const vmPinned = z
     acceleratorReason: z.string(),
     cpuModel: z.string().describe('As given to QEMU, with features'),
     firmware: z.enum(['direct', 'bios', 'uefi']),
+    hardware: vmHardware.describe(
+      'Its devices: what the spec asked for, and what was chosen where it asked for nothing',
+    ),
+    cpuFeatures: z
+      .array(z.string())
+      .describe('Features of the paravirtual CPU interface that its vCPUs have, as read from them'),
     arguments: z.array(z.string()).describe('QEMU’s whole command line'),
   })
   .meta({ id: 'VmPinned' });
@@ -76,6 +83,11 @@ export const vmStatus = z
     pinned: vmPinned
       .nullable()
       .describe('Options it was started with; kept while stopped so that its hardware stays the same'),
+    devices: z
+      .array(vmDevice)
+      .describe(
+        'Its devices with their kind, what the other kind would be, and why: those of its last start, or before it those it would have',
+      ),
     disks: z.array(
       z.object({
         name: z.string(),

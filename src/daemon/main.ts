@@ -152,6 +152,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
       return known.capabilities['uefi']?.isSupported ?? false;
     },
+    acceleratorFor: async ({ accelerator }) => {
+      if (accelerator !== 'auto') return accelerator;
+      const known = nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self;
+      return known.status.accelerator?.chosen ?? 'tcg';
+    },
   };
   const stepParts: VmStepParts = Object.assign(Object.create(definitionParts) as DefinitionParts, {
     records,

@@ -4,7 +4,9 @@ import assert from 'node:assert/strict';
 import { type Duplex } from 'node:stream';
 import { suite, test, type TestContext } from 'node:test';
 import { LodgeError, type ErrorCode } from '../api/errors.ts';
-import { vmSpec, type VmSpecInput } from '../api/vm-spec.ts';
+import { resolveHardware } from '../api/resolve-hardware.ts';
+import { type VmHardware } from '../api/vm-hardware.ts';
+import { vmSpec, type VmSpec, type VmSpecInput } from '../api/vm-spec.ts';
 import { type Driver, type Guest, type GuestDefinition, type GuestMessage, type KnownGuest } from './driver.ts';
 
 /** A driver and what is around it, for one test. */
@@ -343,10 +345,10 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
     });
 
     check('a spec that can not be is refused before anything is made, with the name of the field', async (subject) => {
-      await subject.driver.check(vmSpec.parse({}));
+      await subject.driver.check(vmSpec.parse({}), plainHardware(vmSpec.parse({})));
       for (const { spec, field } of subject.given.refused) {
         const error = await failure(
-          subject.driver.check(vmSpec.parse(spec)),
+          subject.driver.check(vmSpec.parse(spec), plainHardware(vmSpec.parse(spec))),
           ['invalid_request', 'unsupported'],
           JSON.stringify(spec),
         );
@@ -367,6 +369,24 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
       assert.ok(accelerator && accelerators.some(({ rung, isUsable }) => rung === accelerator.rung && isUsable));
       for (const rung of accelerators) assert.notEqual(rung.reason, '', rung.rung);
     });
+  });
+}
+
+/** The devices that a spec means where nothing else is known: those of a guest without image under emulation. */
+export function plainHardware(
+  spec: VmSpec,
+  change: Partial<Pick<GuestDefinition, 'firmware' | 'disks'>> & { accelerator?: 'kvm' | 'tcg' } = {},
+): VmHardware {
+  const { disks = spec.disks, firmware = 'bios', accelerator = 'tcg' } = change;
+  return resolveHardware({
+    spec,
+    disks: disks.map((disk, index) => ({ ...disk, field: `spec.disks.${index}.bus` })),
+    imageOs: null,
+    hasDisplay:
+      spec.machine !== 'microvm' && (spec.display === 'vnc' || (spec.display === 'auto' && firmware !== 'direct')),
+    accelerator,
+    mostQueues: [],
+    before: null,
   });
 }
 

@@ -9,6 +9,7 @@
 import { type Duplex } from 'node:stream';
 import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
 import { type ExecOutput, type GuestInfo } from '../api/vm-guest.ts';
+import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
 import { type VmSpec } from '../api/vm-spec.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
 
@@ -23,7 +24,7 @@ export interface DiskLayer {
 export interface GuestDisk {
   name: string;
   device: 'disk' | 'cdrom';
-  bus: VmSpec['disks'][number]['bus'];
+  bus: DiskBus;
   cache: VmSpec['disks'][number]['cache'];
   isReadOnly: boolean;
   /** The layer that is written to first, then what it is based on. Empty: a drive without a medium. */
@@ -44,7 +45,9 @@ export type NicAttachment =
 /** A NIC as the hypervisor attaches it. */
 export interface GuestNic {
   mac: string;
-  model: VmSpec['nics'][number]['model'];
+  model: NicModel;
+  /** Pairs of queues; 1 but for virtio. */
+  queues: number;
   mtu: number;
   isConnected: boolean;
   attachment: NicAttachment;
@@ -55,6 +58,8 @@ export interface GuestDefinition {
   id: string;
   name: string;
   spec: VmSpec;
+  /** Its devices, resolved: what the spec leaves open is decided here. Bus and model of `disks` and `nics` are the same. */
+  hardware: VmHardware;
   /** Options of the last start that stay the same now; null at the first start. */
   pinned: VmPinned | null;
   /** What the image allows and the spec asks for, resolved. */
@@ -228,7 +233,7 @@ export interface Driver {
    * Refuses what this hypervisor can't do, naming the field: machine, CPU model, features, firmware, devices.
    * Called before anything is made. Throws `unsupported` or `invalid_request`.
    */
-  check(spec: VmSpec): Promise<void>;
+  check(spec: VmSpec, hardware: VmHardware): Promise<void>;
 
   /** Starts a guest, or restores it from what `suspend` saved; answers when its vCPUs run. */
   start(definition: GuestDefinition, options?: CallOptions & { isRestoring?: boolean }): Promise<Guest>;

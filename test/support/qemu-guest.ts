@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { vmSpec, type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { plainHardware } from '../../src/drivers/driver.conformance.ts';
 import { type Driver, type Guest, type GuestDefinition } from '../../src/drivers/driver.ts';
 import { QemuDriver, type QemuDriverOptions } from '../../src/drivers/qemu/qemu-driver.ts';
 import { atEnd, type Cleanup } from './cleanup.ts';
@@ -47,10 +48,12 @@ export async function defineTiny(
 ): Promise<GuestDefinition> {
   const { kernelPath, initramfsPath, manifest } = await tinyImage();
   const id = randomUUID();
+  const parsed = vmSpec.parse({ memoryMib: 128, nics: [], ...spec });
   return {
     id,
     name: `vm-${id.slice(0, 8)}`,
-    spec: vmSpec.parse({ memoryMib: 128, nics: [], ...spec }),
+    spec: parsed,
+    hardware: plainHardware(parsed, { firmware: 'direct', ...change }),
     pinned: null,
     firmware: 'direct',
     kernel: { kernelPath, initramfsPath, commandLine: manifest.commandLine ?? '' },

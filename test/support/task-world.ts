@@ -135,6 +135,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     networks: networkService,
     directory: join(folder, 'vms'),
     hasUefi: async () => true,
+    acceleratorFor: async () => 'tcg' as const,
     records,
     guests,
     driver,

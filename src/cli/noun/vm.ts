@@ -142,8 +142,12 @@ function addChangeVerbs(vm: Command): void {
         'with a second disk',
       ],
       [
-        'lodge vm create win --disk 64GiB --cdrom win11 --firmware uefi --memory 8GiB --cpus 4',
-        'to install from an ISO image',
+        'lodge vm create win --os windows --disk 64GiB --cdrom win11 --firmware uefi --memory 8GiB --cpus 4',
+        'to install Windows from an ISO image',
+      ],
+      [
+        'lodge vm create old --image debian-12 --hardware emulated --disk-bus nvme',
+        'as an unmodified system finds it on a PC, but for its disk',
       ],
       [
         'lodge vm create lab1 --image debian-12 --network network=lab,model=e1000 --no-start',
@@ -172,6 +176,22 @@ function addChangeVerbs(vm: Command): void {
     )
     .option('--mac <address>', 'MAC address of the first NIC')
     .option('--ip <address>', 'IPv4 address that the network’s DHCP gives to the first NIC')
+    .addOption(
+      choice('--os <system>', 'operating system it is to run (default: the image’s)', choicesAt(vmSpec, ['os'])),
+    )
+    .addOption(
+      choice(
+        '--hardware <set>',
+        'set of devices (default: what the operating system gets)',
+        choicesAt(vmSpec, ['hardware']),
+      ),
+    )
+    .addOption(choice('--disk-bus <bus>', 'bus of the disks that name none', choicesAt(vmSpec, ['disks', 0, 'bus'])))
+    .addOption(
+      choice('--nic-model <model>', 'model of the NICs that name none', choicesAt(vmSpec, ['nics', 0, 'model'])),
+    )
+    .addOption(choice('--video <model>', 'display adapter', choicesAt(vmSpec, ['video'])))
+    .addOption(choice('--usb <controller>', 'USB controller', choicesAt(vmSpec, ['usb'])))
     .addOption(choice('--machine <type>', 'machine type', choicesAt(vmSpec, ['machine'])))
     .addOption(choice('--firmware <type>', 'what boots it', choicesAt(vmSpec, ['firmware', 'type'])))
     .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')

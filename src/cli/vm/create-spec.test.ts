@@ -66,6 +66,32 @@ test('NICs are names of networks, or keys; --mac and --ip are for the first', as
   await assert.rejects(specFromOptions({ network: ['none'], ip: '10.0.0.1', agent: true }), /--network none/);
 });
 
+test('a bus and a model are for all disks and NICs that name none', async () => {
+  const spec = await specFromOptions({
+    image: 'win',
+    os: 'windows',
+    hardware: 'emulated',
+    disk: ['20GiB', 'name=data,size=1GiB,bus=scsi'],
+    diskBus: 'sata',
+    network: ['a', 'network=b,model=rtl8139'],
+    nicModel: 'e1000',
+    agent: true,
+  });
+  assert.deepEqual(
+    spec.disks?.map(({ bus }) => bus),
+    ['sata', 'scsi'],
+  );
+  assert.deepEqual(
+    spec.nics?.map(({ model }) => model),
+    ['e1000', 'rtl8139'],
+  );
+  assert.deepEqual([spec.os, spec.hardware], ['windows', 'emulated']);
+  const bare = await specFromOptions({ image: 'debian-12', diskBus: 'nvme', nicModel: 'e1000e', agent: true });
+  assert.deepEqual(bare.disks, [{ name: 'root', bus: 'nvme' }]);
+  assert.deepEqual(bare.nics, [{ network: 'default', model: 'e1000e' }]);
+  await assert.rejects(specFromOptions({ diskBus: 'sata', agent: true }), /--disk-bus/);
+});
+
 test('ssh keys come as text or from a file with comments; a private key is refused', async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'lodge-keys-'));
   t.after(() => rm(folder, { recursive: true }));

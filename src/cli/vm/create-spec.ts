@@ -20,6 +20,12 @@ export interface CreateSpecOptions {
   network?: string[];
   mac?: string;
   ip?: string;
+  os?: string;
+  hardware?: string;
+  diskBus?: string;
+  nicModel?: string;
+  video?: string;
+  usb?: string;
   machine?: string;
   firmware?: string;
   kernelArgs?: string;
@@ -44,7 +50,7 @@ type Nic = NonNullable<VmSpecInput['nics']>[number];
 /** The spec that the options describe. What wasn't given stays out, so that the contract's defaults hold. */
 export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpecInput> {
   const cloudInit = await cloudInitFrom(options);
-  const disks = [...(options.disk ?? []).map(parseDisk), ...(options.cdrom ?? []).map(cdrom)];
+  const disks = [...disksFrom(options), ...(options.cdrom ?? []).map(cdrom)];
   const nics = nicsFrom(options);
   return withoutUndefined({
     description: options.description,
@@ -56,6 +62,10 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
       disable: words(options.cpuDisable),
     }),
     memoryMib: options.memory,
+    os: options.os as VmSpecInput['os'],
+    hardware: options.hardware as VmSpecInput['hardware'],
+    video: options.video as VmSpecInput['video'],
+    usb: options.usb as VmSpecInput['usb'],
     machine: options.machine as VmSpecInput['machine'],
     accelerator: options.accelerator as VmSpecInput['accelerator'],
     firmware: withoutUndefined({
@@ -108,8 +118,18 @@ export function parseDisk(text: string, index: number): Disk {
   });
 }
 
+/** The disks; without --disk, a bus is for the one that the image makes. */
+function disksFrom({ disk = [], diskBus, image }: CreateSpecOptions): Disk[] {
+  if (diskBus === undefined) return disk.map(parseDisk);
+  if (disk.length === 0 && image === undefined) {
+    throw usageError('--disk-bus is for disks, and there is none', { hint: 'Add --disk or --image.' });
+  }
+  const disks: Disk[] = disk.length === 0 ? [{ name: 'root' }] : disk.map(parseDisk);
+  return disks.map((one) => ({ ...one, bus: one.bus ?? (diskBus as NonNullable<Disk['bus']>) }));
+}
+
 function cdrom(image: string, index: number): Disk {
-  return { name: index === 0 ? 'cdrom' : `cdrom${index + 1}`, image, device: 'cdrom', bus: 'sata', isReadOnly: true };
+  return { name: index === 0 ? 'cdrom' : `cdrom${index + 1}`, image, device: 'cdrom', isReadOnly: true };
 }
 
 const nicKeys = ['network', 'model', 'mac', 'ip', 'connected'] as const;
@@ -130,12 +150,14 @@ export function parseNic(text: string): Nic {
 function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
   const given = options.network ?? [];
   const hasAddress = options.mac !== undefined || options.ip !== undefined;
+  const { nicModel } = options;
   if (given.length === 1 && given[0] === 'none') {
     if (!hasAddress) return [];
     throw usageError('--mac and --ip are for a NIC, and there is none with --network none');
   }
-  if (given.length === 0 && !hasAddress) return undefined;
-  const nics: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
+  if (given.length === 0 && !hasAddress && nicModel === undefined) return undefined;
+  const parsed: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
+  const nics = parsed.map((nic) => withoutUndefined({ ...nic, model: nic.model ?? (nicModel as Nic['model']) }));
   const [first, ...others] = nics;
   return [
     withoutUndefined({

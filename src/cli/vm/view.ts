@@ -67,6 +67,16 @@ const nicColumns: readonly Column<StatusNic>[] = [
   { header: 'ON HOST', value: (nic) => nic.hostInterface ?? '' },
 ];
 
+type StatusDevice = Vm['status']['devices'][number];
+
+const deviceColumns: readonly Column<StatusDevice>[] = [
+  { header: 'DEVICE', value: (device) => device.name },
+  { header: 'KIND', value: (device) => (device.model === 'none' ? '' : device.kind) },
+  { header: 'MODEL', value: (device) => device.model, minWidth: 20 },
+  { header: 'OTHER KIND', value: (device) => device.otherKind ?? '', minWidth: 14 },
+  { header: 'WHY', value: (device) => device.why, minWidth: 16 },
+];
+
 /** The reason for an accelerator goes through the whole ladder; lodge node show has all of it. */
 function firstSentence(text: string): string {
   return /^.*?\.(?= |$)/.exec(text)?.[0] ?? text;
@@ -110,7 +120,6 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
     { header: 'SIZE', value: (disk) => (disk.sizeMib === null ? '' : formatMib(disk.sizeMib)), side: 'right' },
     { header: 'VOLUME', value: (disk) => names.get(disk.volume ?? '') ?? disk.volume ?? '' },
     { header: 'IMAGE', value: (disk) => names.get(disk.image ?? '') ?? disk.image ?? '' },
-    { header: 'BUS', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.bus ?? 'virtio' },
     { header: 'CACHE', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.cache ?? '' },
   ];
   const cpu = [
@@ -150,6 +159,12 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['CPUs', `${cpu}${laterText(started?.cpu.count, spec.cpu.count, String)}`],
       ['Memory', `${formatMib(spec.memoryMib)}${laterText(started?.memoryMib, spec.memoryMib, formatMib)}`],
       ['Image', spec.image],
+      [
+        'Hardware',
+        pinned === null
+          ? (spec.hardware ?? `what ${spec.os ?? 'its operating system'} gets`)
+          : `${pinned.hardware.preset}, for ${pinned.hardware.os}`,
+      ],
       ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
       ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
       [
@@ -174,6 +189,15 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['Labels', labelsText(vm.labels)],
       ['Created', momentOf(vm.createdAt)],
       ['Id', vm.id],
+      [
+        'Devices',
+        status.devices.length === 0
+          ? null
+          : renderTable(deviceColumns, status.devices, {
+              width: session.terminal.width === null ? null : session.terminal.width - 2,
+              style,
+            }),
+      ],
       ['Disks', status.disks.length === 0 ? null : renderTable(diskColumns, status.disks, { width: null, style })],
       [
         'Network interfaces',

@@ -1,17 +1,16 @@
 // From a VM object to what a driver starts: looks up its image, volumes and networks, and connects its NICs.
 import { join } from 'node:path';
+import { describeDevices } from '../../api/describe-devices.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
-import { type Vm } from '../../api/vm.ts';
-import { type VmDisk } from '../../api/vm-spec.ts';
+import { type Vm, type VmPinned } from '../../api/vm.ts';
+import { type DiskBus, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
+import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drivers/driver.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
-import { chooseFirmware, effectiveDisks } from './hardware.ts';
-
-/** Name of the drive that carries first-boot data to cloud-init. */
-export const seedDiskName = 'cidata';
+import { chooseFirmware, effectiveDisks, hardwareOf, needsSeed, seedDevice, seedDiskName } from './hardware.ts';
 
 export interface DefinitionParts {
   images: ImageService;
@@ -20,6 +19,8 @@ export interface DefinitionParts {
   /** Folder in which every VM has its own. */
   directory: string;
   hasUefi: () => Promise<boolean>;
+  /** What a VM with this spec runs on here. */
+  acceleratorFor: (spec: Pick<VmSpec, 'accelerator'>) => Promise<'kvm' | 'tcg'>;
 }
 
 /** The folder of a VM on its node. */
@@ -36,30 +37,64 @@ export function seedPath(parts: Pick<DefinitionParts, 'directory'>, id: string):
   return join(vmDirectory(parts, id), 'seed.iso');
 }
 
-/** Whether the VM gets first-boot data: it was asked for, or its image runs cloud-init and would wait for it in vain. */
-export function needsSeed(vm: Pick<Vm, 'spec'>, image: Image | null): boolean {
-  return vm.spec.cloudInit !== undefined || (image?.status.hasCloudInit ?? false);
+/** The firmware a VM boots by, and all its devices: kept from its last start where the spec leaves the choice open. */
+export async function planHardware(
+  parts: Pick<DefinitionParts, 'images' | 'hasUefi' | 'acceleratorFor'>,
+  vm: Pick<Vm, 'project' | 'spec'> & { status: Pick<Vm['status'], 'pinned'> },
+): Promise<{ firmware: VmPinned['firmware']; hardware: VmHardware; accelerator: 'kvm' | 'tcg' }> {
+  const image = imageOf(parts, vm);
+  const { pinned } = vm.status;
+  const firmware =
+    pinned?.firmware && vm.spec.firmware.type === 'auto'
+      ? pinned.firmware
+      : chooseFirmware(vm.spec, image, await parts.hasUefi());
+  const accelerator = await parts.acceleratorFor(vm.spec);
+  const hardware = hardwareOf(vm.spec, {
+    image,
+    firmware,
+    accelerator,
+    mostQueues: vm.spec.nics.map(() => 1),
+    before: pinned?.hardware ?? null,
+  });
+  return { firmware, hardware, accelerator };
 }
 
-/** Connects the VM’s NICs on the host and describes the whole guest. */
-export async function defineGuest(parts: DefinitionParts, vm: Vm): Promise<GuestDefinition> {
+/** The devices that the next start of a VM would give it. */
+export async function plannedDevices(
+  parts: Parameters<typeof planHardware>[0],
+  vm: Parameters<typeof planHardware>[1],
+): Promise<VmDevice[]> {
+  const { hardware, accelerator } = await planHardware(parts, vm);
+  return describeDevices(hardware, { accelerator, cpuFeatures: null });
+}
+
+/**
+ * Connects the VM’s NICs on the host and describes the whole guest. One that is restored has the devices that its memory
+ * was saved with.
+ */
+export async function defineGuest(
+  parts: DefinitionParts,
+  vm: Vm,
+  { isRestoring }: { isRestoring: boolean },
+): Promise<GuestDefinition> {
   const image = imageOf(parts, vm);
   const { uid } = vm.status;
   if (uid === null) throw new LodgeError('internal', `VM ${vm.name} has no user to run as.`);
   const files = image ? parts.images.files(image) : null;
-  const firmware =
-    vm.status.pinned?.firmware && vm.spec.firmware.type === 'auto'
-      ? vm.status.pinned.firmware
-      : chooseFirmware(vm.spec, image, await parts.hasUefi());
-  const disks: GuestDisk[] = effectiveDisks(vm.spec, image).map((disk) => guestDisk(parts, vm, disk));
-  if (needsSeed(vm, image)) {
-    // Kernels made for clouds have no drivers for emulated CD-ROM drives; they look for the volume on any disk. Other
-    // systems look for a CD-ROM.
-    const isDisk = vm.spec.machine === 'microvm' || (image?.spec.os ?? 'linux') === 'linux';
+  const plan = await planHardware(parts, vm);
+  const { firmware } = plan;
+  const hardware = (isRestoring ? vm.status.pinned?.hardware : null) ?? plan.hardware;
+  const busOf = (name: string): DiskBus => {
+    const found = hardware.disks.find((disk) => disk.name === name);
+    if (!found) throw new LodgeError('internal', `Disk ${name} of VM ${vm.name} has no bus.`);
+    return found.model;
+  };
+  const disks: GuestDisk[] = effectiveDisks(vm.spec, image).map((disk) => guestDisk(parts, vm, disk, busOf(disk.name)));
+  if (needsSeed(vm.spec, image)) {
     disks.push({
       name: seedDiskName,
-      device: isDisk ? 'disk' : 'cdrom',
-      bus: isDisk ? 'virtio' : vm.spec.machine === 'pc' ? 'ide' : 'sata',
+      device: seedDevice(vm.spec, image),
+      bus: busOf(seedDiskName),
       cache: 'writeback',
       isReadOnly: true,
       layers: [{ path: seedPath(parts, vm.id), format: 'raw' }],
@@ -69,10 +104,12 @@ export async function defineGuest(parts: DefinitionParts, vm: Vm): Promise<Guest
   for (const [index, nic] of vm.spec.nics.entries()) {
     const network = parts.networks.require(vm.project, nic.network);
     const observed = vm.status.nics[index];
-    if (!observed) throw new LodgeError('internal', `NIC ${index} of VM ${vm.name} has no address.`);
+    const device = hardware.nics[index];
+    if (!observed || !device) throw new LodgeError('internal', `NIC ${index} of VM ${vm.name} has no address.`);
     nics.push({
       mac: observed.mac,
-      model: nic.model,
+      model: device.model,
+      queues: device.queues,
       mtu: network.spec.mtu,
       isConnected: nic.isConnected,
       attachment: await parts.networks.connect(network, { vm, index, uid }),
@@ -82,6 +119,7 @@ export async function defineGuest(parts: DefinitionParts, vm: Vm): Promise<Guest
     id: vm.id,
     name: vm.name,
     spec: vm.spec,
+    hardware,
     pinned: vm.status.pinned,
     firmware,
     kernel:
@@ -99,8 +137,8 @@ export async function defineGuest(parts: DefinitionParts, vm: Vm): Promise<Guest
   };
 }
 
-function guestDisk(parts: DefinitionParts, vm: Vm, disk: VmDisk): GuestDisk {
-  const common = { name: disk.name, device: disk.device, bus: disk.bus, cache: disk.cache };
+function guestDisk(parts: DefinitionParts, vm: Vm, disk: VmDisk, bus: DiskBus): GuestDisk {
+  const common = { name: disk.name, device: disk.device, bus, cache: disk.cache };
   if (disk.device === 'cdrom') {
     if (!disk.image) return { ...common, isReadOnly: true, layers: [] };
     const image = parts.images.require(vm.project, disk.image);

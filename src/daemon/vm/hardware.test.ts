@@ -104,18 +104,6 @@ describe('The disks of a VM', () => {
       ['cdrom'],
     );
   });
-
-  it('have CD-ROMs on the bus that the guest has drivers for, or the one that was asked for', () => {
-    const busOf = (machine: 'q35' | 'pc', os: 'linux' | 'windows', bus?: 'sata'): string | undefined =>
-      effectiveDisks(
-        spec({ image: 'base', machine, disks: [{ name: 'cd', device: 'cdrom', ...(bus ? { bus } : {}) }] }),
-        { ...image({ kind: 'kernel' }), spec: { ...image({}).spec, os } },
-      )[0]?.bus;
-    assert.equal(busOf('q35', 'linux'), 'scsi');
-    assert.equal(busOf('q35', 'windows'), 'sata');
-    assert.equal(busOf('pc', 'linux'), 'ide');
-    assert.equal(busOf('q35', 'linux', 'sata'), 'sata');
-  });
 });
 
 describe('The firmware', () => {

@@ -3,6 +3,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
+import { presetOf, resolveHardware } from '../../api/resolve-hardware.ts';
+import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmPinned, type VmStatus } from '../../api/vm.ts';
 import { type VmDisk, type VmDiskLimits, type VmSpec } from '../../api/vm-spec.ts';
 
@@ -50,25 +52,8 @@ export function bytesOf(seed: string): (size: number) => Uint8Array {
   return (size) => createHash('sha256').update(`${seed}:${count++}`).digest().subarray(0, size);
 }
 
-/**
- * The disks a VM has: those of the spec, with the image’s own disk before them when the spec names only an image, and
- * CD-ROMs on a bus that they can be on.
- */
+/** The disks a VM has: those of the spec, with the image’s own disk before them when the spec names only an image. */
 export function effectiveDisks(spec: VmSpec, image: Image | null): VmDisk[] {
-  return namedDisks(spec, image).map((disk) =>
-    disk.device === 'cdrom' && (disk.bus === 'virtio' || disk.bus === 'nvme')
-      ? { ...disk, bus: cdromBus(spec.machine, image?.spec.os ?? 'linux') }
-      : disk,
-  );
-}
-
-/** There is no CD-ROM on virtio. Kernels that Linux distributions make for clouds have no drivers for SATA. */
-function cdromBus(machine: VmSpec['machine'], os: Image['spec']['os']): VmDisk['bus'] {
-  if (machine === 'pc') return 'ide';
-  return os === 'linux' ? 'scsi' : 'sata';
-}
-
-function namedDisks(spec: VmSpec, image: Image | null): VmDisk[] {
   if (!spec.image || !image || image.status.kind === 'kernel') return spec.disks;
   const hasIt = spec.disks.some(
     (disk) => disk.image === spec.image || disk.image === image.id || disk.image === image.name,
@@ -79,7 +64,6 @@ function namedDisks(spec: VmSpec, image: Image | null): VmDisk[] {
       name: 'cdrom',
       image: spec.image,
       device: 'cdrom',
-      bus: 'virtio',
       isReadOnly: true,
       cache: 'writeback',
     };
@@ -92,11 +76,58 @@ function namedDisks(spec: VmSpec, image: Image | null): VmDisk[] {
     name: 'root',
     image: spec.image,
     device: 'disk',
-    bus: 'virtio',
     isReadOnly: false,
     cache: 'writeback',
   };
   return [root, ...spec.disks];
+}
+
+/** Name of the drive that carries first-boot data to cloud-init. */
+export const seedDiskName = 'cidata';
+
+/** Whether the VM gets first-boot data: it was asked for, or its image runs cloud-init and would wait for it in vain. */
+export function needsSeed(spec: VmSpec, image: Image | null): boolean {
+  return spec.cloudInit !== undefined || (image?.status.hasCloudInit ?? false);
+}
+
+/**
+ * What the first-boot data is to the guest. Kernels made for clouds have no drivers for emulated CD-ROM drives; they look
+ * for the volume on any disk. Other systems look for a CD-ROM.
+ */
+export function seedDevice(spec: VmSpec, image: Image | null): 'disk' | 'cdrom' {
+  return spec.machine === 'microvm' || presetOf(spec, image?.spec.os ?? null).os === 'linux' ? 'disk' : 'cdrom';
+}
+
+/** What the choice of devices depends on besides the spec. */
+export interface HardwareFacts {
+  image: Image | null;
+  firmware: VmPinned['firmware'];
+  accelerator: 'kvm' | 'tcg';
+  /** Queues that the network of each NIC allows. */
+  mostQueues: readonly number[];
+  /** What its last start had; null at the first. */
+  before: VmHardware | null;
+}
+
+/** All devices of a VM, with nothing left open. */
+export function hardwareOf(spec: VmSpec, facts: HardwareFacts): VmHardware {
+  const { image, firmware, accelerator, mostQueues, before } = facts;
+  const disks: Parameters<typeof resolveHardware>[0]['disks'][number][] = effectiveDisks(spec, image).map((disk) => {
+    const index = spec.disks.findIndex(({ name }) => name === disk.name);
+    return { ...disk, field: index < 0 ? 'spec.hardware' : `spec.disks.${index}.bus` };
+  });
+  if (needsSeed(spec, image))
+    disks.push({ name: seedDiskName, device: seedDevice(spec, image), bus: undefined, field: 'spec.hardware' });
+  return resolveHardware({
+    spec,
+    disks,
+    imageOs: image?.spec.os ?? null,
+    hasDisplay:
+      spec.machine !== 'microvm' && (spec.display === 'vnc' || (spec.display === 'auto' && firmware !== 'direct')),
+    accelerator,
+    mostQueues,
+    before,
+  });
 }
 
 /** What boots the VM: as asked for, else as the image can. */
@@ -152,6 +183,8 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
       throw invalidField(`${field}.sizeMib`, 'a new disk needs a size or an image', disk.name);
     }
   }
+  if (spec.machine === 'microvm' && spec.hardware && spec.hardware !== 'paravirtual')
+    throw invalidField('spec.hardware', 'the machine type microvm has only paravirtual devices', spec.hardware);
   const macs = new Set<string>();
   for (const [index, nic] of spec.nics.entries()) {
     if (nic.mac && macs.has(nic.mac))

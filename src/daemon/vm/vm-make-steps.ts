@@ -4,8 +4,9 @@ import { type Vm } from '../../api/vm.ts';
 import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Volume } from '../../api/volume.ts';
-import { imageOf, needsSeed, seedPath, vmDirectory } from './definition.ts';
-import { assignMacs, bytesOf, effectiveDisks } from './hardware.ts';
+import { describeDevices } from '../../api/describe-devices.ts';
+import { imageOf, planHardware, seedPath, vmDirectory } from './definition.ts';
+import { assignMacs, bytesOf, effectiveDisks, needsSeed } from './hardware.ts';
 import { removeSeed, writeSeed } from './seed.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
 import { disconnect, hostTimeoutMs, type VmStep, type VmStepParts } from './vm-step.ts';
@@ -25,7 +26,7 @@ export function settleIdentity(parts: VmStepParts): VmStep {
         taskId,
         node: parts.node,
         uid: vm.status.uid ?? parts.uids.take(records.collection.all()),
-        nics: nicsOf(parts, vm),
+        ...(await plannedHardware(parts, vm)),
       });
       await parts.networks.membersChanged();
     },
@@ -132,7 +133,7 @@ export function deleteEverything(parts: VmStepParts): VmStep {
 export async function alignHardware(parts: VmStepParts, id: string): Promise<void> {
   const { records } = parts;
   await alignDisks(parts, id);
-  await records.patch(id, { nics: nicsOf(parts, records.byId(id)) });
+  await records.patch(id, await plannedHardware(parts, records.byId(id)));
   await parts.networks.membersChanged();
   await alignSeed(parts, id);
 }
@@ -186,21 +187,25 @@ export function macsOf(records: VmRecords, vm: Vm, nics: VmSpec['nics']): string
   return assignMacs(nics, vm.status.nics, inUse, bytesOf(vm.id));
 }
 
-/** The NICs of the spec with the addresses they keep. */
-function nicsOf(parts: VmStepParts, vm: Vm): Vm['status']['nics'] {
+/** What is known of the devices before the VM is started: which they will be, and the addresses that NICs keep. */
+async function plannedHardware(parts: VmStepParts, vm: Vm): Promise<Pick<Vm['status'], 'nics' | 'devices'>> {
+  const { hardware, accelerator } = await planHardware(parts, vm);
   const macs = macsOf(parts.records, vm, vm.spec.nics);
-  return vm.spec.nics.map((nic, index) => ({
-    network: nic.network,
-    model: nic.model,
-    mac: macs[index]!,
-    hostInterface: null,
-    addresses: [],
-  }));
+  return {
+    devices: describeDevices(hardware, { accelerator, cpuFeatures: null }),
+    nics: vm.spec.nics.map((nic, index) => ({
+      network: nic.network,
+      model: hardware.nics[index]!.model,
+      mac: macs[index]!,
+      hostInterface: null,
+      addresses: [],
+    })),
+  };
 }
 
 async function alignSeed(parts: VmStepParts, id: string): Promise<void> {
   const vm = parts.records.byId(id);
   const path = seedPath(parts, id);
-  if (needsSeed(vm, imageOf(parts, vm))) await writeSeed(vm, path);
+  if (needsSeed(vm.spec, imageOf(parts, vm))) await writeSeed(vm, path);
   else await removeSeed(path);
 }

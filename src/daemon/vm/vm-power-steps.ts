@@ -1,4 +1,5 @@
 // The steps that start and end guests. A guest that an interrupted run has started or is ending is taken up where it is.
+import { describeDevices } from '../../api/describe-devices.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { type Vm, type VmExit } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
@@ -27,7 +28,8 @@ export function startGuest(parts: VmStepParts): VmStep {
         let guest = await takeOver(parts, records.byId(id), signal);
         if (!guest) {
           const vm = await guests.exclusively(id, () => beginStart(parts, id, taskId, isRestoring));
-          const definition = await defineGuest(parts, { ...vm, spec: vm.status.startedSpec ?? vm.spec });
+          const spec = vm.status.startedSpec ?? vm.spec;
+          const definition = await defineGuest(parts, { ...vm, spec }, { isRestoring });
           guest = await driver.start(definition, { signal, isRestoring });
         }
         const started = guest;
@@ -92,6 +94,7 @@ function noteRunning(parts: VmStepParts, id: string, guest: Guest, isRestoring: 
     isRestoring ? 'It continues from its saved memory.' : 'Its vCPUs run.',
     {
       pinned: guest.pinned,
+      devices: describeDevices(guest.pinned.hardware, guest.pinned),
       pid: guest.pid,
       startedAt: status.startedAt ?? new Date().toISOString(),
       restarts: { ...status.restarts, nextAt: null },

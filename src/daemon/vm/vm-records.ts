@@ -36,6 +36,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     uid: null,
     taskId: null,
     pinned: null,
+    devices: [],
     disks: [],
     nics: [],
     guest: null,

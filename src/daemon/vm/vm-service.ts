@@ -11,9 +11,9 @@ import { type NodeService } from '../node/node-service.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
-import { imageOf, vmDirectory, type DefinitionParts } from './definition.ts';
+import { imageOf, planHardware, plannedDevices, vmDirectory, type DefinitionParts } from './definition.ts';
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
-import { checkSpec, chooseFirmware, effectiveDisks } from './hardware.ts';
+import { checkSpec, effectiveDisks } from './hardware.ts';
 import { composeSeed, hashPassword } from './seed.ts';
 import { pendingOf } from './vm-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
@@ -93,7 +93,10 @@ export class VmService {
           draft.spec = spec;
           if (change.labels) draft.labels = change.labels;
         });
+        const { startedSpec } = updated.status;
+        const devices = startedSpec === null ? await plannedDevices(this.#parts, updated) : updated.status.devices;
         await records.patch(vm.id, {
+          devices,
           pendingChanges: pendingOf(this.#parts, updated),
           // Who changes when a VM is started again has seen what is planned.
           ...(spec.restartPolicy.mode === 'never' ? { restarts: { count: 0, nextAt: null } } : {}),
@@ -247,12 +250,14 @@ export class VmService {
   }
 
   /** Refuses a spec before anything is made of it. */
-  async #check(vm: Pick<Vm, 'name' | 'project' | 'spec'> & { id: string | null }): Promise<void> {
+  async #check(
+    vm: Pick<Vm, 'name' | 'project' | 'spec'> & { id: string | null; status?: Pick<Vm['status'], 'pinned'> },
+  ): Promise<void> {
     const { spec } = vm;
     const image = imageOf(this.#parts, vm);
     checkSpec(spec, image);
-    await this.#parts.driver.check(spec);
-    chooseFirmware(spec, image, await this.#parts.hasUefi());
+    const { hardware } = await planHardware(this.#parts, { ...vm, status: vm.status ?? { pinned: null } });
+    await this.#parts.driver.check(spec, hardware);
     if (spec.cloudInit) composeSeed({ ...vm, id: vm.id ?? '', status: { nics: [] } });
     this.#checkReferences(vm);
   }

@@ -3,7 +3,7 @@ import { access, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { vmSpec } from '../../api/vm-spec.ts';
-import { driverConformance } from '../driver.conformance.ts';
+import { driverConformance, plainHardware } from '../driver.conformance.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { FakeDriver } from './fake-driver.ts';
 
@@ -13,10 +13,12 @@ driverConformance('the fake driver', async (context) => {
   const guests = join(folder, 'guests');
   const define = async (commandLineExtra = ''): Promise<GuestDefinition> => {
     const id = randomUUID();
+    const spec = vmSpec.parse({ firmware: { commandLineExtra } });
     return {
       id,
       name: `vm-${id.slice(0, 8)}`,
-      spec: vmSpec.parse({ firmware: { commandLineExtra } }),
+      spec,
+      hardware: plainHardware(spec, { firmware: 'direct' }),
       pinned: null,
       firmware: 'direct',
       kernel: null,

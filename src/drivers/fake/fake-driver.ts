@@ -77,7 +77,7 @@ export class FakeDriver implements Driver {
     if (definition.spec.firmware.commandLineExtra.includes('fake.fail-start')) {
       throw new LodgeError('hypervisor_failed', `VM ${definition.name} could not be started: it was told to fail.`);
     }
-    const pinned: VmPinned = definition.pinned ?? {
+    const pinned: VmPinned = {
       qemuVersion: '1.0',
       machine: machines[definition.spec.machine],
       accelerator: 'tcg',
@@ -85,7 +85,10 @@ export class FakeDriver implements Driver {
       acceleratorReason: 'The fake driver stands for emulation.',
       cpuModel: definition.spec.cpu.model === 'auto' ? 'max' : definition.spec.cpu.model,
       firmware: definition.firmware,
+      cpuFeatures: [],
       arguments: ['fake', definition.id],
+      ...definition.pinned,
+      hardware: definition.hardware,
     };
     await mkdir(definition.directory, { recursive: true });
     await this.#write(definition.id, {

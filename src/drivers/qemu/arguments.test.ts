@@ -4,7 +4,8 @@ import { LodgeError } from '../../api/errors.ts';
 import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
-import { buildCommand, hasDisplay, type CommandContext, type QemuCommand } from './arguments.ts';
+import { plainHardware } from '../driver.conformance.ts';
+import { buildCommand, type CommandContext, type QemuCommand } from './arguments.ts';
 import { diskOfDevice, layerNode } from './device-arguments.ts';
 
 const installation: CommandContext['installation'] = {
@@ -19,6 +20,7 @@ const installation: CommandContext['installation'] = {
   cpuModels: ['qemu64', 'Skylake-Server'],
   cpuFeatures: new Set(['avx2']),
   chardevKinds: new Set(['socket', 'ringbuf', 'hub']),
+  deviceModels: new Set(),
   uefi: { codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
 };
 
@@ -38,10 +40,12 @@ const kvm: CommandContext = {
 };
 
 function define(spec: VmSpecInput = {}, change: Partial<GuestDefinition> = {}): GuestDefinition {
+  const parsed = vmSpec.parse({ nics: [], ...spec });
   return {
     id: '0198a1b2-0000-7000-8000-000000000001',
     name: 'web1',
-    spec: vmSpec.parse({ nics: [], ...spec }),
+    spec: parsed,
+    hardware: plainHardware(parsed, change),
     pinned: null,
     firmware: 'bios',
     kernel: null,
@@ -69,6 +73,7 @@ function nic(index: number, change: Partial<GuestNic> = {}): GuestNic {
   return {
     mac: `52:54:00:00:00:0${index}`,
     model: 'virtio',
+    queues: 1,
     mtu: 1500,
     isConnected: true,
     attachment: { kind: 'tap', hostInterface: `tap${index}` },
@@ -121,8 +126,8 @@ suite('the machine', () => {
   });
 
   test('each type gets its newest version, and what only it has', () => {
-    assert.equal(value(buildCommand(define(), tcg), '-machine'), 'pc-q35-10.0,vmport=off');
-    assert.equal(value(buildCommand(define({ machine: 'pc' }), tcg), '-machine'), 'pc-i440fx-10.0,vmport=off');
+    assert.equal(value(buildCommand(define(), tcg), '-machine'), 'pc-q35-10.0,vmport=off,hpet=on');
+    assert.equal(value(buildCommand(define({ machine: 'pc' }), tcg), '-machine'), 'pc-i440fx-10.0,vmport=off,hpet=on');
     const microvm = buildCommand(define({ machine: 'microvm' }, { firmware: 'direct' }), tcg);
     assert.match(value(microvm, '-machine'), /^microvm,acpi=on,pit=on,pic=off,/);
     assert.ok(values(microvm, '-device').every((text) => !text.includes('-pci') && !text.includes('addr=')));
@@ -173,14 +178,14 @@ suite('the accelerator', () => {
     assert.equal(value(command, '-accel'), 'kvm,device=/dev/fdset/10');
     assert.deepEqual(command.files, [{ path: '/dev/kvm', mode: 'rw', fd: 10 }]);
     assert.deepEqual(values(command, '-add-fd'), ['fd=10,set=10,opaque=/dev/kvm']);
-    assert.equal(value(command, '-cpu'), 'host');
+    assert.equal(command.pinned.cpuModel, 'host');
     assert.equal(command.pinned.rung, 'kvm');
   });
 
   test('a pinned CPU model stays as long as the choice is Lodge’s and the accelerator the same', () => {
     const pinned: VmPinned = { ...buildCommand(define(), kvm).pinned, cpuModel: 'host,-arch-capabilities' };
     const cpu = (spec: VmSpecInput, context: CommandContext): string =>
-      value(buildCommand(define(spec, { pinned }), context), '-cpu');
+      buildCommand(define(spec, { pinned }), context).pinned.cpuModel;
     assert.equal(cpu({}, kvm), 'host,-arch-capabilities');
     assert.equal(cpu({}, tcg), 'max');
     assert.equal(cpu({ cpu: { model: 'Skylake-Server' } }, kvm), 'Skylake-Server');
@@ -220,10 +225,12 @@ suite('firmware', () => {
   });
 
   test('a guest that boots its own way has a display, a kernel has none unless it is asked for', () => {
-    assert.equal(hasDisplay(define()), true);
-    assert.equal(hasDisplay(define({ display: 'none' })), false);
-    assert.equal(hasDisplay(define({}, { firmware: 'direct' })), false);
-    assert.equal(hasDisplay(define({ display: 'vnc' }, { firmware: 'direct' })), true);
+    const hasDisplay = (spec: VmSpecInput, firmware: GuestDefinition['firmware']): boolean =>
+      values(buildCommand(define(spec, { firmware }), tcg), '-vnc').length > 0;
+    assert.equal(hasDisplay({}, 'bios'), true);
+    assert.equal(hasDisplay({ display: 'none' }, 'bios'), false);
+    assert.equal(hasDisplay({}, 'direct'), false);
+    assert.equal(hasDisplay({ display: 'vnc' }, 'direct'), true);
     assert.equal(value(buildCommand(define(), tcg), '-vnc'), 'unix:vnc.sock');
     assert.equal(value(buildCommand(define({ display: 'none' }), tcg), '-display'), 'none');
   });
@@ -287,11 +294,11 @@ suite('disks', () => {
   });
 
   test('a CD-ROM is read-only, may be empty, and goes where its machine has one', () => {
-    const cdrom = disk('cd', { device: 'cdrom', layers: [{ path: '/i/x.iso', format: 'raw' }] });
+    const cdrom = disk('cd', { device: 'cdrom', bus: 'sata', layers: [{ path: '/i/x.iso', format: 'raw' }] });
     const command = buildCommand(define({}, { disks: [cdrom] }), tcg);
     assert.match(device(command, 'disk-cd'), /^ide-cd,bus=ide\.0,/);
     assert.deepEqual(command.files, [{ path: '/i/x.iso', mode: 'ro', fd: 10 }]);
-    const empty = buildCommand(define({ machine: 'pc' }, { disks: [{ ...cdrom, layers: [] }] }), tcg);
+    const empty = buildCommand(define({ machine: 'pc' }, { disks: [{ ...cdrom, bus: 'ide', layers: [] }] }), tcg);
     assert.match(device(empty, 'disk-cd'), /^ide-cd,bus=ide\.0,unit=0,/);
     assert.doesNotMatch(device(empty, 'disk-cd'), /drive=/);
   });

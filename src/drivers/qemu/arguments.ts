@@ -7,6 +7,8 @@ import { type LaunchFile, type LaunchTap } from '../../host/launch/launch.ts';
 import { cpuArgument } from './cpu-model.ts';
 import { addDisks, addNics, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
+import { interfaceOptions } from './cpu-interface.ts';
+import { addMachineDevices } from './machine-devices.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
 import { serialChardevArguments } from './serial/chardev.ts';
@@ -38,7 +40,7 @@ export interface QemuCommand {
 const firstDescriptor = 10;
 
 export function buildCommand(definition: GuestDefinition, context: CommandContext): QemuCommand {
-  const { spec } = definition;
+  const { spec, hardware } = definition;
   const { installation, accelerator } = context;
   const isMicrovm = spec.machine === 'microvm';
   const machineType = chooseMachine(definition, context);
@@ -72,7 +74,6 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     virtio: (name) => `virtio-${name}-${isMicrovm ? 'device' : 'pci'}`,
     places,
   };
-  const { virtio } = tools;
 
   add('-name', `guest=${definition.name},debug-threads=on`, '-uuid', definition.id);
   add('-nodefaults', '-no-user-config', '-msg', 'timestamp=on', '-S');
@@ -82,17 +83,18 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   // ACPI is how a distribution's kernel finds virtio-mmio devices. With a PIC, the timer that the kernel calibrates its
   // clock by raises an interrupt that nothing handles yet, and every second boot panics.
   if (isMicrovm) machine.push('acpi=on', 'pit=on', 'pic=off', 'rtc=on', 'isa-serial=on');
-  else machine.push('vmport=off');
+  else machine.push('vmport=off', `hpet=${hardware.hpet.model === 'hpet' ? 'on' : 'off'}`);
   if (definition.firmware === 'uefi') machine.push(addUefi(definition, context, tools));
   add('-machine', machine.join(','));
   add(
     '-accel',
     accelerator.accelerator === 'kvm' ? `kvm,device=${tools.passFile('/dev/kvm', 'rw')}` : 'tcg,thread=multi',
   );
-  add('-cpu', cpuModel, '-smp', topology(definition), '-m', `size=${spec.memoryMib}M`);
+  const interfaceText = interfaceOptions(hardware.cpuInterface.model, accelerator.accelerator);
+  add('-cpu', `${cpuModel}${interfaceText}`, '-smp', topology(definition), '-m', `size=${spec.memoryMib}M`);
   // A guest that suspends itself to memory would look like one that hangs.
   if (!isMicrovm) add('-global', 'ICH9-LPC.disable_s3=1', '-global', 'PIIX4_PM.disable_s3=1');
-  add('-rtc', 'base=utc,driftfix=slew', '-boot', 'strict=on');
+  add('-rtc', `base=${hardware.clockBase.model},driftfix=slew`, '-boot', 'strict=on');
   add('-action', 'reboot=reset,shutdown=pause,panic=pause');
   add('-chardev', `socket,id=qmp0,path=${workNames.qmpSocket},server=on,wait=off`, '-mon', 'chardev=qmp0,mode=control');
   add(
@@ -105,29 +107,10 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   add('-serial', 'chardev:serial0');
   addKernel(definition, context, tools);
 
+  for (let index = 0; index < hardware.ioThreads.count; index++) add('-object', `iothread,id=iothread${index}`);
   addDisks(definition, tools);
   addNics(definition, { canUseVhost: context.hasVhostNet && accelerator.accelerator === 'kvm' }, tools);
-  // On an emulated microvm Linux 6.1's driver for it waits for ever in one of thirty boots, and the guest's shutdown
-  // with it; guests there take random numbers from the processor and its timing.
-  if (!isMicrovm || accelerator.accelerator !== 'tcg') {
-    add('-object', 'rng-random,id=rng0,filename=/dev/urandom');
-    add('-device', `${virtio('rng')},rng=rng0${places.fixed('rng')}`);
-  }
-  add('-device', `${virtio('balloon')},id=balloon0,free-page-reporting=on${places.fixed('balloon')}`);
-  if (spec.hasAgentChannel) {
-    add('-device', `${virtio('serial')},id=virtio-serial0${places.fixed('serial')}`);
-    add('-chardev', `socket,id=${agentChardev},path=${workNames.agentSocket},server=on,wait=off`);
-    add(
-      '-device',
-      `virtserialport,bus=virtio-serial0.0,chardev=${agentChardev},id=${agentPort},name=org.qemu.guest_agent.0`,
-    );
-  }
-  if (!isMicrovm) add('-device', `pvpanic-pci${places.fixed('panic')}`);
-  if (hasDisplay(definition)) {
-    add('-vnc', `unix:${workNames.vncSocket}`, '-device', `VGA,id=video0${places.fixed('video')}`);
-    add('-device', `qemu-xhci,id=usb${places.fixed('usb')}`);
-    add('-device', 'usb-tablet,bus=usb.0', '-device', 'usb-kbd,bus=usb.0');
-  } else add('-display', 'none');
+  addMachineDevices(definition, tools);
   if (context.isRestoring) add('-incoming', 'defer');
 
   const argv: [string, ...string[]] = [installation.binary, ...args];
@@ -141,19 +124,11 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
       ...accelerator,
       cpuModel,
       firmware: definition.firmware,
+      hardware,
+      cpuFeatures: [],
       arguments: argv,
     },
   };
-}
-
-/** Label of the agent channel's character device, and id of its port in the guest. */
-export const agentChardev = 'agent0';
-export const agentPort = 'agent';
-
-/** Whether a guest gets a display and VNC. */
-export function hasDisplay(definition: Pick<GuestDefinition, 'spec' | 'firmware'>): boolean {
-  if (definition.spec.machine === 'microvm') return false;
-  return definition.spec.display === 'vnc' || (definition.spec.display === 'auto' && definition.firmware !== 'direct');
 }
 
 /** The versioned machine type: the pinned one as long as QEMU still has it and the spec wants a machine of its kind. */

@@ -2,6 +2,7 @@
 // descriptors, and devices at places that stay the same.
 import { createHash } from 'node:crypto';
 import { LodgeError } from '../../api/errors.ts';
+import { ideDrives } from '../../api/resolve-hardware.ts';
 import { type DiskLayer, type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
 import { type DevicePlaces } from './places.ts';
 
@@ -27,19 +28,8 @@ const cacheOptions: Record<GuestDisk['cache'], { direct: boolean; noFlush: boole
 
 /** SATA ports of one controller (ICH9). */
 const sataPorts = 6;
-/** Drives on the two IDE channels of a PC. */
-export const ideDrives = 4;
 /** What QEMU keeps of a disk's serial number: VIRTIO_BLK_ID_BYTES of the virtio specification, and the same for the others. */
 const serialLength = 20;
-
-/** The bus a drive really goes on: a CD-ROM has no virtio or NVMe form, and goes where a PC of this type has it. */
-export function effectiveBus(
-  machine: GuestDefinition['spec']['machine'],
-  disk: Pick<GuestDisk, 'device' | 'bus'>,
-): GuestDisk['bus'] {
-  if (disk.device !== 'cdrom' || (disk.bus !== 'virtio' && disk.bus !== 'nvme')) return disk.bus;
-  return machine === 'pc' ? 'ide' : 'sata';
-}
 
 /** Id of a disk's device, from which {@link diskOfDevice} finds its name again. */
 function diskId(name: string): string {
@@ -53,6 +43,12 @@ export function diskOfDevice(qomPath: string): string | null {
 
 export function addDisks(definition: GuestDefinition, tools: ArgumentTools): void {
   const { machine } = definition.spec;
+  let threadsUsed = 0;
+  // Disks share the threads in turn.
+  const ioThread = (): string => {
+    const { count } = definition.hardware.ioThreads;
+    return count === 0 ? '' : `,iothread=iothread${threadsUsed++ % count}`;
+  };
   const { add, virtio, places } = tools;
   let hasScsi = false;
   let ideUnits = 0;
@@ -65,7 +61,7 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
       `id=${diskId(disk.name)},serial=${disk.name.slice(0, serialLength)}${node ? `,drive=${node}` : ''},` +
       `bootindex=${index + 1}`;
     const writeCache = !isCdrom && disk.cache === 'writethrough' ? ',write-cache=off' : '';
-    const bus = effectiveBus(machine, disk);
+    const { bus } = disk;
     if (machine === 'microvm' && bus !== 'virtio') {
       throw new LodgeError(
         'unsupported',
@@ -75,13 +71,13 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
     }
     switch (bus) {
       case 'virtio':
-        add('-device', `${virtio('blk')},${common}${writeCache}${places.disk()}`);
+        add('-device', `${virtio('blk')},${common}${writeCache}${ioThread()}${places.disk()}`);
         break;
       case 'nvme':
         add('-device', `nvme,${common}${places.disk()}`);
         break;
       case 'scsi':
-        if (!hasScsi) add('-device', `${virtio('scsi')},id=scsi0${places.fixed('scsi')}`);
+        if (!hasScsi) add('-device', `${virtio('scsi')},id=scsi0${ioThread()}${places.fixed('scsi')}`);
         hasScsi = true;
         add('-device', `scsi-${isCdrom ? 'cd' : 'hd'},bus=scsi0.0,${common}${writeCache}`);
         break;

@@ -20,6 +20,8 @@ export interface QemuInstallation {
   cpuFeatures: ReadonlySet<string>;
   /** The kinds of character devices: socket, ringbuf, hub. */
   chardevKinds: ReadonlySet<string>;
+  /** Every device it has, by QEMU's name: virtio-net-pci, e1000e. */
+  deviceModels: ReadonlySet<string>;
   /** UEFI firmware and the template of its variable store; null where it is not installed. */
   uefi: { codePath: string; variablesPath: string } | null;
 }
@@ -63,6 +65,11 @@ export function parseChardevHelp(text: string): Set<string> {
   return new Set(lines.map((line) => line.trim()).filter((line) => line !== ''));
 }
 
+/** Reads `-device help`: the names of all devices. */
+export function parseDeviceHelp(text: string): Set<string> {
+  return new Set([...text.matchAll(/^name "([^"]+)"/gm)].map(([, name]) => name!));
+}
+
 /** Asks the installed QEMU about itself. Throws `unavailable` when there is none, or one too old. */
 export async function inspectInstallation(binary: string): Promise<QemuInstallation> {
   const ask = async (...args: string[]): Promise<string> =>
@@ -88,10 +95,11 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
       },
     );
   }
-  const [machineHelp, cpuHelp, chardevHelp, uefi] = await Promise.all([
+  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, uefi] = await Promise.all([
     ask('-machine', 'help'),
     ask('-cpu', 'help'),
     ask('-chardev', 'help'),
+    ask('-device', 'help'),
     findUefi(),
   ]);
   const { names, aliases } = parseMachineHelp(machineHelp);
@@ -106,6 +114,7 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
     cpuModels: cpus.models,
     cpuFeatures: new Set(cpus.features),
     chardevKinds: parseChardevHelp(chardevHelp),
+    deviceModels: parseDeviceHelp(deviceHelp),
     uefi,
   };
 }

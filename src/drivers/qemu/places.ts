@@ -5,13 +5,14 @@
 //   1, 31     the machine's own            8–15   NICs 0–7, a slot each
 //   2         video                        16–23  disks on virtio or nvme, eight a slot
 //   3.0–3.3   rng, balloon, serial, panic  24–26  NICs 8–31, eight a slot
+//   3.4, 3.5  keyboard and tablet on virtio
 //   4         USB                          5      SCSI controller      6  further SATA controllers
 // microvm has 24 virtio-mmio transports: rng 0, balloon 1, serial 2, disks upwards from 3, NICs downwards from 23.
 // https://www.qemu.org/docs/master/system/i386/microvm.html
 import { LodgeError } from '../../api/errors.ts';
 
 /** Devices of which a machine has one. */
-export type FixedDevice = 'video' | 'rng' | 'balloon' | 'serial' | 'panic' | 'usb' | 'scsi';
+export type FixedDevice = 'video' | 'rng' | 'balloon' | 'serial' | 'panic' | 'keyboard' | 'tablet' | 'usb' | 'scsi';
 
 const pciPlaces: Record<FixedDevice, readonly [slot: number, fn: number, isShared: boolean]> = {
   video: [2, 0, false],
@@ -19,6 +20,8 @@ const pciPlaces: Record<FixedDevice, readonly [slot: number, fn: number, isShare
   balloon: [3, 1, true],
   serial: [3, 2, true],
   panic: [3, 3, true],
+  keyboard: [3, 4, true],
+  tablet: [3, 5, true],
   usb: [4, 0, false],
   scsi: [5, 0, false],
 };

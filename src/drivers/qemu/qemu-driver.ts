@@ -9,6 +9,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
+import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { CgroupError, type CgroupGroup } from '../../host/cgroup-group.ts';
 import { openCgroupTree, type CgroupTree } from '../../host/cgroup.ts';
@@ -33,6 +34,7 @@ import { QemuGuestAgent } from './agent/guest-agent.ts';
 import { buildCommand } from './arguments.ts';
 import { openConsoles } from './consoles.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
+import { readInterface } from './cpu-interface.ts';
 import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import {
@@ -147,9 +149,9 @@ export class QemuDriver implements Driver {
     };
   }
 
-  async check(spec: VmSpec): Promise<void> {
+  async check(spec: VmSpec, hardware: VmHardware): Promise<void> {
     const installation = await this.#getInstallation();
-    checkSpec(spec, installation);
+    checkSpec(spec, hardware, installation);
     await this.#ladder.check(installation, spec.accelerator);
   }
 
@@ -347,7 +349,14 @@ export class QemuDriver implements Driver {
       deadline.throwIfAborted();
       const { greeting } = await qmp.whenUp(startMs);
       // What runs is what counts: the package may have been upgraded since QEMU was looked at.
-      const pinned = parts.exited ? { ...parts.pinned, qemuVersion: greeting.version } : parts.pinned;
+      const { hardware, accelerator } = parts.pinned;
+      const pinned = parts.exited
+        ? {
+            ...parts.pinned,
+            qemuVersion: greeting.version,
+            cpuFeatures: await readInterface(qmp, hardware.cpuInterface.model, accelerator),
+          }
+        : parts.pinned;
       const created: QemuGuest = new QemuGuest({
         ...parts,
         pinned,

@@ -24,7 +24,7 @@ import {
 } from '../../host/process.ts';
 import { type Guest, type GuestMessage, type GuestState, type GuestUsage, type SuspendOptions } from '../driver.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
-import { agentChardev, agentPort } from './arguments.ts';
+import { agentChardev, agentPort } from './machine-devices.ts';
 import { withoutDisplay, type GuestConsoles } from './consoles.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { diskOfDevice } from './device-arguments.ts';
@@ -123,14 +123,20 @@ export class QemuGuest implements Guest {
     }
   }
 
+  /** A serial port doesn't tell whether a program in the guest listens; there the agent is asked, and answers or not. */
+  get #tellsPort(): boolean {
+    return this.pinned.hardware.agentChannel.model !== 'isa-serial';
+  }
+
   /** Notes what is known of the guest without asking: it was started this moment, and no program in it runs yet. */
   noteFresh(): void {
     this.#lastState = 'running';
-    this.#notePort(false);
+    if (this.#tellsPort) this.#notePort(false);
   }
 
   /** Asks whether a program in the guest has the agent's channel open; for a guest that ran before it was connected to. */
   async lookAtPort(): Promise<void> {
+    if (!this.#tellsPort) return;
     try {
       const chardevs = await this.#parts.qmp.execute('query-chardev');
       this.#notePort(chardevs.find(({ label }) => label === agentChardev)?.['frontend-open'] ?? false);

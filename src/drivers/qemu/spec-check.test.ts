@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
 import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
+import { plainHardware } from '../driver.conformance.ts';
 import { checkSpec } from './spec-check.ts';
 
-const installation: Parameters<typeof checkSpec>[1] = {
+const installation: Parameters<typeof checkSpec>[2] = {
   version: '10.0.2',
   machines: new Map([
     ['q35', 'pc-q35-10.0'],
@@ -13,13 +14,22 @@ const installation: Parameters<typeof checkSpec>[1] = {
   ]),
   cpuModels: ['qemu64'],
   cpuFeatures: new Set(['avx2', 'lahf-lm', 'sse4.1']),
+  deviceModels: new Set(
+    (
+      'virtio-blk-pci virtio-scsi-pci scsi-hd scsi-cd ich9-ahci ide-hd ide-cd nvme virtio-net-pci e1000e e1000 rtl8139 ' +
+      'VGA virtio-vga usb-kbd usb-tablet virtio-keyboard-pci virtio-tablet-pci qemu-xhci virtio-rng-pci ' +
+      'virtio-balloon-pci pvpanic-pci virtio-serial-pci virtserialport isa-serial virtio-net-device virtio-blk-device ' +
+      'virtio-serial-device virtio-balloon-device virtio-rng-device'
+    ).split(' '),
+  ),
   uefi: { codePath: '/code', variablesPath: '/vars' },
 };
 
 /** The field that the refusal names. */
 function refusedField(spec: VmSpecInput, given = installation): string | null {
   try {
-    checkSpec(vmSpec.parse(spec), given);
+    const parsed = vmSpec.parse(spec);
+    checkSpec(parsed, plainHardware(parsed), given);
     return null;
   } catch (error) {
     assert.ok(error instanceof LodgeError);
@@ -61,10 +71,13 @@ test('what it can not do is refused with the name of the field', () => {
     [
       {
         machine: 'pc',
-        disks: Array.from({ length: 5 }, (_, index) => ({ name: `d${index}`, device: 'cdrom' as const })),
+        disks: Array.from({ length: 5 }, (_, index) => ({ name: `d${index}`, bus: 'ide' as const })),
       },
       'spec.disks.4.bus',
     ],
+    [{ machine: 'microvm', usb: 'xhci' }, 'spec.usb'],
+    [{ machine: 'microvm', agentChannel: 'isa-serial' }, 'spec.agentChannel'],
+    [{ usb: 'uhci' }, 'spec.usb'],
     [{ machine: 'microvm', nics: [{}, { model: 'rtl8139' }] }, 'spec.nics.1.model'],
     [{ machine: 'microvm', disks: [{ name: 'a', device: 'cdrom' }] }, 'spec.disks.0.device'],
     [{ machine: 'microvm', disks: [{ name: 'a', bus: 'scsi' }] }, 'spec.disks.0.bus'],

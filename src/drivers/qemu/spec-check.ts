@@ -1,19 +1,24 @@
 // What a VM's spec may not ask of the installed QEMU. Pure: what QEMU said of itself is an argument. Every refusal names
 // the field, what was given, and what is possible instead.
 import { LodgeError, invalidField, shorten } from '../../api/errors.ts';
+import { ideDrives } from '../../api/resolve-hardware.ts';
+import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { featuresOfLevel } from './cpu-model.ts';
-import { effectiveBus, ideDrives } from './device-arguments.ts';
 import { type QemuInstallation } from './installation.ts';
+import { modelsOf } from './machine-devices.ts';
 import { microvmRoom } from './places.ts';
 
 /** Most vCPUs that a machine type takes: `cpu-max` of query-machines, QEMU 10. */
 const maxVcpus: Record<VmSpec['machine'], number> = { q35: 1024, pc: 255, microvm: 288 };
 
-type Installation = Pick<QemuInstallation, 'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'uefi'>;
+type Installation = Pick<
+  QemuInstallation,
+  'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'deviceModels' | 'uefi'
+>;
 
 /** Throws `invalid_request` or `unsupported` for the first thing that can't be. */
-export function checkSpec(spec: VmSpec, installation: Installation): void {
+export function checkSpec(spec: VmSpec, hardware: VmHardware, installation: Installation): void {
   checkCpu(spec, installation);
   if (!installation.machines.has(spec.machine)) {
     throw unsupportedField(
@@ -23,8 +28,9 @@ export function checkSpec(spec: VmSpec, installation: Installation): void {
       `It has ${[...installation.machines.keys()].join(', ')}.`,
     );
   }
-  checkDisks(spec);
-  if (spec.machine === 'microvm') checkMicrovm(spec);
+  checkDisks(hardware);
+  if (spec.machine === 'microvm') checkMicrovm(spec, hardware);
+  checkDevices(hardware, installation);
   if (spec.firmware.type === 'uefi' && !installation.uefi) {
     throw unsupportedField(
       'spec.firmware.type',
@@ -83,39 +89,57 @@ function checkCpu({ cpu, machine }: VmSpec, { version, cpuModels, cpuFeatures }:
   }
 }
 
-function checkDisks({ disks, machine }: VmSpec): void {
+function checkDisks({ disks, machine }: VmHardware): void {
   let ideCount = 0;
-  for (const [index, disk] of disks.entries()) {
-    if (effectiveBus(machine, disk) !== 'ide') continue;
+  for (const { model, field } of disks) {
+    if (model !== 'ide') continue;
     if (machine !== 'pc' && machine !== 'microvm') {
-      throw invalidField(
-        `spec.disks.${index}.bus`,
-        `the machine type ${machine} has no IDE bus; use sata, or the machine type pc`,
-        disk.bus,
-      );
+      throw invalidField(field, `the machine type ${machine} has no IDE bus; use sata, or the machine type pc`, model);
     }
     ideCount++;
     if (ideCount > ideDrives) {
       throw invalidField(
-        `spec.disks.${index}.bus`,
+        field,
         `a PC has room for ${ideDrives} IDE drives, CD-ROMs included; use sata, scsi or virtio for the others`,
-        disk.bus,
+        model,
       );
     }
   }
 }
 
-function checkMicrovm(spec: VmSpec): void {
-  for (const [index, nic] of spec.nics.entries()) {
-    if (nic.model !== 'virtio')
-      throw invalidField(`spec.nics.${index}.model`, 'the machine type microvm has only virtio', nic.model);
+/** Refuses a device that this QEMU was built without. */
+function checkDevices(hardware: VmHardware, { version, deviceModels }: Installation): void {
+  for (const { field, models, asked } of modelsOf(hardware)) {
+    for (const model of models) {
+      if (deviceModels.has(model)) continue;
+      throw unsupportedField(
+        field,
+        `QEMU ${version} on this node has no device ${model}`,
+        asked,
+        'Install the QEMU package that brings it (qemu-system-x86 with its modules), or ask for another.',
+      );
+    }
   }
-  for (const [index, disk] of spec.disks.entries()) {
-    if (disk.device === 'cdrom')
-      throw invalidField(`spec.disks.${index}.device`, 'the machine type microvm has no CD-ROM', disk.device);
-    if (disk.bus !== 'virtio')
-      throw invalidField(`spec.disks.${index}.bus`, 'the machine type microvm has only virtio', disk.bus);
+}
+
+function checkMicrovm(spec: VmSpec, hardware: VmHardware): void {
+  for (const [index, { model }] of hardware.nics.entries()) {
+    if (model !== 'virtio')
+      throw invalidField(`spec.nics.${index}.model`, 'the machine type microvm has only virtio', model);
   }
+  for (const { device, field, model } of hardware.disks) {
+    if (device === 'cdrom')
+      throw invalidField(field.replace(/bus$/, 'device'), 'the machine type microvm has no CD-ROM', device);
+    if (model !== 'virtio') throw invalidField(field, 'the machine type microvm has only virtio', model);
+  }
+  for (const field of ['usb', 'panicDevice'] as const) {
+    const { model } = hardware[field];
+    if (model !== 'none') throw invalidField(`spec.${field}`, 'the machine type microvm has no PCI bus', model);
+  }
+  if (hardware.agentChannel.model === 'isa-serial')
+    throw invalidField('spec.agentChannel', 'the machine type microvm has one serial port', 'isa-serial');
+  if (hardware.hpet.model === 'hpet')
+    throw invalidField('spec.clock.hasHpet', 'the machine type microvm has no HPET', true);
   if (spec.disks.length + spec.nics.length > microvmRoom) {
     throw invalidField(
       spec.disks.length > 0 ? 'spec.disks' : 'spec.nics',

@@ -1,0 +1,102 @@
+// The part of QEMU's command line that describes the devices a machine has one of: display, input, USB, random numbers,
+// balloon, panic, and the agent's channel. Which they are was resolved before (GuestDefinition.hardware).
+import { type VmHardware } from '../../api/vm-hardware.ts';
+import { type GuestDefinition } from '../driver.ts';
+import { type ArgumentTools } from './device-arguments.ts';
+import { workNames } from './folder.ts';
+
+/** Label of the agent channel's character device, and id of its port in the guest. */
+export const agentChardev = 'agent0';
+export const agentPort = 'agent';
+
+export function addMachineDevices({ hardware }: GuestDefinition, tools: ArgumentTools): void {
+  const { add, virtio, places } = tools;
+  if (hardware.rng.model === 'virtio') {
+    add('-object', 'rng-random,id=rng0,filename=/dev/urandom');
+    add('-device', `${virtio('rng')},rng=rng0${places.fixed('rng')}`);
+  }
+  if (hardware.balloon.model === 'virtio') {
+    add('-device', `${virtio('balloon')},id=balloon0,free-page-reporting=on${places.fixed('balloon')}`);
+  }
+  addAgentChannel(hardware, tools);
+  if (hardware.panicDevice.model === 'pvpanic') add('-device', `pvpanic-pci${places.fixed('panic')}`);
+  addUsb(hardware, tools);
+  if (hardware.video.model === 'none') {
+    add('-display', 'none');
+    return;
+  }
+  const adapter = hardware.video.model === 'virtio' ? 'virtio-vga' : 'VGA';
+  add('-vnc', `unix:${workNames.vncSocket}`, '-device', `${adapter},id=video0${places.fixed('video')}`);
+  if (hardware.input.model === 'usb') add('-device', 'usb-tablet,bus=usb.0', '-device', 'usb-kbd,bus=usb.0');
+  else if (hardware.input.model === 'virtio') {
+    add('-device', `virtio-keyboard-pci,id=keyboard0${places.fixed('keyboard')}`);
+    add('-device', `virtio-tablet-pci,id=tablet0${places.fixed('tablet')}`);
+  }
+}
+
+function addAgentChannel({ agentChannel }: GuestDefinition['hardware'], { add, virtio, places }: ArgumentTools): void {
+  if (agentChannel.model === 'none') return;
+  add('-chardev', `socket,id=${agentChardev},path=${workNames.agentSocket},server=on,wait=off`);
+  if (agentChannel.model === 'isa-serial') {
+    // COM2: its port and interrupt are where every operating system looks for it.
+    add('-device', `isa-serial,id=${agentPort},index=1,chardev=${agentChardev}`);
+    return;
+  }
+  add('-device', `${virtio('serial')},id=virtio-serial0${places.fixed('serial')}`);
+  add(
+    '-device',
+    `virtserialport,bus=virtio-serial0.0,chardev=${agentChardev},id=${agentPort},name=org.qemu.guest_agent.0`,
+  );
+}
+
+const usbControllers = { xhci: 'qemu-xhci', ehci: 'usb-ehci', uhci: 'piix3-usb-uhci' } as const;
+
+function addUsb({ usb }: GuestDefinition['hardware'], { add, places }: ArgumentTools): void {
+  if (usb.model !== 'none') add('-device', `${usbControllers[usb.model]},id=usb${places.fixed('usb')}`);
+}
+
+const diskModels = {
+  virtio: ['virtio-blk-pci'],
+  scsi: ['virtio-scsi-pci', 'scsi-hd', 'scsi-cd'],
+  sata: ['ich9-ahci', 'ide-hd', 'ide-cd'],
+  ide: ['ide-hd', 'ide-cd'],
+  nvme: ['nvme'],
+} as const;
+
+/** QEMU's devices that a hardware is made of, with the field that asks for each. */
+export function modelsOf(hardware: VmHardware): { field: string; models: string[]; asked: string }[] {
+  // A microvm's virtio devices have names of their own.
+  const onBus = (models: readonly string[]): string[] =>
+    hardware.machine === 'microvm'
+      ? models.map((model) => (model.startsWith('virtio-') ? model.replace(/-pci$/, '-device') : model))
+      : [...models];
+  const { video, input, usb, rng, balloon, panicDevice, agentChannel } = hardware;
+  const one = (
+    field: string,
+    asked: string,
+    models: Readonly<Record<string, readonly string[]>>,
+  ): { field: string; models: string[]; asked: string } => ({ field, asked, models: onBus(models[asked] ?? []) });
+  return [
+    ...hardware.disks.map(({ field, model }) => one(field, model, diskModels)),
+    ...hardware.nics.map(({ model }, index) =>
+      one(`spec.nics.${index}.model`, model, { [model]: [model === 'virtio' ? 'virtio-net-pci' : model] }),
+    ),
+    one('spec.video', video.model, { vga: ['VGA'], virtio: ['virtio-vga'] }),
+    ...(video.model === 'none'
+      ? []
+      : [
+          one('spec.input', input.model, {
+            usb: ['usb-kbd', 'usb-tablet'],
+            virtio: ['virtio-keyboard-pci', 'virtio-tablet-pci'],
+          }),
+        ]),
+    one('spec.usb', usb.model, Object.fromEntries(Object.entries(usbControllers).map(([key, name]) => [key, [name]]))),
+    one('spec.rng', rng.model, { virtio: ['virtio-rng-pci'] }),
+    one('spec.balloon', balloon.model, { virtio: ['virtio-balloon-pci'] }),
+    one('spec.panicDevice', panicDevice.model, { pvpanic: ['pvpanic-pci'] }),
+    one('spec.agentChannel', agentChannel.model, {
+      'virtio-serial': ['virtio-serial-pci', 'virtserialport'],
+      'isa-serial': ['isa-serial'],
+    }),
+  ];
+}
