@@ -54,6 +54,10 @@ function create(daemon: TestDaemon, name: string, source: Image['spec']['source'
   return daemon.client.image.create({ body: { name, spec: { source } } });
 }
 
+/** Asks a server of the namespace to answer again. */
+const mendProgram =
+  'my $s = IO::Socket::INET->new("127.0.0.1:$ARGV[0]") or die; print $s "GET /mend HTTP/1.0\\r\\n\\r\\n"; local $/; <$s>';
+
 async function assertNothingLeft(daemon: TestDaemon): Promise<void> {
   assert.deepEqual((await daemon.client.image.list()).items, []);
   assert.deepEqual(await readdir(join(daemon.folder, 'data/images')), []);
@@ -165,16 +169,40 @@ suite('an import from an address', () => {
     assert.match(server.requests.at(-1) ?? '', /^GET \/stalled bytes=\d{6,}-$/, server.requests.join('\n'));
   });
 
-  test('that is cancelled leaves nothing', async (t) => {
+  test('that broke off is gone on with by the next one', async (t) => {
+    const lodgeNow = await lodge(t);
+    const { daemon, namespace } = lodgeNow;
+    const path = await makeDisk(lodgeNow, 'broken', 'raw', 4);
+    const server = await serveFile(t, namespace, path);
+    const source = { type: 'url', url: `${server.url}/breaking`, checksum: await sha256(path) } as const;
+    const error = await assertRefused(daemon, create(daemon, 'base', source), 'download_failed', 'spec.source.url');
+    assert.match(error.message, /What arrived is kept for a day/);
+    assert.ok(!error.message.includes(daemon.folder), error.message);
+    assert.deepEqual((await daemon.client.image.list()).items, []);
+    await namespace.run(['perl', '-MIO::Socket::INET', '-e', mendProgram, new URL(server.url).port]);
+    const before = server.requests.length;
+    await done(daemon, daemon.client.image.create({ body: { name: 'base', spec: { source } } }));
+    assert.equal((await read(daemon, 'base')).status.state, 'ready');
+    const after = server.requests.slice(before).filter((line) => line.includes('/breaking'));
+    assert.equal(after.length, 1, after.join('\n'));
+    assert.match(after[0]!, /^GET \/breaking bytes=\d{6,}-$/);
+    assert.ok(!(await readdir(join(daemon.folder, 'data/images'))).includes('downloads'), 'it is not kept any longer');
+  });
+
+  test('that is cancelled leaves no image, and what arrived for the next one', async (t) => {
     const lodgeNow = await lodge(t);
     const { daemon, namespace } = lodgeNow;
     const server = await serveFile(t, namespace, await makeDisk(lodgeNow, 'slow'));
     const source = { type: 'url', url: `${server.url}/stalled` } as const;
     const task = await daemon.client.image.create({ body: { name: 'base', spec: { source } } });
-    await eventually(() => server.requests.length > 0);
+    await eventually(async () => {
+      const { progress } = await daemon.client.task.get({ params: { task: task.id } });
+      return (progress.bytesDone ?? 0) > 0;
+    });
     await daemon.client.task.cancel({ params: { task: task.id } });
     assert.equal((await endOf(daemon, task)).state, 'cancelled');
-    await assertNothingLeft(daemon);
+    assert.deepEqual((await daemon.client.image.list()).items, []);
+    assert.deepEqual(await readdir(join(daemon.folder, 'data/images')), ['downloads']);
   });
 });
 

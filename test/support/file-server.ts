@@ -3,6 +3,7 @@
 //
 //   /file       the whole, or the range that is asked for, with a strong validator
 //   /stalled    the first half, and then nothing more; a range is answered in full
+//   /breaking   the first half, and then the connection breaks; a range is refused with 503 until /mend was asked for
 //   /short      fewer bytes than were announced, each time from the start
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -21,12 +22,15 @@ const program = `
 const { createServer } = await import('node:http');
 const { readFileSync } = await import('node:fs');
 const content = readFileSync(process.argv[1]);
+let isMended = false;
 createServer((request, response) => {
   const { url, headers: { range } } = request;
   console.log(['GET', url, range].filter(Boolean).join(' '));
   const headers = { etag: '"one"', 'accept-ranges': 'bytes', 'content-type': 'application/octet-stream' };
   const start = /^bytes=(\\d+)-$/.exec(range ?? '')?.[1];
-  if (!['/file', '/stalled', '/short'].includes(url)) return response.writeHead(404).end();
+  if (url === '/mend') isMended = true;
+  if (url === '/breaking' && range && !isMended) return response.writeHead(503).end();
+  if (!['/file', '/stalled', '/breaking', '/short'].includes(url)) return response.writeHead(404).end();
   if (start !== undefined && url !== '/short') {
     const rest = content.subarray(Number(start));
     headers['content-range'] = 'bytes ' + start + '-' + (content.length - 1) + '/' + content.length;
@@ -35,7 +39,7 @@ createServer((request, response) => {
   response.writeHead(200, { ...headers, 'content-length': content.length });
   if (url === '/file') return response.end(content);
   const half = content.subarray(0, content.length / 2);
-  response.write(half, () => url === '/short' && response.destroy());
+  response.write(half, () => url !== '/stalled' && response.destroy());
 }).listen(0, '127.0.0.1', function () { console.log('port ' + this.address().port); });`;
 
 /** Starts it; it ends with the test. */

@@ -64,6 +64,9 @@ export const imageFileNames = {
   raw: 'disk.raw',
 } as const;
 
+/** Beside the images' own folders: what arrived of downloads that broke off. */
+export const downloadsFolder = 'downloads';
+
 export class ImageService {
   readonly #parts: ImageServiceParts;
   #isShowPlanned = false;
@@ -239,7 +242,9 @@ export class ImageService {
       } else if (image.status.state !== 'ready' && image.status.state !== 'waiting-for-upload')
         await this.#parts.images.delete(image.id);
     }
+    await this.#parts.tasks.forgetOldDownloads();
     for (const folder of folders) {
+      if (folder === downloadsFolder) continue;
       const id = folder.split('.')[0] ?? folder;
       if (!this.#parts.images.get(id)) await rm(join(this.#parts.directory, folder), { recursive: true, force: true });
     }

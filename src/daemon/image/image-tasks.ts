@@ -9,13 +9,14 @@ import { type Image, type ImageRecipe, type ImageStatus } from '../../api/image.
 import { LodgeError } from '../../api/errors.ts';
 import { buildDebian } from '../../host/image/debian.ts';
 import { importImage, type ImageSource, type ImportOptions, type ImportProgress } from '../../host/image/import.ts';
+import { PartialDownloads } from '../../host/image/partial-downloads.ts';
 import { type ImageManifest } from '../../host/image/manifest.ts';
 import { type OnBuildProgress } from '../../host/image/progress.ts';
 import { buildTiny } from '../../host/image/tiny.ts';
 import { type Collection } from '../store/collection.ts';
 import { defineTask, type StepProgress, type TaskType } from '../task/task.ts';
 import { describeImageProblem } from './image-problem.ts';
-import { imageFileNames, imageFolder, initialImageStatus } from './image-service.ts';
+import { downloadsFolder, imageFileNames, imageFolder, initialImageStatus } from './image-service.ts';
 import { uploadFailure } from './upload-failure.ts';
 
 export interface ImageTasksParts {
@@ -33,6 +34,8 @@ export interface ImageTasks {
   /** Stores what is uploaded, for importUpload. */
   receive(image: Image, content: AsyncIterable<Uint8Array>): Promise<void>;
   forgetUpload(image: Image): Promise<void>;
+  /** Removes what is kept of downloads that broke off too long ago. */
+  forgetOldDownloads(): Promise<void>;
 }
 
 const input = z.strictObject({ id: z.string() });
@@ -43,6 +46,7 @@ type Facts = Partial<ImageStatus>;
 
 export function imageTasks(parts: ImageTasksParts): ImageTasks {
   const { images, directory } = parts;
+  const partialDownloads = new PartialDownloads(join(directory, downloadsFolder));
   const uploadPath = (id: string): string => join(directory, `${id}.upload`);
 
   const require = (id: string): Image => {
@@ -77,6 +81,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
     const facts = await importImage({
       source,
       outPath: imported,
+      partialDownloads,
       ...(value ? { checksum: { algorithm: algorithm as 'sha256' | 'sha512', value } } : {}),
       ...(expected.format ? { format: expected.format } : {}),
       onProgress: (step) => progress(importProgress(step)),
@@ -161,7 +166,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
             try {
               await bringIn(
                 image,
-                { kind: 'file', path: uploadPath(id) },
+                { kind: 'file', path: uploadPath(id), label: 'what was uploaded' },
                 source.type === 'upload' ? source : {},
                 progress,
                 signal,
@@ -214,6 +219,7 @@ export function imageTasks(parts: ImageTasksParts): ImageTasks {
       });
     },
     forgetUpload: (image) => rm(uploadPath(image.id), { force: true }),
+    forgetOldDownloads: () => partialDownloads.cleanUp(),
   };
 }
 

@@ -92,3 +92,22 @@ test('what is not installed is refused with what to install', () => {
   assert.equal(refusedField({ firmware: { type: 'uefi' } }, { ...installation, uefi: null }), 'spec.firmware.type');
   assert.equal(refusedField({}, { ...installation, machines: new Map([['pc', 'pc-i440fx-10.0']]) }), 'spec.machine');
 });
+
+test('a CPU model that is not there is refused with those near it', () => {
+  const refused = (model: string): string => {
+    try {
+      const parsed = vmSpec.parse({ cpu: { model } });
+      checkSpec(parsed, plainHardware(parsed), {
+        ...installation,
+        cpuModels: ['qemu64', 'EPYC', 'EPYC-Milan', 'EPYC-Rome', 'Skylake-Server', 'Skylake-Client'],
+      });
+      return '';
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  assert.match(refused('epyc'), /near it are EPYC, EPYC-Milan, EPYC-Rome; lodge node show/);
+  assert.match(refused('Skylake'), /near it are Skylake-Server, Skylake-Client;/);
+  assert.match(refused('x86-64-v33'), /near it are x86-64-v3[,;]/);
+  assert.match(refused('foo'), /of this name; lodge node show/);
+});

@@ -4,13 +4,16 @@ import { LodgeError, invalidField, shorten } from '../../api/errors.ts';
 import { ideDrives } from '../../api/resolve-hardware.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
-import { featuresOfLevel } from './cpu-model.ts';
+import { closestWord } from '../../lib/closest-word.ts';
+import { cpuLevels, featuresOfLevel } from './cpu-model.ts';
 import { type QemuInstallation } from './installation.ts';
 import { modelsOf } from './machine-devices.ts';
 import { microvmRoom } from './places.ts';
 
 /** Most vCPUs that a machine type takes: `cpu-max` of query-machines, QEMU 10. */
 const maxVcpus: Record<VmSpec['machine'], number> = { q35: 1024, pc: 255, microvm: 288 };
+
+const maxNearModels = 5;
 
 type Installation = Pick<
   QemuInstallation,
@@ -53,9 +56,10 @@ function checkCpu({ cpu, machine }: VmSpec, { version, cpuModels, cpuFeatures }:
   const isKnownModel =
     ['auto', 'host', 'max'].includes(cpu.model) || featuresOfLevel(cpu.model) !== null || cpuModels.includes(cpu.model);
   if (!isKnownModel) {
+    const near = nearModels(cpu.model, ['auto', 'host', 'max', ...cpuLevels, ...cpuModels]);
     throw invalidField(
       'spec.cpu.model',
-      `QEMU ${version} has no CPU model of this name; lodge node show lists those it has`,
+      `QEMU ${version} has no CPU model of this name; ${near.length > 0 ? `near it are ${near.join(', ')}; ` : ''}lodge node show -o yaml lists all it has`,
       cpu.model,
     );
   }
@@ -151,6 +155,14 @@ function checkMicrovm(spec: VmSpec, hardware: VmHardware): void {
     throw invalidField('spec.firmware.type', 'the machine type microvm boots a kernel directly', spec.firmware.type);
   }
   if (spec.display === 'vnc') throw invalidField('spec.display', 'the machine type microvm has no display', 'vnc');
+}
+
+/** Models that somebody may have meant: those whose name begins or goes on with what was given, and the most similar one. */
+function nearModels(given: string, models: readonly string[]): string[] {
+  const wanted = given.toLowerCase();
+  const alike = models.filter((model) => wanted.length >= 3 && model.toLowerCase().includes(wanted));
+  const closest = closestWord(given, models);
+  return [...new Set([...(closest === null ? [] : [closest]), ...alike])].slice(0, maxNearModels);
 }
 
 /** QEMU writes some features with "-", users also with "_" or ".". */

@@ -108,9 +108,11 @@ export async function download(
       if ((await part.length()) > before) attempt = 0;
       const pauseMs = delays[attempt];
       if (pauseMs === undefined) {
+        const isKept = (await part.resumable(url)) !== null;
+        if (!isKept) await part.remove();
         throw new ImageProblemError(
           'unreachable',
-          `${url.href} could not be downloaded: ${error.message}. What arrived is kept: try again to go on from there.`,
+          `${url.href} could not be downloaded: ${error.message}. ${isKept ? 'What arrived is kept for a day: try again to go on from there.' : 'The server does not say how to go on from there: the next try begins anew.'}`,
           { cause: error },
         );
       }

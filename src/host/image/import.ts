@@ -13,13 +13,14 @@ import { download, parseImageUrl, type DownloadOptions } from './download.ts';
 import { detectFormat, readSample, type ImageFormat } from './format.ts';
 import { makeDurable } from './durable.ts';
 import { checkImage, DEFAULT_MAX_VIRTUAL_SIZE_BYTES, inspectImage, type ImageInfo } from './inspect.ts';
+import { type PartialDownloads } from './partial-downloads.ts';
 import { ImageProblemError } from './problem.ts';
 import { explainQemuImg, runQemuImg } from './qemu-img.ts';
 import { explainWrite, writeSparse } from './sparse-file.ts';
 
 export type ImageSource =
-  /** A file of this machine; it is read and not changed. */
-  | { kind: 'file'; path: string }
+  /** A file of this machine; it is read and not changed. Messages call it `label`; default: its path. */
+  | { kind: 'file'; path: string; label?: string }
   | { kind: 'url'; url: string }
   /** An upload. Can't be resumed. */
   | { kind: 'stream'; stream: AsyncIterable<Uint8Array>; sizeBytes?: number };
@@ -51,6 +52,8 @@ export interface ImportOptions {
   maxVirtualSizeBytes?: number;
   onProgress?: (progress: ImportProgress) => void;
   signal?: AbortSignal;
+  /** Where a download that breaks off is kept for the next import of its address. Default: with the image. */
+  partialDownloads?: PartialDownloads;
   /** Pauses and limits of downloads. */
   download?: Pick<DownloadOptions, 'retryDelaysMs' | 'idleTimeoutMs' | 'timeoutMs'>;
 }
@@ -154,7 +157,7 @@ const sourcePath = (source: ImageSource): string | null => (source.kind === 'fil
 function labelOf(source: ImageSource): string {
   switch (source.kind) {
     case 'file':
-      return source.path;
+      return source.label ?? source.path;
     case 'url':
       return source.url;
     case 'stream':
@@ -168,22 +171,29 @@ async function fetchSource(work: string, label: string, maxBytes: number, option
   if (source.kind === 'file') {
     const path = resolve(source.path);
     const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
-      throw new ImageProblemError('not-found', `${path} can't be opened (${error.code ?? ''}).`, { cause: error });
+      throw new ImageProblemError('not-found', `${label} can't be opened (${error.code ?? ''}).`, { cause: error });
     });
-    if (!info.isFile()) throw new ImageProblemError('format', `${path} is not a regular file.`);
+    if (!info.isFile()) throw new ImageProblemError('format', `${label} is not a regular file.`);
     if (info.size > maxBytes)
-      throw new ImageProblemError('too-large', `${path} has ${info.size} bytes; at most ${maxBytes} are taken.`);
+      throw new ImageProblemError('too-large', `${label} has ${info.size} bytes; at most ${maxBytes} are taken.`);
     return path;
   }
   const path = join(work, 'fetched');
   if (source.kind === 'url') {
-    await download(source.url, path, {
-      ...options.download,
-      maxBytes,
-      signal,
-      beforeBody: (bytesToCome) => requireSpace(work, bytesToCome, label),
-      onProgress: (done, total) => report({ step: 'fetching', done, total }),
-    });
+    const partial = (await options.partialDownloads?.take(source.url)) ?? null;
+    try {
+      const target = partial?.path ?? path;
+      await download(source.url, target, {
+        ...options.download,
+        maxBytes,
+        signal,
+        beforeBody: (bytesToCome) => requireSpace(work, bytesToCome, label),
+        onProgress: (done, total) => report({ step: 'fetching', done, total }),
+      });
+      if (target !== path) await rename(target, path);
+    } finally {
+      await partial?.release();
+    }
     return path;
   }
   const total = source.sizeBytes ?? null;
@@ -216,7 +226,7 @@ async function requireSpace(folder: string, neededBytes: number, label: string):
   if (bavail * bsize < neededBytes) {
     throw new ImageProblemError(
       'no-space',
-      `${label} needs ${neededBytes} bytes in ${folder}, where ${bavail * bsize} are free.`,
+      `${label} needs ${neededBytes} bytes, and ${bavail * bsize} are free where images are kept.`,
     );
   }
 }

@@ -64,7 +64,13 @@ export function explainQemuImg(error: unknown, label: string): ImageProblemError
   if (error.reason === 'timeout') {
     return new ImageProblemError('corrupt', `${label} kept qemu-img busy beyond its deadline.`, { cause: error });
   }
-  const lines = said.split('\n').map((line) => line.replace(/^qemu-img: /, '').trim());
+  // What it says names the file by where Lodge has it.
+  const paths = error.argv.filter((word) => isAbsolute(word) && word !== label);
+  const lines = said
+    .split('\n')
+    .map((line) =>
+      paths.reduce((text, path) => text.replaceAll(path, 'the image'), line.replace(/^qemu-img: /, '').trim()),
+    );
   const reason = lines.find(Boolean) ?? 'it gave no reason';
   return new ImageProblemError('corrupt', `${label} can't be read: ${reason.slice(0, 300)}`, { cause: error });
 }
