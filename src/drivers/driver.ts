@@ -124,6 +124,30 @@ export interface SuspendOptions extends CallOptions {
   onSaved?: () => Promise<void>;
 }
 
+/** Running copies of a running guest that are wanted. */
+export interface ForkRequest extends CallOptions {
+  /**
+   * The copies, with the hardware that the guest was started with: same machine, memory, processors, devices in the same
+   * places. Their own are identity (id, name, user, folder), addresses, what NICs are attached to, whether their links are
+   * up, and the files that the disks' layers lie in, whose content is the same.
+   */
+  copies: readonly GuestDefinition[];
+  /** Called while the guest stands still, with all it has written in its disks: they are frozen here. When it throws, nothing was made. */
+  onStopped?: () => Promise<void>;
+  /** Called for each copy as soon as it runs, in any order; when it throws, the fork fails. */
+  onCopy?: (guest: Guest, definition: GuestDefinition) => Promise<void>;
+}
+
+/** What came of a fork. */
+export interface ForkOutcome {
+  /** In the order of the request. */
+  copies: Guest[];
+  /** How long the guest stood still, milliseconds. */
+  pauseMs: number;
+  /** Memory that the copies share until they write to it, MiB. */
+  frozenMib: number;
+}
+
 /** What a program run in the guest is given. */
 export interface GuestExecRequest {
   command: readonly string[];
@@ -205,6 +229,8 @@ export interface Guest {
   screenshot(): Promise<Uint8Array>;
   sendKeys(combinations: readonly (readonly string[])[], holdMs: number): Promise<void>;
   injectNmi(): Promise<void>;
+  /** Plugs the cable of a NIC in, or pulls it out. `nic`: its number in the definition. */
+  setLink(nic: number, isUp: boolean): Promise<void>;
   /** The serial console: first what was kept of its output (at most 64 KiB), then live in both directions. */
   openSerial(): Promise<Duplex>;
   /** The RFB byte stream of the display. Throws `unsupported` where it has none. */
@@ -237,6 +263,13 @@ export interface Driver {
 
   /** Starts a guest, or restores it from what `suspend` saved; answers when its vCPUs run. */
   start(definition: GuestDefinition, options?: CallOptions & { isRestoring?: boolean }): Promise<Guest>;
+
+  /**
+   * Makes running copies of a running guest: they go on from one moment of it, and share its memory until they write to it.
+   * All of them, or none; the guest itself runs on either way, and nothing of it may run in a copy before the copy's links
+   * are as defined. Throws `unsupported` with the reason where that can't be.
+   */
+  fork(guest: Guest, request: ForkRequest): Promise<ForkOutcome>;
 
   /** Every guest of this installation that exists on the node, by id, whether the daemon remembers it or not. */
   discover(): Promise<ReadonlySet<string>>;

@@ -7,7 +7,15 @@ import { join } from 'node:path';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
-import { type CallOptions, type Driver, type DriverInspection, type Guest, type GuestDefinition } from '../driver.ts';
+import {
+  type CallOptions,
+  type Driver,
+  type DriverInspection,
+  type ForkOutcome,
+  type ForkRequest,
+  type Guest,
+  type GuestDefinition,
+} from '../driver.ts';
 import { FakeGuest, type FakeProcess } from './fake-guest.ts';
 
 export interface FakeDriverOptions {
@@ -48,6 +56,7 @@ export class FakeDriver implements Driver {
           agent: yes,
           uefi: yes,
           nmi: yes,
+          fork: yes,
         },
         machines: Object.keys(machines),
         cpuModels: models,
@@ -96,12 +105,42 @@ export class FakeDriver implements Driver {
       state: 'running',
       pinned,
       macs: definition.nics.map((nic) => nic.mac),
+      links: definition.nics.map((nic) => nic.isConnected),
       wasRestored: options.isRestoring ?? false,
     });
     // Memory is continued from once: the guest that exists now has gone on from it.
     await rm(join(definition.directory, 'memory.state'), { force: true });
     await appendFile(join(definition.directory, 'serial.log'), 'fake guest: booting\r\nlodge: ready\r\n');
     return this.#track(definition, pinned);
+  }
+
+  async fork(parent: Guest, { copies, signal, onStopped, onCopy }: ForkRequest): Promise<ForkOutcome> {
+    const source = await this.read(parent.id);
+    if (!source) throw new LodgeError('hypervisor_failed', `The guest ${parent.id} exists no more.`);
+    if (source.state !== 'running')
+      throw new LodgeError('wrong_state', `VM ${source.name} is ${source.state} and can not be forked.`);
+    if (signal?.aborted) throw new LodgeError('cancelled', `It was cancelled to fork VM ${source.name}.`);
+    const made: FakeGuest[] = [];
+    try {
+      await onStopped?.();
+      for (const definition of copies) {
+        if (definition.spec.firmware.commandLineExtra.includes('fake.fail-start'))
+          throw new LodgeError('hypervisor_failed', `VM ${definition.name} could not be started: it was told to fail.`);
+        await mkdir(definition.directory, { recursive: true });
+        const links = definition.nics.map((nic) => nic.isConnected);
+        // What runs in it has the addresses of its original until somebody changes them.
+        await this.#write(definition.id, { ...source, name: definition.name, wasRestored: true, links });
+        const guest = await this.#track(definition, { ...source.pinned, arguments: ['fake', definition.id] });
+        made.push(guest);
+        guest.inherit(parent);
+        await onCopy?.(guest, definition);
+      }
+    } catch (error) {
+      for (const { id } of copies) await this.endUnknown(id);
+      await Promise.all(made.map((guest) => guest.end()));
+      throw error;
+    }
+    return { copies: made, pauseMs: 0, frozenMib: 1 };
   }
 
   async discover(): Promise<ReadonlySet<string>> {

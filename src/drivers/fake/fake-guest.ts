@@ -20,6 +20,8 @@ export interface FakeProcess {
   state: GuestState;
   pinned: VmPinned;
   macs: string[];
+  /** Whether the cable of each NIC is plugged in. */
+  links: boolean[];
   wasRestored: boolean;
   /** Ignores the power button, as a guest that hangs does. */
   isDeaf?: boolean;
@@ -146,6 +148,19 @@ export class FakeGuest implements Guest {
   async injectNmi(): Promise<void> {
     await this.#require();
     await appendFile(join(this.#parts.directory, 'serial.log'), 'nmi\r\n');
+  }
+
+  async setLink(nic: number, isUp: boolean): Promise<void> {
+    const process = await this.#require();
+    if (process.links[nic] === undefined)
+      throw new LodgeError('hypervisor_failed', `VM ${this.#parts.name} has no NIC ${nic}.`);
+    await this.#parts.write({ ...process, links: process.links.with(nic, isUp) });
+  }
+
+  /** A copy of a running guest has what that one had in memory. */
+  inherit(original: Guest): void {
+    if (!(original instanceof FakeGuest)) return;
+    for (const [path, content] of original.#files) this.#files.set(path, content);
   }
 
   async openSerial(): Promise<Duplex> {

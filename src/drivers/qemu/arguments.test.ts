@@ -19,6 +19,7 @@ const installation: CommandContext['installation'] = {
   machineNames: new Set(['q35', 'pc', 'microvm', 'pc-q35-10.0', 'pc-q35-9.2', 'pc-i440fx-10.0']),
   cpuModels: ['qemu64', 'Skylake-Server'],
   cpuFeatures: new Set(['avx2']),
+  migrationCapabilities: new Set<string>(),
   chardevKinds: new Set(['socket', 'ringbuf', 'hub']),
   deviceModels: new Set(),
   uefi: { codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd' },

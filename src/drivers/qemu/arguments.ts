@@ -9,6 +9,7 @@ import { addDisks, addNics, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
 import { interfaceOptions } from './cpu-interface.ts';
 import { addMachineDevices } from './machine-devices.ts';
+import { type IncomingMemory } from './fork/fork.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
 import { serialChardevArguments } from './serial/chardev.ts';
@@ -27,6 +28,8 @@ export interface CommandContext {
   tscKhz: number | null;
   /** The guest is restored from its saved memory: it waits for it instead of booting. */
   isRestoring: boolean;
+  /** The guest is a running copy of another: its memory is mapped from a file, its devices' state comes from another. */
+  incoming?: IncomingMemory;
 }
 
 export interface QemuCommand {
@@ -34,6 +37,8 @@ export interface QemuCommand {
   files: LaunchFile[];
   taps: LaunchTap[];
   pinned: VmPinned;
+  /** What the devices' state of a copy is called for its QEMU. */
+  streamUri: string | null;
 }
 
 /** Descriptors below are standard input, output, error, and the launcher's own. */
@@ -85,6 +90,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   if (isMicrovm) machine.push('acpi=on', 'pit=on', 'pic=off', 'rtc=on', 'isa-serial=on');
   else machine.push('vmport=off', `hpet=${hardware.hpet.model === 'hpet' ? 'on' : 'off'}`);
   if (definition.firmware === 'uefi') machine.push(addUefi(definition, context, tools));
+  if (context.incoming) machine.push(addMappedMemory(definition, context.incoming, tools));
+  const streamUri = context.incoming ? `file:${tools.passFile(context.incoming.streamPath, 'ro')}` : null;
   add('-machine', machine.join(','));
   add(
     '-accel',
@@ -118,6 +125,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     argv,
     files,
     taps,
+    streamUri,
     pinned: {
       qemuVersion: installation.version,
       machine: machineType,
@@ -181,6 +189,26 @@ function addUefi(definition: GuestDefinition, context: CommandContext, { add, pa
   node({ driver: 'file', 'node-name': 'uefi-variables-file', filename: variables });
   node({ driver: 'raw', 'node-name': 'uefi-variables', file: 'uefi-variables-file' });
   return 'pflash0=uefi-code,pflash1=uefi-variables';
+}
+
+/**
+ * Maps the guest's memory privately from a file that nobody writes to: https://www.qemu.org/docs/master/system/vm-templating.html
+ * Gives back what the machine is told of it.
+ */
+function addMappedMemory({ spec }: GuestDefinition, incoming: IncomingMemory, tools: ArgumentTools): string {
+  // The memory's file is opened by name, not through an fdset.
+  const fd = tools.passDescriptor(incoming.path, 'ro');
+  tools.add(
+    '-object',
+    `memory-backend-file,id=${incoming.block},size=${spec.memoryMib}M,mem-path=/proc/self/fd/${fd},` +
+      `offset=${incoming.offset},share=off,readonly=on,rom=off`,
+  );
+  return `memory-backend=${incoming.block}`;
+}
+
+/** Name of the block of memory that a machine of this type has (MachineClass.default_ram_id). */
+export function memoryBlock(machine: GuestDefinition['spec']['machine']): string {
+  return machine === 'microvm' ? 'microvm.ram' : 'pc.ram';
 }
 
 function addKernel({ kernel, spec }: GuestDefinition, context: CommandContext, tools: ArgumentTools): void {

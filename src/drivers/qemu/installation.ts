@@ -22,6 +22,8 @@ export interface QemuInstallation {
   chardevKinds: ReadonlySet<string>;
   /** Every device it has, by QEMU's name: virtio-net-pci, e1000e. */
   deviceModels: ReadonlySet<string>;
+  /** What it can do when it saves or moves a guest: mapped-ram, multifd. */
+  migrationCapabilities: ReadonlySet<string>;
   /** UEFI firmware and the template of its variable store; null where it is not installed. */
   uefi: { codePath: string; variablesPath: string } | null;
 }
@@ -95,11 +97,12 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
       },
     );
   }
-  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, uefi] = await Promise.all([
+  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, migrationCapabilities, uefi] = await Promise.all([
     ask('-machine', 'help'),
     ask('-cpu', 'help'),
     ask('-chardev', 'help'),
     ask('-device', 'help'),
+    readMigrationCapabilities(binary),
     findUefi(),
   ]);
   const { names, aliases } = parseMachineHelp(machineHelp);
@@ -115,8 +118,24 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
     cpuFeatures: new Set(cpus.features),
     chardevKinds: parseChardevHelp(chardevHelp),
     deviceModels: parseDeviceHelp(deviceHelp),
+    migrationCapabilities,
     uefi,
   };
+}
+
+/** Asks a QEMU without a machine. */
+async function readMigrationCapabilities(binary: string): Promise<Set<string>> {
+  const commands = ['qmp_capabilities', 'query-migrate-capabilities', 'quit'];
+  const { stdout } = await run([binary, '-M', 'none', '-nodefaults', '-display', 'none', '-qmp', 'stdio'], {
+    input: commands.map((execute) => JSON.stringify({ execute })).join('\n'),
+    timeoutMs: 20_000,
+  });
+  return parseMigrationCapabilities(stdout);
+}
+
+/** Reads the answer to `query-migrate-capabilities` among the lines of a monitor. */
+export function parseMigrationCapabilities(lines: string): Set<string> {
+  return new Set([...lines.matchAll(/"capability": ?"([^"]+)"/g)].map((match) => match[1]!));
 }
 
 async function findUefi(): Promise<QemuInstallation['uefi']> {

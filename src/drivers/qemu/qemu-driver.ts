@@ -26,12 +26,14 @@ import {
   type CallOptions,
   type Driver,
   type DriverInspection,
+  type ForkOutcome,
+  type ForkRequest,
   type Guest,
   type GuestDefinition,
   type KnownGuest,
 } from '../driver.ts';
 import { QemuGuestAgent } from './agent/guest-agent.ts';
-import { buildCommand } from './arguments.ts';
+import { buildCommand, memoryBlock, type QemuCommand } from './arguments.ts';
 import { openConsoles } from './consoles.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
 import { readInterface } from './cpu-interface.ts';
@@ -46,9 +48,12 @@ import {
   vmFolder,
   type VmFolder,
 } from './folder.ts';
+import { forkGuest, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
+import { freezeGuest, missingForFreeze, settleFreeze } from './fork/freeze.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
-import { QemuGuest, type QemuGuestParts } from './qemu-guest.ts';
+import { QemuGuest, setLink, type QemuGuestParts } from './qemu-guest.ts';
+import { qmpFailure } from './qmp-failure.ts';
 import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
 import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
@@ -73,6 +78,7 @@ export interface QemuDriverOptions {
 const markVariable = 'LODGE_VM';
 
 const startMs = 60_000;
+const forkMs = 120_000;
 const adoptMs = 5000;
 /** What is found by one search of /proc is good for so long, where many guests are adopted at once. */
 const freshMs = 1000;
@@ -83,6 +89,12 @@ const redialMs = 1;
 const guestOomScore = 200;
 /** For each disk, NIC and console some; a guest that uses more is taken over. */
 const maxOpenFiles = 16_384;
+
+/** What there is of a guest that is being started. */
+interface Attempt {
+  launched: LaunchedProcess | null;
+  guest: QemuGuest | null;
+}
 
 export class QemuDriver implements Driver {
   readonly name = 'qemu';
@@ -140,6 +152,7 @@ export class QemuDriver implements Driver {
           agent: { isSupported: true, reason: 'virtio-serial port org.qemu.guest_agent.0' },
           uefi,
           nmi: { isSupported: true, reason: 'QMP inject-nmi' },
+          fork: canFork(installation),
         },
         machines: [...installation.machines.keys()],
         cpuModels: ['auto', 'host', ...cpuLevels, ...installation.cpuModels],
@@ -169,42 +182,16 @@ export class QemuDriver implements Driver {
         hint: 'Discard the saved state (lodge vm force-off), then start it afresh.',
       });
     }
-    let launched: LaunchedProcess | null = null;
-    let guest: QemuGuest | null = null;
+    const attempt: Attempt = { launched: null, guest: null };
     try {
-      const command = await this.#prepare(definition, installation, folder, isRestoring);
-      const group = await this.#makeGroup(id);
-      launched = await launchConfined({
-        argv: command.argv,
-        uid: definition.uid,
-        gid: definition.uid,
-        cgroupProcsFiles: group.processFiles,
-        oomScoreAdjust: Math.max(guestOomScore, ownOomScore()),
-        limits: { core: 0, nofile: maxOpenFiles },
-        files: command.files,
-        taps: command.taps,
-        stdoutPath: folder.processLog,
-        stderrPath: folder.processLog,
-        cwd: folder.work,
-        env: { [markVariable]: this.#mark(id) },
-      });
-      const identity = identifyProcess(launched.pid);
-      if (!identity) throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} ended at once.`);
-      await waitForSocket(folder.qmpSocket, identity, deadline);
-      const opened = await this.#connect(
-        { id, name, pinned: command.pinned, identity, folder, group, exited: launched.exited },
-        deadline,
-      );
-      guest = opened.guest;
-      const { qmp } = opened;
+      const command = await this.#prepare(definition, installation, folder, { isRestoring });
+      const { guest, qmp } = await this.#launch(definition, command, folder, attempt, deadline);
       if (isRestoring) await loadMemory(qmp, deadline);
       else {
         guest.noteFresh();
         await requireCpuFeatures(qmp, name, definition.spec, command.pinned.accelerator);
       }
-      for (const [index, nic] of definition.nics.entries()) {
-        if (!nic.isConnected) await qmp.execute('set_link', { name: `nic${index}`, up: false });
-      }
+      await pullOutCables(qmp, definition);
       if (isRestoring) await useUpState(folder);
       await qmp.execute('cont');
       if (isRestoring) {
@@ -212,7 +199,7 @@ export class QemuDriver implements Driver {
       } else await rm(folder.savedState, { force: true });
       return guest;
     } catch (error) {
-      const death = await this.#giveUp(id, folder, { launched, guest, error });
+      const death = await this.#giveUp(id, folder, attempt, error);
       if (isRestoring) await takeBackState(folder);
       throw startFailure({
         name,
@@ -223,6 +210,105 @@ export class QemuDriver implements Driver {
         timeoutMs,
       });
     }
+  }
+
+  async fork(parent: Guest, request: ForkRequest): Promise<ForkOutcome> {
+    const source = [...this.#guests].find((guest) => guest === parent);
+    if (!source) throw new LodgeError('internal', `Guest ${parent.id} is not one of this driver.`);
+    const [first] = request.copies;
+    if (!first) throw new LodgeError('internal', 'A fork needs a copy at least.');
+    const { signal, timeoutMs = forkMs, onStopped, onCopy } = request;
+    const late = AbortSignal.timeout(timeoutMs);
+    const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
+    const { forkable } = source;
+    const { copies, pauseMs, frozenBytes } = await forkGuest<QemuGuest>(
+      {
+        name: forkable.name,
+        freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
+        block: { name: memoryBlock(first.spec.machine), size: first.spec.memoryMib * 2 ** 20 },
+        launch: (definition, incoming, end) => this.#launchCopy(definition, incoming, end, { signal, late, timeoutMs }),
+      },
+      { copies: request.copies, deadline, onStopped, onCopy },
+    ).catch((error: unknown) => {
+      const what = `fork VM ${forkable.name}`;
+      if (signal?.aborted) throw new LodgeError('cancelled', `It was cancelled to ${what}.`, { cause: error });
+      if (late.aborted)
+        throw new LodgeError('timeout', `It took longer than ${timeoutMs / 1000} s to ${what}.`, { cause: error });
+      throw qmpFailure(error, what);
+    });
+    return { copies, pauseMs, frozenMib: frozenBytes / 2 ** 20 };
+  }
+
+  /** Starts the process of a copy, up to where it waits for its devices' state. */
+  async #launchCopy(
+    definition: GuestDefinition,
+    incoming: IncomingMemory,
+    deadline: AbortSignal,
+    { signal, late, timeoutMs }: { signal: AbortSignal | undefined; late: AbortSignal; timeoutMs: number },
+  ): Promise<WaitingCopy<QemuGuest>> {
+    const { id, name } = definition;
+    const folder = vmFolder(definition.directory);
+    const attempt: Attempt = { launched: null, guest: null };
+    const giveUp = async (error: unknown): Promise<LodgeError> => {
+      const death = await this.#giveUp(id, folder, attempt, error);
+      return startFailure({
+        name,
+        error,
+        death,
+        isCancelled: signal?.aborted ?? false,
+        isLate: late.aborted,
+        timeoutMs,
+      });
+    };
+    try {
+      const installation = await this.#getInstallation();
+      const command = await this.#prepare(definition, installation, folder, { isRestoring: true, incoming });
+      const { guest, qmp } = await this.#launch(definition, command, folder, attempt, deadline);
+      const run = async (): Promise<void> => {
+        await pullOutCables(qmp, definition);
+        await qmp.execute('cont');
+        await Promise.all([guest.state(), guest.lookAtPort()]);
+      };
+      return { guest, qmp, streamUri: command.streamUri ?? '', run, giveUp };
+    } catch (error) {
+      throw await giveUp(error);
+    }
+  }
+
+  /** Starts QEMU in a group of its own and connects to it. What there is of it is in `attempt`, also when this throws. */
+  async #launch(
+    definition: GuestDefinition,
+    command: QemuCommand,
+    folder: VmFolder,
+    attempt: Attempt,
+    deadline: AbortSignal,
+  ): Promise<{ guest: QemuGuest; qmp: QmpConnection }> {
+    const { id, name } = definition;
+    const group = await this.#makeGroup(id);
+    const launched = await launchConfined({
+      argv: command.argv,
+      uid: definition.uid,
+      gid: definition.uid,
+      cgroupProcsFiles: group.processFiles,
+      oomScoreAdjust: Math.max(guestOomScore, ownOomScore()),
+      limits: { core: 0, nofile: maxOpenFiles },
+      files: command.files,
+      taps: command.taps,
+      stdoutPath: folder.processLog,
+      stderrPath: folder.processLog,
+      cwd: folder.work,
+      env: { [markVariable]: this.#mark(id) },
+    });
+    attempt.launched = launched;
+    const identity = identifyProcess(launched.pid);
+    if (!identity) throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} ended at once.`);
+    await waitForSocket(folder.qmpSocket, identity, deadline);
+    const opened = await this.#connect(
+      { id, name, pinned: command.pinned, identity, folder, group, exited: launched.exited },
+      deadline,
+    );
+    attempt.guest = opened.guest;
+    return opened;
   }
 
   async discover(): Promise<ReadonlySet<string>> {
@@ -243,6 +329,7 @@ export class QemuDriver implements Driver {
       const { guest, qmp } = await this.#connect(parts, deadline);
       await Promise.all([guest.state(), guest.lookAtPort()]);
       await settleUsedState(qmp, folder);
+      await settleFreeze(name, qmp);
       return guest;
     } catch (error) {
       if (!isAlive(identity)) return null;
@@ -313,8 +400,8 @@ export class QemuDriver implements Driver {
     definition: GuestDefinition,
     installation: QemuInstallation,
     folder: VmFolder,
-    isRestoring: boolean,
-  ): Promise<ReturnType<typeof buildCommand>> {
+    { isRestoring, incoming }: { isRestoring: boolean; incoming?: IncomingMemory },
+  ): Promise<QemuCommand> {
     await prepareFolder(folder, definition.uid);
     const isUefi = definition.firmware === 'uefi';
     if (isUefi && installation.uefi) await provideUefiVariables(folder, installation.uefi.variablesPath);
@@ -329,6 +416,7 @@ export class QemuDriver implements Driver {
       hasVhostNet: existsSync('/dev/vhost-net'),
       tscKhz: choice.tscKhz,
       isRestoring,
+      ...(incoming ? { incoming } : {}),
     });
   }
 
@@ -380,11 +468,7 @@ export class QemuDriver implements Driver {
   }
 
   /** Takes back a start that failed. How its process ended; null: it was alive, or there was none. */
-  async #giveUp(
-    id: string,
-    folder: VmFolder,
-    { launched, guest, error }: { launched: LaunchedProcess | null; guest: QemuGuest | null; error: unknown },
-  ): Promise<string | null> {
+  async #giveUp(id: string, folder: VmFolder, { launched, guest }: Attempt, error: unknown): Promise<string | null> {
     if (guest) {
       this.#guests.delete(guest);
       await guest.release();
@@ -461,6 +545,18 @@ async function waitForSocket(path: string, identity: ProcessIdentity, deadline: 
     if (!isAlive(identity)) throw new LodgeError('hypervisor_failed', 'QEMU ended while it started.');
     await delay(2);
   }
+}
+
+function canFork({ migrationCapabilities }: QemuInstallation): { isSupported: boolean; reason: string } {
+  const missing = missingForFreeze(migrationCapabilities);
+  return missing === null
+    ? { isSupported: true, reason: 'Memory saved by mapped-ram, and mapped by the copies' }
+    : { isSupported: false, reason: `${missing}.` };
+}
+
+/** Links that are to be down are so before anything runs. */
+async function pullOutCables(qmp: QmpConnection, { nics }: GuestDefinition): Promise<void> {
+  for (const [index, nic] of nics.entries()) if (!nic.isConnected) await setLink(qmp, index, false);
 }
 
 /** Nobody without CAP_SYS_RESOURCE can give a child a lower value than its own. */

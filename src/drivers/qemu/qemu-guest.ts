@@ -96,6 +96,7 @@ export class QemuGuest implements Guest {
   /** What was told last, or is known to whoever asked. */
   #lastState: GuestState | null = null;
   #isPortOpen: boolean | null = null;
+  #isStateQuiet = false;
 
   constructor(parts: QemuGuestParts) {
     this.id = parts.id;
@@ -245,6 +246,27 @@ export class QemuGuest implements Guest {
     await this.#ask('send an NMI to', () => this.#parts.qmp.execute('inject-nmi'));
   }
 
+  async setLink(nic: number, isUp: boolean): Promise<void> {
+    await this.#ask('change the link of a NIC of', () => setLink(this.#parts.qmp, nic, isUp));
+  }
+
+  /** What happens meanwhile to the guest's state is not told: it is over when `work` is. */
+  async withoutTellingState<T>(work: () => Promise<T>): Promise<T> {
+    this.#isStateQuiet = true;
+    try {
+      return await work();
+    } finally {
+      this.#isStateQuiet = false;
+      await this.#tellState();
+    }
+  }
+
+  /** What freezing it needs. */
+  get forkable(): { name: string; qmp: QmpConnection; descriptorSocket: string } {
+    const { name, qmp, folder } = this.#parts;
+    return { name, qmp, descriptorSocket: folder.descriptorSocket };
+  }
+
   openSerial(): Promise<Duplex> {
     return this.#parts.consoles.openSerial();
   }
@@ -280,7 +302,7 @@ export class QemuGuest implements Guest {
       case 'STOP':
       case 'RESUME':
         // Panics and shutdowns stop the guest too; the state says which it was.
-        void this.#tellState();
+        if (!this.#isStateQuiet) void this.#tellState();
         return;
       case 'SHUTDOWN':
         if (event.data.guest) this.#noteState('shutdown');
@@ -378,6 +400,11 @@ export class QemuGuest implements Guest {
     if (oomKills) return { type: 'ended', cause: 'out-of-memory', message: outOfMemoryMessage };
     return { type: 'ended', cause: 'hypervisor-died', message: await describeDeath(folder, await exited) };
   }
+}
+
+/** Plugs in or pulls out the cable of a NIC, by its number in the definition. */
+export async function setLink(qmp: QmpConnection, nic: number, isUp: boolean): Promise<void> {
+  await qmp.execute('set_link', { name: `nic${nic}`, up: isUp });
 }
 
 function unknownKeys(combination: readonly string[], error: QmpError): LodgeError {

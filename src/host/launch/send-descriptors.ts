@@ -10,7 +10,7 @@ import { CommandError, run } from '../command.ts';
 
 /** What is opened, with the caller's rights, and sent along with a command. A tap is one queue of an existing link. */
 export type SentDescriptor =
-  | { readonly path: string; readonly mode: 'ro' | 'rw' }
+  | { readonly path: string; readonly mode: 'ro' | 'wo' | 'rw' }
   | { readonly tapName: string; readonly isMultiQueue?: boolean };
 
 /** A command of QMP. */

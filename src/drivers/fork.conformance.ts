@@ -1,0 +1,102 @@
+// What every driver that can fork must keep of the promises about it in driver.ts.
+import assert from 'node:assert/strict';
+import { LodgeError } from '../api/errors.ts';
+import { failure, Messages, type Subject } from './conformance-subject.ts';
+import { type Driver, type Guest } from './driver.ts';
+
+/** Adds the tests; `check` makes one of a title and what it does. */
+export function forkConformance(check: (title: string, run: (subject: Subject) => Promise<void>) => void): void {
+  check('copies of a running guest run on from where it was, and so does the guest', async (subject) => {
+    const { guest, definition } = await subject.start();
+    await subject.given.untilUp(guest);
+    const write = async (to: Guest, text: string): Promise<void> =>
+      to.agent.writeFile(
+        '/tmp/note',
+        (async function* () {
+          yield Buffer.from(text);
+        })(),
+      );
+    const read = async (from: Guest): Promise<string> => {
+      const chunks: Uint8Array[] = [];
+      for await (const chunk of from.agent.readFile('/tmp/note')) chunks.push(chunk);
+      return Buffer.concat(chunks).toString();
+    };
+    await write(guest, 'before');
+    const messages = new Messages(guest);
+    const copies = [await subject.defineCopy(guest, definition), await subject.defineCopy(guest, definition)];
+    const order: string[] = [];
+    const outcome = await subject.driver.fork(guest, {
+      copies,
+      onStopped: async () => void order.push('stopped'),
+      onCopy: async (copy) => void order.push(copy.id),
+    });
+    assert.ok(outcome.pauseMs >= 0 && outcome.frozenMib > 0);
+    assert.equal(order[0], 'stopped', 'no copy runs before the disks are frozen');
+    assert.deepEqual(order.slice(1).toSorted(), copies.map(({ id }) => id).toSorted());
+    assert.deepEqual(
+      outcome.copies.map(({ id }) => id),
+      copies.map(({ id }) => id),
+    );
+    assert.equal(await guest.state(), 'running');
+    assert.deepEqual(messages.all, [], 'that it stood still for a moment is not told');
+    const everybody = [guest, ...outcome.copies];
+    assert.deepEqual((await subject.driver.discover()).size, 3);
+    for (const one of everybody) assert.equal(await read(one), 'before');
+    for (const [index, one] of everybody.entries()) await write(one, `after ${index}`);
+    for (const [index, one] of everybody.entries()) assert.equal(await read(one), `after ${index}`);
+
+    await subject.driver.close();
+    subject.replaceDriver();
+    const [copy] = outcome.copies;
+    const adopted = await subject.adopt(copy!, copies[0]!);
+    assert.equal(await adopted.state(), 'running');
+    await adopted.end();
+    assert.deepEqual(await subject.given.traces(copies[0]!), []);
+    assert.equal(await (await subject.adopt(guest, definition)).state(), 'running');
+  });
+
+  check('a copy can be copied again', async (subject) => {
+    const { guest, definition } = await subject.start();
+    await subject.given.untilUp(guest);
+    const child = await subject.defineCopy(guest, definition);
+    const { copies } = await subject.driver.fork(guest, { copies: [child] });
+    await guest.end();
+    const grandchild = await subject.defineCopy(copies[0]!, child);
+    const later = await subject.driver.fork(copies[0]!, { copies: [grandchild] });
+    await copies[0]!.end();
+    assert.equal(await later.copies[0]!.state(), 'running');
+    assert.ok(await later.copies[0]!.agent.isAnswering());
+  });
+
+  check('a fork that fails, or is cancelled, leaves no copy, and the guest runs on', async (subject) => {
+    const { guest, definition } = await subject.start();
+    const fails: [string, Parameters<Driver['fork']>[1]][] = [
+      ['cancelled', { copies: [await subject.defineCopy(guest, definition)], signal: AbortSignal.abort() }],
+      [
+        'disks',
+        {
+          copies: [await subject.defineCopy(guest, definition)],
+          onStopped: () => Promise.reject(new LodgeError('storage_full', 'There is no room for a layer.')),
+        },
+      ],
+      [
+        'copy',
+        {
+          copies: [await subject.defineCopy(guest, definition), await subject.defineCopy(guest, definition)],
+          onCopy: (copy) =>
+            copy.id === fails[2]![1].copies[1]!.id
+              ? Promise.reject(new LodgeError('agent_unavailable', 'It does not answer.'))
+              : Promise.resolve(),
+        },
+      ],
+    ];
+    for (const [what, request] of fails) {
+      await failure(subject.driver.fork(guest, request), ['cancelled', 'storage_full', 'agent_unavailable'], what);
+      for (const copy of request.copies) assert.deepEqual(await subject.given.traces(copy), [], what);
+      assert.deepEqual([...(await subject.driver.discover())], [definition.id], what);
+      assert.equal(await guest.state(), 'running', what);
+    }
+    const { copies } = await subject.driver.fork(guest, { copies: [await subject.defineCopy(guest, definition)] });
+    assert.equal(await copies[0]!.state(), 'running', 'and the next one succeeds');
+  });
+}

@@ -1,0 +1,236 @@
+// Running copies of a running guest. Its memory and devices are frozen into a file in memory (freeze.ts) while the first
+// copies' QEMU processes start already; each copy maps the frozen memory privately, so that what no copy writes to is
+// there once for all of them, and loads the devices' state beside it.
+//
+//   guest    running ───────── saving ───── still ── running ─────────────────────────►
+//   copies       QEMU starts ─────────────────────── loads devices ── runs, links as defined
+//
+// Invariants:
+// - All or nothing: when one copy fails, none is left, and the guest runs on.
+// - No copy runs before the frozen memory is sealed: from then on nobody can change it, not even the guest's own process.
+// - The frozen memory has no name. It goes with the last copy that uses it.
+import { fstatSync, readSync, writeSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
+import { LodgeError } from '../../../api/errors.ts';
+import { MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../host/memory-file.ts';
+import { type Guest, type GuestDefinition } from '../../driver.ts';
+import { type QmpConnection } from '../qmp/connection.ts';
+import { type FreezeRequest } from './freeze.ts';
+import {
+  FrozenImageError,
+  hasPage,
+  makeDeviceStream,
+  readFrozenLayout,
+  type FrozenBlock,
+  type ReadAt,
+} from './frozen-image.ts';
+
+/** Where a copy's QEMU finds what it is made from. */
+export interface IncomingMemory {
+  /** Name of the block of memory that is mapped, and where in the file its pages begin. */
+  block: string;
+  path: string;
+  offset: number;
+  /** The devices' state. */
+  streamPath: string;
+}
+
+/** A copy whose QEMU waits for its devices' state. */
+export interface WaitingCopy<G extends Guest = Guest> {
+  guest: G;
+  qmp: QmpConnection;
+  /** Name of the devices' state for this QEMU. */
+  streamUri: string;
+  /** The vCPUs run from here on. */
+  run: () => Promise<void>;
+  /** Ends it, and says why as an error for people. */
+  giveUp: (error: unknown) => Promise<LodgeError>;
+}
+
+export interface ForkParts<G extends Guest> {
+  name: string;
+  freeze: (request: FreezeRequest) => Promise<{ pauseMs: number }>;
+  /** Block of memory that is mapped, bytes. */
+  block: { name: string; size: number };
+  /** Starts the process of a copy. Throws, and then leaves nothing. */
+  launch: (definition: GuestDefinition, incoming: IncomingMemory, deadline: AbortSignal) => Promise<WaitingCopy<G>>;
+}
+
+export interface ForkWork<G extends Guest> {
+  copies: readonly GuestDefinition[];
+  deadline: AbortSignal;
+  onStopped?: (() => Promise<void>) | undefined;
+  onCopy?: ((guest: G, definition: GuestDefinition) => Promise<void>) | undefined;
+}
+
+const mib = 2 ** 20;
+/** QEMU begins each block's pages at a multiple of this (migration/ram.c: MAPPED_RAM_FILE_OFFSET_ALIGNMENT). */
+const alignment = mib;
+/** More than what is before the first block's bitmap. */
+const streamStartBytes = 1024;
+const pageBytes = 4096;
+
+/** Where QEMU will put the pages of the first block; nearly always right, and checked afterwards. */
+export function expectedPagesOffset(size: number): number {
+  const bitmapBytes = Math.ceil(size / pageBytes / 64) * 8;
+  return Math.ceil((streamStartBytes + bitmapBytes) / alignment) * alignment;
+}
+
+/** Makes the copies. */
+export async function forkGuest<G extends Guest>(
+  parts: ForkParts<G>,
+  work: ForkWork<G>,
+): Promise<{ copies: G[]; pauseMs: number; frozenBytes: number }> {
+  const [memory, stream] = (await MemoryFile.create(2)) as [MemoryFile, MemoryFile];
+  const failed = new AbortController();
+  const signal = AbortSignal.any([work.deadline, failed.signal]);
+  const expected = expectedPagesOffset(parts.block.size);
+  // The copies' processes may start before there is anything in the file: they take one that is shorter than where the
+  // memory begins, and its whole length is there before any memory is.
+  const frozen = parts
+    .freeze({ path: memory.path, signal, onStopped: work.onStopped })
+    .then(async ({ pauseMs }) => ({ pauseMs, ...(await finishImage(parts, memory, stream)) }));
+  frozen.catch(() => {});
+  const waiting: WaitingCopy<G>[] = [];
+  const incoming = { block: parts.block.name, path: memory.path, offset: expected, streamPath: stream.path };
+  try {
+    const copies = await inPool(work.copies, availableParallelism() + 1, async (definition) => {
+      signal.throwIfAborted();
+      let copy = await parts.launch(definition, incoming, signal);
+      waiting.push(copy);
+      const { pagesOffset } = await frozen;
+      if (pagesOffset !== incoming.offset) {
+        await copy.giveUp(new Error('the memory is elsewhere'));
+        waiting.splice(waiting.indexOf(copy), 1);
+        copy = await parts.launch(definition, { ...incoming, offset: pagesOffset }, signal);
+        waiting.push(copy);
+      }
+      await load(copy.qmp, copy.streamUri, signal);
+      await copy.run();
+      await work.onCopy?.(copy.guest, definition);
+      return copy.guest;
+    });
+    const { pauseMs, frozenBytes } = await frozen;
+    return { copies, pauseMs, frozenBytes };
+  } catch (error) {
+    failed.abort(error);
+    await frozen.catch(() => {});
+    const reasons = await Promise.all(waiting.map((copy) => copy.giveUp(error)));
+    throw reasons.find(({ code }) => code !== 'cancelled' && code !== 'internal') ?? error;
+  } finally {
+    // Copies that run have it mapped; their own state they have read.
+    memory.close();
+    stream.close();
+  }
+}
+
+/** Makes what QEMU has written ready for copies: pages that became zeros are zeros, nobody can change it, and the rest is a stream. */
+async function finishImage(
+  { name, block }: Pick<ForkParts<Guest>, 'name' | 'block'>,
+  memory: MemoryFile,
+  stream: MemoryFile,
+): Promise<{ pagesOffset: number; frozenBytes: number }> {
+  const readAt = reader(memory.descriptor);
+  try {
+    const layout = readFrozenLayout(readAt);
+    const main = layout.blocks.find((candidate) => candidate.name === block.name);
+    if (!main || main.size !== block.size)
+      throw new FrozenImageError(`its memory ${block.name} is not the ${block.size / mib} MiB that were expected`);
+    const { size, blocks } = fstatSync(memory.descriptor);
+    if (blocks * 512 > mostBytes(layout.blocks, layout.devicesOffset, size, readAt))
+      await punchUnmarkedPages(memory.path, { ...main, count: main.size / main.pageSize });
+    const content = makeDeviceStream(layout, readAt, size, new Set([block.name]));
+    for (let at = 0; at < content.length;) at += writeSync(stream.descriptor, content, at);
+    await memory.seal();
+    return { pagesOffset: main.pagesOffset, frozenBytes: fstatSync(memory.descriptor).blocks * 512 };
+  } catch (error) {
+    if (!(error instanceof FrozenImageError) && !(error instanceof MemoryFileError)) throw error;
+    throw new LodgeError('hypervisor_failed', `The frozen memory of VM ${name} can’t be used: ${error.message}.`, {
+      cause: error,
+    });
+  }
+}
+
+/** Bytes the file takes when no page but those that count holds anything. */
+export function mostBytes(
+  blocks: readonly FrozenBlock[],
+  devicesOffset: number,
+  fileSize: number,
+  readAt: ReadAt,
+): number {
+  let pages = 0;
+  let from = 0;
+  for (const block of blocks) {
+    const count = block.size / block.pageSize;
+    const bitmap = readAt(block.bitmapOffset, Math.ceil(count / 8));
+    pages += countBits(bitmap, count) * (block.pageSize / pageBytes);
+    pages += Math.ceil((block.bitmapOffset + bitmap.length) / pageBytes) - Math.floor(from / pageBytes);
+    from = block.pagesOffset + block.size;
+  }
+  pages += Math.ceil(fileSize / pageBytes) - Math.floor(Math.min(from, devicesOffset) / pageBytes);
+  return pages * pageBytes;
+}
+
+function countBits(bitmap: Uint8Array, count: number): number {
+  let sum = 0;
+  for (let page = 0; page < count; page++) if (hasPage(bitmap, page)) sum++;
+  return sum;
+}
+
+export function reader(descriptor: number): ReadAt {
+  return (offset, length) => {
+    const bytes = Buffer.allocUnsafe(length);
+    let got = 0;
+    while (got < length) {
+      const count = readSync(descriptor, bytes, got, length - got, offset + got);
+      if (count === 0) break;
+      got += count;
+    }
+    return bytes.subarray(0, got);
+  };
+}
+
+/** Loads the devices' state. The vCPUs stay stopped. */
+async function load(qmp: QmpConnection, uri: string, signal: AbortSignal): Promise<void> {
+  // A copy has the addresses of its original until it is given its own: it must not announce them.
+  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
+  await qmp.execute('migrate-incoming', { uri });
+  for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
+    const { status } = await qmp.execute('query-status');
+    if (status !== 'inmigrate' && status !== 'prelaunch') return;
+    const migration = await qmp.execute('query-migrate');
+    if (migration.status === 'failed') {
+      throw new LodgeError(
+        'hypervisor_failed',
+        `The state of its devices can’t be read: ${migration['error-desc'] ?? 'no reason given'}.`,
+      );
+    }
+    signal.throwIfAborted();
+    await delay(pauseMs);
+  }
+}
+
+/** Does `work` on all items, so many at a time, and gives the answers in their order. Ends at the first failure. */
+async function inPool<T, R>(items: readonly T[], width: number, work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const left = items.entries();
+  let hasFailed = false;
+  const one = async (): Promise<void> => {
+    for (const [index, item] of left) {
+      if (hasFailed) return;
+      results[index] = await work(item);
+    }
+  };
+  const workers = await Promise.allSettled(
+    Array.from({ length: Math.min(width, items.length) }, () =>
+      one().catch((error: unknown) => {
+        hasFailed = true;
+        throw error;
+      }),
+    ),
+  );
+  const failure = workers.find((worker) => worker.status === 'rejected');
+  if (failure) throw failure.reason;
+  return results;
+}

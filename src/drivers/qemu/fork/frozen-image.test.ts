@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict';
+import { suite, test } from 'node:test';
+import { FrozenImageError, hasPage, makeDeviceStream, readFrozenLayout, type ReadAt } from './frozen-image.ts';
+import { expectedPagesOffset, mostBytes } from './fork.ts';
+
+const mib = 2 ** 20;
+const page = 4096;
+
+function u32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}
+
+function u64(value: number): Buffer {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64BE(BigInt(value));
+  return bytes;
+}
+
+function named(text: string): Buffer {
+  return Buffer.from([text.length, ...Buffer.from(text)]);
+}
+
+interface Block {
+  name: string;
+  pages: (string | null)[];
+}
+
+/** A file as QEMU 10.0 writes it, with these blocks; `null` is a page of zeros. */
+function frozenFile(blocks: readonly Block[], change: { command?: number; section?: string } = {}): Buffer {
+  const file = Buffer.alloc((blocks.length + 2) * mib);
+  let at = 0;
+  const put = (...parts: Buffer[]): void => {
+    for (const part of parts) at += part.copy(file, at);
+  };
+  put(Buffer.from('QEVM'), u32(3), Buffer.from([7]), u32(11), Buffer.from('pc-q35-10.0'));
+  put(Buffer.from([5]), named('configuration/capabilities'), u32(1), u32(1), named('mapped-ram'));
+  put(Buffer.from([1]), u32(2), named(change.section ?? 'ram'), u32(0), u32(4));
+  put(u64(blocks.reduce((sum, { pages }) => sum + pages.length * page, 0) + 4));
+  for (const { name, pages } of blocks) {
+    put(named(name), u64(pages.length * page));
+    const bitmapAt = at + 28;
+    const pagesAt = Math.ceil((bitmapAt + 8) / mib) * mib;
+    put(u32(1), u64(page), u64(bitmapAt), u64(pagesAt));
+    for (const [index, text] of pages.entries()) {
+      if (text === null) continue;
+      file[bitmapAt + (index >> 3)]! |= 1 << (index & 7);
+      file.fill(text, pagesAt + index * page, pagesAt + (index + 1) * page);
+    }
+    at = pagesAt + pages.length * page;
+  }
+  put(u64(0x200), u64(0x10), Buffer.from([0x7e]), u32(2));
+  put(Buffer.from([2]), u32(2), u64(0x10), Buffer.from([0x7e]), u32(2));
+  put(Buffer.from([8, 0, change.command ?? 0x0b, 0, 0]));
+  put(Buffer.from([3]), u32(2), u64(0x200), u64(0x10), Buffer.from([0x7e]), u32(2));
+  put(Buffer.from('DEVICES'));
+  return file.subarray(0, at);
+}
+
+function reader(file: Buffer): ReadAt {
+  return (offset, length) => file.subarray(offset, offset + length);
+}
+
+const ram: Block = { name: 'pc.ram', pages: ['a', null, 'c', null, null, null, null, null, null, 'j'] };
+const rom: Block = { name: 'pc.rom', pages: ['r', null] };
+
+void suite('frozen image', () => {
+  void test('the place of every block is read', () => {
+    const file = frozenFile([ram, rom]);
+    const { blocks, totalSize } = readFrozenLayout(reader(file));
+    assert.deepEqual(
+      blocks.map(({ name, size, pagesOffset }) => ({ name, size, pagesOffset })),
+      [
+        { name: 'pc.ram', size: 10 * page, pagesOffset: mib },
+        { name: 'pc.rom', size: 2 * page, pagesOffset: 2 * mib },
+      ],
+    );
+    assert.equal(totalSize, 12 * page);
+    assert.equal(
+      file.toString('latin1', blocks[0]!.pagesOffset + 9 * page, blocks[0]!.pagesOffset + 9 * page + 1),
+      'j',
+    );
+  });
+
+  void test('the stream has the other blocks whole, nothing of the mapped one, and no capability of the source', () => {
+    const file = frozenFile([ram, rom]);
+    const stream = makeDeviceStream(readFrozenLayout(reader(file)), reader(file), file.length, new Set(['pc.ram']));
+    const footer = Buffer.concat([Buffer.from([0x7e]), u32(2)]);
+    assert.deepEqual(
+      stream,
+      Buffer.concat([
+        Buffer.from('QEVM'),
+        u32(3),
+        Buffer.from([7]),
+        u32(11),
+        Buffer.from('pc-q35-10.0'),
+        Buffer.from([1]),
+        u32(2),
+        named('ram'),
+        u32(0),
+        u32(4),
+        u64(12 * page + 4),
+        ...[named('pc.ram'), u64(10 * page), named('pc.rom'), u64(2 * page)],
+        u64(0x10),
+        footer,
+        Buffer.from([3]),
+        u32(2),
+        ...[u64(0x08), named('pc.rom'), Buffer.alloc(page, 'r')],
+        ...[u64(page + 0x02), named('pc.rom'), Buffer.from([0])],
+        u64(0x10),
+        footer,
+        Buffer.from('DEVICES'),
+      ]),
+    );
+  });
+
+  void test('a page counts by its bit, lowest first', () => {
+    assert.deepEqual(
+      [0, 1, 2, 8, 9, 16].map((index) => hasPage(Buffer.from([0b101, 0b10]), index)),
+      [true, false, true, false, true, false],
+    );
+  });
+
+  void test('what is not known is refused', () => {
+    const refused: [string, Buffer][] = [
+      ['no stream', Buffer.alloc(4 * mib)],
+      ['a command', frozenFile([ram], { command: 1 })],
+      ['another section', frozenFile([ram], { section: 'dirty-bitmap' })],
+      ['cut short', frozenFile([ram, rom]).subarray(0, 2 * mib - 10)],
+      ['empty', Buffer.alloc(0)],
+    ];
+    for (const [what, file] of refused) assert.throws(() => readFrozenLayout(reader(file)), FrozenImageError, what);
+  });
+
+  void test('where the first block begins follows from its size', () => {
+    for (const [size, offset] of [
+      [16 * mib, mib],
+      [256 * mib, mib],
+      [16 * 1024 * mib, mib],
+      [32 * 1024 * mib, 2 * mib],
+      [64 * 1024 * mib, 3 * mib],
+    ] as const)
+      assert.equal(expectedPagesOffset(size), offset, `${size / mib} MiB`);
+  });
+
+  void test('the most a file takes counts marked pages, and what lies between the blocks', () => {
+    const file = frozenFile([ram, rom]);
+    const { blocks, devicesOffset } = readFrozenLayout(reader(file));
+    // Three pages and one; the head of each block in one page; the end of the stream in one.
+    assert.equal(mostBytes(blocks, devicesOffset, file.length, reader(file)), (3 + 1 + 1 + 1 + 1) * page);
+  });
+});
