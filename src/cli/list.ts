@@ -2,6 +2,7 @@
 import { Option, type Command } from 'commander';
 import { LodgeError } from '../api/errors.ts';
 import { closestWord } from '../lib/closest-word.ts';
+import type { ChangeKind } from '../api/event.ts';
 import type { LodgeClient } from '../client/client.ts';
 import { listFormats, objectFormats, verb, wholeNumber, withDaemon, type Example } from './command.ts';
 import type { Session } from './connect/session.ts';
@@ -40,6 +41,7 @@ export interface ListOptions {
   limit?: number;
   allProjects?: boolean;
   project?: string;
+  watch?: boolean;
 }
 
 /** Reads all pages, or as many objects as `limit` says. */
@@ -78,6 +80,8 @@ export interface ListVerb<Item> {
   extraFilter?: (options: Record<string, unknown>) => string[];
   /** Default of --limit, where all would be too many. */
   defaultLimit?: number;
+  /** What the event stream calls these objects. */
+  kind: ChangeKind;
 }
 
 /** Adds the verb `list`. */
@@ -105,6 +109,7 @@ export function listVerb<Item extends object>(parent: Command, definition: ListV
           : `at most this many (default: ${defaultLimit}; 0: all)`,
       ).argParser(wholeNumber(0, 1_000_000)),
     );
+  command.option('-w, --watch', 'go on showing it as it changes, until Ctrl-C; not on a terminal, a line a change');
   if (!isAcrossProjects) command.option('-A, --all-projects', 'of all projects, with a column that says which');
   definition.configure?.(command);
   return command.action(
@@ -119,11 +124,8 @@ export function listVerb<Item extends object>(parent: Command, definition: ListV
         ...(options.sort === undefined ? {} : { sort: options.sort }),
       };
       const limit = options.limit ?? defaultLimit ?? 0;
-      const items = await collect(
-        (query) => definition.fetch(session.client, query),
-        request,
-        limit === 0 ? Infinity : limit,
-      );
+      const read = (): Promise<Item[]> =>
+        collect((query) => definition.fetch(session.client, query), request, limit === 0 ? Infinity : limit);
       const isSelected = options.selector !== undefined || options.filter !== undefined;
       const where = isAll || isAcrossProjects ? '' : ` in project ${session.project}`;
       const empty = isSelected ? `No ${noun}${where} matches.` : `No ${plural}${where}. ${definition.empty}`.trimEnd();
@@ -132,7 +134,12 @@ export function listVerb<Item extends object>(parent: Command, definition: ListV
         options.allProjects === true && projectOf
           ? [{ header: 'PROJECT', value: projectOf }, ...printable.columns]
           : printable.columns;
-      await printList(session, { ...printable, columns }, items, empty);
+      if (options.watch === true) {
+        const { watchList } = await import('./watch-list.ts');
+        await watchList(session, { kind: definition.kind, printable: { ...printable, columns }, read, empty });
+        return;
+      }
+      await printList(session, { ...printable, columns }, await read(), empty);
     }),
   );
 }

@@ -228,6 +228,44 @@ test('the command line with a daemon', async (t) => {
     await cli.ok('vm', 'delete', 'agent', '--force', '--yes');
   });
 
+  await t.test('a watched list tells each change in a line, and on a terminal redraws its table', async () => {
+    const watching = cli.start(['vm', 'list', '--watch']);
+    const documents = cli.start(['vm', 'list', '--watch', '-o', 'json']);
+    // The shell around it hears Ctrl-C too, and must not die of it before it has told the exit code.
+    const inside = 'trap : INT; lodge vm list --watch; echo "left with $?"';
+    const terminal = cli.spawnShell(`script -qefc '${inside}' /dev/null`);
+    const texts = [watching, documents, terminal].map((child) => {
+      const text = { out: '' };
+      child.stdout?.setEncoding('utf8').on('data', (chunk: string) => (text.out += chunk));
+      return text;
+    });
+    const [lines, json, screen] = texts as [{ out: string }, { out: string }, { out: string }];
+    const overs = [watching, documents, terminal].map((child) => once(child, 'close'));
+    const shown = (text: { out: string }, what: RegExp): Promise<boolean> =>
+      eventually(() => what.test(text.out), { describe: `${what} is shown`, timeoutMs: 60_000 });
+    await shown(screen, /No VMs in project default/);
+    await cli.ok('vm', 'create', 'seen', '--memory', '64MiB', '--no-start');
+    await shown(lines, /^(added|changed) +seen +stopped/m);
+    await shown(screen, /\u001b\[1A\r\u001b\[0J[^\n]*NAME[^]*seen[^\n]*stopped/);
+    assert.match(await cli.ok('vm', 'rename', 'seen', 'seen2'), /VM seen is called seen2 now/);
+    await shown(lines, /^changed +seen2/m);
+    await cli.ok('vm', 'delete', 'seen2', '--yes');
+    await shown(lines, /^removed +seen2/m);
+    await shown(json, /"change":"removed"/);
+    for (const line of json.out.trim().split('\n')) {
+      const { change, object } = JSON.parse(line) as { change: string; object: { kind: string; name: string } };
+      assert.match(`${change} ${object.kind} ${object.name}`, /^(added|changed|removed) Vm seen2?$/);
+    }
+    watching.kill('SIGINT');
+    documents.kill('SIGINT');
+    terminal.stdin?.write('\u0003');
+    const codes = (await Promise.all(overs)).map(([code]) => code as number | null);
+    assert.deepEqual(codes.slice(0, 2), [0, 0]);
+    assert.match(screen.out, /left with 0/);
+    assert.match(await cli.fails(2, 'vm', 'list', '--watch', '-o', 'yaml'), /--watch does not go with -o yaml/);
+    assert.match(await cli.ok('task', 'list', '--limit', '1'), /vm\.delete .* succeeded +100 % .* delete/);
+  });
+
   await t.test('files are applied in the order of need, and a second run changes nothing', async () => {
     const file = join(cli.home, 'site.yaml');
     const site = (cpus: number): string => `kind: Vm

@@ -80,7 +80,12 @@ function makeNew(schema: Schema, direction: Direction): Arbitrary {
     case 'record':
       return passing(
         schema,
-        fc.dictionary(inner(def.keyType) as fc.Arbitrary<string>, inner(def.valueType), { maxKeys: 3 }),
+        // zod leaves out a key __proto__, wherever it comes from: what is sent and what arrives would differ.
+        fc.dictionary(
+          (inner(def.keyType) as fc.Arbitrary<string>).filter((key) => key !== '__proto__'),
+          inner(def.valueType),
+          { maxKeys: 3 },
+        ),
       );
     case 'object': {
       const fields = Object.entries(def.shape ?? {}).map(([name, field]) => [name, inner(field)] as const);

@@ -45,6 +45,7 @@ interface FollowOptions extends ListOptions {
 export function eventNoun(): Command {
   const event = noun('event', 'What happened, and what happens now');
   listVerb(event, {
+    kind: 'event',
     noun: 'event',
     plural: 'events',
     printable: eventPrintable,

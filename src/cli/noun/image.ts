@@ -125,6 +125,7 @@ export function imageNoun(): Command {
   const image = noun('image', 'Images that disks and VMs are made from');
 
   listVerb(image, {
+    kind: 'image',
     noun: 'image',
     plural: 'images',
     printable: imagePrintable,

@@ -122,6 +122,7 @@ export function networkNoun(): Command {
   const network = noun('network', 'Networks that VMs are connected to');
 
   listVerb(network, {
+    kind: 'network',
     noun: 'network',
     plural: 'networks',
     printable: networkPrintable,

@@ -204,6 +204,7 @@ export function nodeNoun(): Command {
   const node = noun('node', 'Machines that run VMs');
 
   listVerb(node, {
+    kind: 'node',
     noun: 'node',
     plural: 'nodes',
     printable: nodePrintable,

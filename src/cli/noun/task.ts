@@ -115,6 +115,7 @@ export function taskNoun(): Command {
   const task = noun('task', 'Operations under way and done');
 
   listVerb(task, {
+    kind: 'task',
     noun: 'task',
     plural: 'tasks',
     printable: taskPrintable,

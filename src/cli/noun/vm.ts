@@ -38,6 +38,7 @@ export function vmNoun(): Command {
 
 function addLookVerbs(vm: Command): void {
   listVerb(vm, {
+    kind: 'vm',
     noun: 'VM',
     plural: 'VMs',
     printable: vmPrintable,
@@ -46,6 +47,7 @@ function addLookVerbs(vm: Command): void {
     empty: 'Make one: lodge vm create web1 --image debian-12',
     examples: [
       ['lodge vm list', 'all VMs of the project'],
+      ['lodge vm list --watch', 'as it changes, until Ctrl-C'],
       ['lodge vm list -l app=web --sort -createdAt', 'those with a label, newest first'],
       ['lodge vm list --filter status.state=running,spec.memoryMib>=1024', 'by their fields'],
       ['lodge vm stop $(lodge vm list -o name -l app=web)', 'names for another command'],

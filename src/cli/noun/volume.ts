@@ -93,6 +93,7 @@ export function volumeNoun(): Command {
   const size = parsedBy((text) => parseMib(text, 'GiB'));
 
   listVerb(volume, {
+    kind: 'volume',
     noun: 'volume',
     plural: 'volumes',
     printable: volumePrintable,
