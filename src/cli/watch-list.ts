@@ -73,7 +73,7 @@ async function watch<Item extends object>(
     });
     let isStale = false;
     let reading: Promise<void> | null = null;
-    let failed: unknown = null;
+    const failed: { by: Error | null } = { by: null };
     const readAll = async (): Promise<void> => {
       while (isStale && !signal.aborted) {
         isStale = false;
@@ -89,13 +89,13 @@ async function watch<Item extends object>(
           .catch((failure: unknown) => {
             // When the daemon is away the stream says so, and begins anew with it.
             if (isPassing(failure)) return;
-            failed = failure;
+            failed.by = failure instanceof Error ? failure : new Error(String(failure));
             stop.abort();
           })
           .finally(() => (reading = null));
       }
       signal.throwIfAborted();
-      if (failed !== null) throw failed;
+      if (failed.by !== null) throw failed.by;
     } catch (failure) {
       signal.throwIfAborted();
       // The daemon keeps changes for a while only; what was missed shows in the list itself.

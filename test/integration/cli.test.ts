@@ -246,7 +246,9 @@ test('the command line with a daemon', async (t) => {
     await shown(screen, /No VMs in project default/);
     await cli.ok('vm', 'create', 'seen', '--memory', '64MiB', '--no-start');
     await shown(lines, /^(added|changed) +seen +stopped/m);
-    await shown(screen, /\u001b\[1A\r\u001b\[0J[^\n]*NAME[^]*seen[^\n]*stopped/);
+    // Drawn over the one line that said that there is none.
+    const drawn = (): string => screen.out.split('\u001b[1A\r\u001b[0J').at(-1) ?? '';
+    await eventually(() => /NAME[^]*seen[^\n]*stopped/.test(drawn()), { describe: 'redrawn', timeoutMs: 60_000 });
     assert.match(await cli.ok('vm', 'rename', 'seen', 'seen2'), /VM seen is called seen2 now/);
     await shown(lines, /^changed +seen2/m);
     await cli.ok('vm', 'delete', 'seen2', '--yes');
