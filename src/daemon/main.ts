@@ -53,6 +53,7 @@ import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
 import { vmFor } from './vm/first-boot-secrets.ts';
+import { layerUse } from './vm/layer-use.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
 import { VmGuests } from './vm/vm-guests.ts';
@@ -62,6 +63,10 @@ import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
 import { vmTasks } from './vm/vm-tasks.ts';
+import { LayerFiles } from './volume/layer-files.ts';
+import { LayerMerging } from './volume/layer-merging.ts';
+import { LayerRecords } from './volume/layer-records.ts';
+import { LayerStore, type LayerUse } from './volume/layer-store.ts';
 import { volumeHandlers } from './volume/volume-handlers.ts';
 import { VolumeFiles } from './volume/volume-files.ts';
 import { initialVolumeStatus, VolumeService } from './volume/volume-service.ts';
@@ -102,7 +107,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const networkObjects = collection<Network>('network', 'networks', initialNetworkStatus);
   const events = new EventService(store, log);
   const collections = [nodeObjects, vmObjects, imageObjects, volumeObjects, networkObjects];
-  await Promise.all([...collections.map((each) => each.load()), events.load()]);
+  const layerRecords = new LayerRecords(store, log);
+  await Promise.all([...collections.map((each) => each.load()), events.load(), layerRecords.load()]);
 
   const driver = makeDriver(config);
   const records = new VmRecords(vmObjects);
@@ -136,7 +142,10 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     events,
     log,
     disconnect: (vm) => disconnect({ networks }, vm),
-    onEnd: () => networks.planMembersChanged(),
+    onEnd: () => {
+      networks.planMembersChanged();
+      merging.planAll();
+    },
     onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
   });
   const definitionParts: DefinitionParts = {
@@ -188,13 +197,26 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     log,
     vms: () => vmObjects.all(),
     volumes: () => volumeObjects.all(),
+    isNeededByLayers: (imageId) => layers.usesImage(imageId),
   });
+  const layerFiles = new LayerFiles(folders.volumes);
+  const useOf = (volumeId: string): LayerUse => layerUse({ volumes: volumeObjects, vms: vmObjects, guests }, volumeId);
+  const layers = new LayerStore({
+    records: layerRecords,
+    files: layerFiles,
+    imageLayer: (id) => images.diskLayer(id),
+    useOf,
+    volume: (id) => volumeObjects.get(id),
+    log,
+  });
+  const merging = new LayerMerging({ store: layers, records: layerRecords, files: layerFiles, useOf, log });
   const volumes: VolumeService = new VolumeService({
     volumes: volumeObjects,
     images,
     engine,
     tasks: volumeJobs,
     files: new VolumeFiles(),
+    layers,
     directory: folders.volumes,
     node: nodes.name,
     references,
@@ -338,6 +360,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     await supervisor.begin(hasRebooted);
     await nodes.settleBoot();
     await images.showUsers();
+    merging.planAll();
     log.info('everything is as it should be');
   })().catch((error: unknown) => log.error({ err: error }, 'the start could not be completed'));
 
@@ -348,6 +371,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       supervisor.close();
       await background;
       await engine.stop();
+      await merging.close();
       await networks.close();
       await nodes.close();
       await tokens.settle();
@@ -355,7 +379,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await driver.close();
       authority?.close();
       metrics.close();
-      for (const each of collections) await each.close();
+      for (const each of [...collections, layerRecords]) await each.close();
       await store.close();
     },
   };

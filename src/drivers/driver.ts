@@ -202,6 +202,59 @@ export interface DeviceReport {
   room: { diskBuses: string[]; nicModels: string[]; hasUsb: boolean; slots: number; reason: string };
 }
 
+/** An empty layer that is to be put on a disk of a guest. Its file is there. */
+export interface FreshLayer {
+  /** Name of the disk. */
+  disk: string;
+  layer: DiskLayer;
+}
+
+/** Two layers of a disk, one on the other, that are to become one. */
+export interface LayerMerge {
+  /** Name of the disk. */
+  disk: string;
+  upper: DiskLayer;
+  lower: DiskLayer;
+  /** What `lower` is based on; null: nothing. */
+  below: DiskLayer | null;
+  /** The layer on `upper`; null: `upper` is the one that is written. */
+  above: DiskLayer | null;
+  /** The file that holds both afterwards. Choose the one that holds more: what the other holds is copied. */
+  into: 'upper' | 'lower';
+}
+
+export interface LayerMergeOptions extends CallOptions {
+  onProgress?: (bytesDone: number, bytesTotal: number) => void;
+  /**
+   * Called where the layer that the guest writes is merged into the one below: both are equal, the guest's writes wait
+   * until this resolves, and then go to the lower one. Whoever keeps record of layers writes it down here.
+   */
+  onSwitch?: () => Promise<void>;
+}
+
+/**
+ * The layers of a guest's disks, while it exists. Every call throws `unsupported` for a guest that was started by a Lodge
+ * without them. Layers are known by the paths of their files.
+ */
+export interface GuestSnapshots {
+  /** What is open, by the name of the disk, the layer that is written first. Drives without a medium are not in it. */
+  layers(options?: CallOptions): Promise<ReadonlyMap<string, readonly string[]>>;
+  /** Opens fresh layers, so that `freeze` takes no longer than it must. Nothing changes for the guest. */
+  open(fresh: readonly FreshLayer[], options?: CallOptions): Promise<void>;
+  /**
+   * Puts a fresh layer on each of these disks, in one step for all: what was written until then stays in the layers below,
+   * what follows goes to the fresh ones. It may run or be paused. When it fails, nothing has changed.
+   */
+  freeze(fresh: readonly FreshLayer[], options?: CallOptions): Promise<void>;
+  /** Makes one of two layers while the guest goes on. When it fails or is cancelled, both are as they were. */
+  merge(merge: LayerMerge, options?: LayerMergeOptions): Promise<void>;
+  /**
+   * Ends what an earlier daemon has left under way: a switch that `layers`, the record, has already is done, every other
+   * merge is cancelled, and what is open beside these layers is closed.
+   */
+  settle(layers: ReadonlyMap<string, readonly string[]>, options?: CallOptions): Promise<void>;
+}
+
 /** A guest that exists: running, paused, or waiting to be ended. */
 export interface Guest {
   readonly id: string;
@@ -209,6 +262,7 @@ export interface Guest {
   /** Options it was started with. */
   readonly pinned: VmPinned;
   readonly agent: GuestAgent;
+  readonly snapshots: GuestSnapshots;
 
   /** Asks the hypervisor. */
   state(): Promise<GuestState>;

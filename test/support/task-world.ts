@@ -22,11 +22,16 @@ import { startEngine } from '../../src/daemon/task/task.conformance.ts';
 import { type TaskEngine } from '../../src/daemon/task/task-engine.ts';
 import { type TaskType } from '../../src/daemon/task/task.ts';
 import { listTaskTypes } from '../../src/daemon/task-types.ts';
+import { layerUse } from '../../src/daemon/vm/layer-use.ts';
 import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
 import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
+import { LayerFiles } from '../../src/daemon/volume/layer-files.ts';
+import { LayerMerging } from '../../src/daemon/volume/layer-merging.ts';
+import { LayerRecords } from '../../src/daemon/volume/layer-records.ts';
+import { LayerStore, type LayerUse } from '../../src/daemon/volume/layer-store.ts';
 import { VolumeFiles } from '../../src/daemon/volume/volume-files.ts';
 import { initialVolumeStatus, VolumeService } from '../../src/daemon/volume/volume-service.ts';
 import { volumeTasks } from '../../src/daemon/volume/volume-tasks.ts';
@@ -107,7 +112,21 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     log: silentLog,
     vms: () => vms.all(),
     volumes: () => volumes.all(),
+    isNeededByLayers: (imageId) => layers.usesImage(imageId),
   });
+  const layerRecords = new LayerRecords(store, silentLog);
+  await layerRecords.load();
+  const layerFiles = new LayerFiles(join(folder, 'volumes'));
+  const useOf = (volumeId: string): LayerUse => layerUse({ volumes, vms, guests }, volumeId);
+  const layers = new LayerStore({
+    records: layerRecords,
+    files: layerFiles,
+    imageLayer: (id) => imageService.diskLayer(id),
+    useOf,
+    volume: (id) => volumes.get(id),
+    log: silentLog,
+  });
+  const merging = new LayerMerging({ store: layers, records: layerRecords, files: layerFiles, useOf, log: silentLog });
   const volumeService: VolumeService = new VolumeService({
     volumes,
     images: imageService,
@@ -116,6 +135,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     },
     tasks: volume,
     files: new VolumeFiles(),
+    layers,
     directory: join(folder, 'volumes'),
     node: 'here',
     references,
@@ -201,10 +221,11 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     observe: () => observe(folder, { vms, volumes, images }),
     close: async () => {
       await engine.stop();
+      await merging.close();
       await networkService.close();
       guests.release();
       await driver.close();
-      for (const each of [vms, images, volumes, networks]) await each.close();
+      for (const each of [vms, images, volumes, networks, layerRecords]) await each.close();
       await store.close();
       for (let next = undo.pop(); next !== undefined; next = undo.pop()) await next();
     },

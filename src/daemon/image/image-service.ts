@@ -34,6 +34,8 @@ export interface ImageServiceParts {
   log: Log;
   /** All VMs and volumes; they say what they are made from. */
   vms: () => Iterable<Vm>;
+  /** Whether a layer of a disk reads from it, be the disk's volume gone. */
+  isNeededByLayers: (imageId: string) => boolean;
   volumes: () => Iterable<Volume>;
 }
 
@@ -121,6 +123,14 @@ export class ImageService {
     }
     const format = status.format ?? 'qcow2';
     return { kind: status.kind, layer: { path: join(folder, imageFileNames[format]), format } };
+  }
+
+  /** The disk of an image by its id, for what is based on it. */
+  diskLayer(id: string): DiskLayer {
+    const image = this.#parts.images.get(id);
+    const files = image && this.files(image);
+    if (files && files.kind !== 'kernel') return files.layer;
+    throw new LodgeError('internal', `A disk is based on the image ${image?.name ?? id}, which has none.`);
   }
 
   async create(given: Pick<Image, 'name' | 'project' | 'labels' | 'spec'>, requestedBy: string): Promise<TaskRecord> {
@@ -265,7 +275,10 @@ export class ImageService {
         (spec) => isIt(project, spec.image) || spec.disks.some((disk) => isIt(project, disk.image)),
       ),
     );
-    return [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];
+    const users = [...new Set([...ofVms.map((vm) => vm.name), ...ofVolumes])];
+    return users.length === 0 && this.#parts.isNeededByLayers(image.id)
+      ? ['a disk kept by a snapshot or a clone']
+      : users;
   }
 
   #setState(image: Image, from: ImageStatus['state'], state: ImageStatus['state'], reason: string): Promise<Image> {

@@ -89,7 +89,8 @@ export async function defineGuest(
     if (!found) throw new LodgeError('internal', `Disk ${name} of VM ${vm.name} has no bus.`);
     return found.model;
   };
-  const disks: GuestDisk[] = effectiveDisks(vm.spec, image).map((disk) => guestDisk(parts, vm, disk, busOf(disk.name)));
+  const disks: GuestDisk[] = [];
+  for (const disk of effectiveDisks(vm.spec, image)) disks.push(await guestDisk(parts, vm, disk, busOf(disk.name)));
   if (needsSeed(vm.spec, image)) {
     disks.push({
       name: seedDiskName,
@@ -137,7 +138,7 @@ export async function defineGuest(
   };
 }
 
-function guestDisk(parts: DefinitionParts, vm: Vm, disk: VmDisk, bus: DiskBus): GuestDisk {
+async function guestDisk(parts: DefinitionParts, vm: Vm, disk: VmDisk, bus: DiskBus): Promise<GuestDisk> {
   const common = { name: disk.name, device: disk.device, bus, cache: disk.cache };
   if (disk.device === 'cdrom') {
     if (!disk.image) return { ...common, isReadOnly: true, layers: [] };
@@ -157,5 +158,5 @@ function guestDisk(parts: DefinitionParts, vm: Vm, disk: VmDisk, bus: DiskBus): 
       hint: 'Take the disk out of the VM’s spec, or restore the volume.',
     });
   }
-  return { ...common, isReadOnly: disk.isReadOnly, layers: parts.volumes.layers(volume) };
+  return { ...common, isReadOnly: disk.isReadOnly, layers: await parts.volumes.layersForStart(volume) };
 }

@@ -5,7 +5,7 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type VolumeSpec, type VolumeStatus } from '../../api/volume.ts';
 import { type DiskLayer } from '../../drivers/driver.ts';
-import { createOverlay, createVolume, deleteVolume, readVolumeInfo, resizeVolume } from '../../host/image/volume.ts';
+import { createOverlay, createVolume, readVolumeInfo, resizeVolume } from '../../host/image/volume.ts';
 import { readDiskSpace } from '../../host/machine.ts';
 import { describeImageProblem } from '../image/image-problem.ts';
 
@@ -75,24 +75,10 @@ export class VolumeFiles {
     });
   }
 
-  async allocatedBytes(path: string): Promise<number | null> {
-    return stat(path).then(
-      // st_blocks counts 512-byte units whatever the file system's block size: stat(2).
-      ({ blocks }) => blocks * 512,
-      () => null,
-    );
-  }
-
-  remove(path: string): Promise<void> {
-    return deleteVolume(path);
-  }
-
   /** Removes files that belong to no volume: what a daemon that died left of one it was making. */
-  async removeStrays(directory: string, wanted: ReadonlySet<string>): Promise<void> {
-    for (const file of await readdir(directory).catch(() => [])) {
-      const path = join(directory, file);
-      if (!wanted.has(path)) await rm(path, { recursive: true, force: true });
-    }
+  async removeStrays(directory: string, isWanted: (file: string) => boolean): Promise<void> {
+    for (const file of await readdir(directory).catch(() => []))
+      if (!isWanted(file)) await rm(join(directory, file), { recursive: true, force: true });
   }
 
   /** Refuses a raw volume that is larger than the file system it is to lie in. */

@@ -1,5 +1,5 @@
 // Volumes as objects: the disks guests write to. A volume made with its VM belongs to it and goes with it; one made on
-// its own stays until it is deleted, and serves one VM at a time.
+// its own stays until it is deleted, and serves one VM at a time. What a volume is made of is the layer store's to say.
 import { join } from 'node:path';
 import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
@@ -15,6 +15,8 @@ import { type Collection } from '../store/collection.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
+import { type Layer } from './layer.ts';
+import { type LayerStore } from './layer-store.ts';
 import { type VolumeFiles } from './volume-files.ts';
 import { type VolumeTasks } from './volume-tasks.ts';
 
@@ -24,6 +26,7 @@ export interface VolumeServiceParts {
   engine: TaskEngine;
   tasks: VolumeTasks;
   files: VolumeFiles;
+  layers: LayerStore;
   /** Folder of the volumes' files. */
   directory: string;
   node: string;
@@ -65,15 +68,14 @@ export class VolumeService {
     return this.#parts.volumes.all();
   }
 
-  /** The file of a volume and what it is based on, top first. */
-  layers(volume: Volume): DiskLayer[] {
-    const top: DiskLayer = { path: volumePath(this.#parts.directory, volume), format: volume.spec.format };
-    const image = volume.status.imageId ? this.#parts.images.get(volume.status.imageId) : null;
-    if (!image) return [top];
-    const files = this.#parts.images.files(image);
-    if (files.kind === 'kernel')
-      throw new LodgeError('internal', `Volume ${volume.name} is based on image ${image.name}, which is no disk.`);
-    return [top, files.layer];
+  /** The file of a volume and what it is based on, top first, for a guest that is about to be started with it. */
+  layersForStart(volume: Volume): Promise<DiskLayer[]> {
+    return this.#parts.layers.forStart(volume);
+  }
+
+  /** The layers that volumes are made of. */
+  get layers(): LayerStore {
+    return this.#parts.layers;
   }
 
   async create(given: Pick<Volume, 'name' | 'project' | 'labels' | 'spec'>, requestedBy: string): Promise<TaskRecord> {
@@ -96,7 +98,7 @@ export class VolumeService {
     given: Volume,
     change: { revision?: number | undefined; labels?: Record<string, string> | undefined; spec: VolumeSpec },
   ): Promise<Volume> {
-    const { volumes, files } = this.#parts;
+    const { volumes } = this.#parts;
     // One after the other: two that grow it would both begin from the same size.
     return this.#changes.run(given.id, async () => {
       const volume = volumes.require(given.project, given.id);
@@ -122,7 +124,7 @@ export class VolumeService {
       }
       if (wanted > before) {
         this.#requireStill(volume, 'grow');
-        await files.grow(volumePath(this.#parts.directory, volume), volume.spec.format, wanted);
+        await this.#growFile(volume, wanted);
       }
       const updated = await volumes.update(volume.id, change.revision, (draft) => {
         draft.spec = change.spec;
@@ -136,10 +138,10 @@ export class VolumeService {
 
   /** Makes the disk of a VM that is down as large as its spec has it by now. Does nothing where it is. Can be repeated. */
   async growTo(volume: Volume, sizeMib: number): Promise<Volume> {
-    const { volumes, files } = this.#parts;
+    const { volumes } = this.#parts;
     return this.#changes.run(volume.id, async () => {
       if (sizeMib <= (volume.status.virtualSizeMib ?? 0)) return volume;
-      await files.grow(volumePath(this.#parts.directory, volume), volume.spec.format, sizeMib);
+      await this.#growFile(volume, sizeMib);
       await volumes.update(volume.id, undefined, (draft) => {
         draft.spec.sizeMib = sizeMib;
       });
@@ -204,7 +206,7 @@ export class VolumeService {
   }
 
   /** Refuses a volume that has the name of a VM's disk and is not that disk. */
-  #requireOwn(vm: Pick<Vm, 'name'> & { id: string | null }, disk: VmDisk, existing: Volume): void {
+  #requireOwn(vm: Pick<Vm, 'name'> & { id: string | null }, disk: Pick<VmDisk, 'name'>, existing: Volume): void {
     if (vm.id !== null && existing.status.isOwnedByVm && existing.status.usedBy?.id === vm.id) return;
     throw new LodgeError(
       'name_taken',
@@ -255,14 +257,59 @@ export class VolumeService {
       volume.spec,
       image ? this.#imageLayer(image) : null,
     );
+    return this.#setReady(id, { ...facts, imageId: image?.id ?? null });
+  }
+
+  /**
+   * Makes the disk of a VM as a copy of a frozen layer, which reads from that and keeps only what is written to it: a linked
+   * clone, a fork. `sizeMib`: where it is to be larger. The volume belongs to the VM. Can be repeated.
+   */
+  async provideOn(
+    vm: Pick<Vm, 'id' | 'name' | 'project'>,
+    disk: Pick<VmDisk, 'name' | 'sizeMib'>,
+    layerId: string,
+  ): Promise<Volume> {
+    const { volumes, layers } = this.#parts;
+    const name = ownName(vm, disk);
+    const existing = volumes.byName(vm.project, name);
+    if (existing) this.#requireOwn(vm, disk, existing);
+    const status: VolumeStatus = { ...initialVolumeStatus(), usedBy: { id: vm.id, name: vm.name }, isOwnedByVm: true };
+    const spec: VolumeSpec = { description: ownDescription(vm, disk), sizeMib: disk.sizeMib, format: 'qcow2' };
+    const volume = existing ?? (await volumes.create({ name, project: vm.project, labels: {}, spec, status }));
+    if (volume.status.state === 'ready') return volume;
+    return this.#takeLayer(volume.id, await layers.addTop(volume, layerId, disk.sizeMib));
+  }
+
+  async #takeLayer(id: string, layer: Layer): Promise<Volume> {
+    const { layers } = this.#parts;
+    const [{ virtualSizeMib, allocatedBytes }, imageId] = [await layers.measure(layer), layers.imageIdOf(layer)];
+    return this.#setReady(id, { virtualSizeMib, allocatedBytes, imageId });
+  }
+
+  /** The volume is made of other layers than before: shows how large it is now. */
+  async noteLayers(id: string): Promise<void> {
+    const volume = this.#parts.volumes.get(id);
+    if (volume) await this.#takeLayer(id, this.#parts.layers.topOf(volume));
+  }
+
+  #setReady(id: string, facts: Pick<VolumeStatus, 'virtualSizeMib' | 'allocatedBytes' | 'imageId'>): Promise<Volume> {
     return this.#parts.volumes.setStatus(id, (status) => ({
       ...status,
       ...facts,
       state: 'ready',
       reason: 'Its file is in place.',
       node: this.#parts.node,
-      imageId: image?.id ?? null,
     }));
+  }
+
+  #growFile(volume: Volume, sizeMib: number): Promise<void> {
+    const { layers, files } = this.#parts;
+    const { treeId } = layers.topOf(volume);
+    return layers.within([treeId], () => {
+      const [top] = layers.filesOf(layers.topOf(volume));
+      if (!top) throw new LodgeError('internal', `Volume ${volume.name} has no file.`);
+      return files.grow(top.path, top.format, sizeMib);
+    });
   }
 
   /** The volumes that a VM has taken or was made with. */
@@ -330,7 +377,7 @@ export class VolumeService {
   async remove(id: string): Promise<void> {
     const volume = this.#parts.volumes.get(id);
     if (!volume) return;
-    await this.#parts.files.remove(volumePath(this.#parts.directory, volume));
+    await this.#parts.layers.removeTop(volume);
     await this.#parts.volumes.delete(id).catch((error: unknown) => {
       if (!(error instanceof LodgeError && error.code === 'not_found')) throw error;
     });
@@ -354,17 +401,21 @@ export class VolumeService {
         .usedBy;
       if (before) await this.followRename(vm, before.name);
     }
+    await this.#parts.layers.recover();
+    const own = new Set([...this.#parts.volumes.all()].map((volume) => this.#parts.layers.topOf(volume).file));
     await this.#parts.files.removeStrays(
       this.#parts.directory,
-      new Set([...this.#parts.volumes.all()].map((volume) => volumePath(this.#parts.directory, volume))),
+      (file) => own.has(file) || this.#parts.layers.isKnownFile(file),
     );
   }
 
-  /** Reads again how much space a volume takes. */
+  /** Reads again how much space a volume takes, with all the layers it is made of. */
   async refresh(volume: Volume): Promise<Volume> {
     if (volume.status.state !== 'ready') return volume;
+    const { layers } = this.#parts;
+    const sizes = await Promise.all(layers.lineOf(volume).map((layer) => layers.sizeOf(layer)));
     // Read and shown, not written: many who look at volumes would fill the store's history with it.
-    const allocatedBytes = await this.#parts.files.allocatedBytes(volumePath(this.#parts.directory, volume));
+    const allocatedBytes = sizes.reduce((sum, size) => sum + size, 0);
     return { ...volume, status: { ...volume.status, allocatedBytes } };
   }
 
@@ -410,7 +461,7 @@ export class VolumeService {
   }
 }
 
-export function volumePath(directory: string, volume: Pick<Volume, 'id' | 'spec'>): string {
+function volumePath(directory: string, volume: Pick<Volume, 'id' | 'spec'>): string {
   return join(directory, `${volume.id}.${volume.spec.format}`);
 }
 

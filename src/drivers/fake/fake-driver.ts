@@ -106,6 +106,11 @@ export class FakeDriver implements Driver {
       pinned,
       macs: definition.nics.map((nic) => nic.mac),
       links: definition.nics.map((nic) => nic.isConnected),
+      disks: Object.fromEntries(
+        definition.disks
+          .filter(({ layers }) => layers.length > 0)
+          .map(({ name, layers }) => [name, layers.map(({ path }) => path)]),
+      ),
       wasRestored: options.isRestoring ?? false,
     });
     // Memory is continued from once: the guest that exists now has gone on from it.

@@ -13,6 +13,7 @@ import {
   type GuestUsage,
   type SuspendOptions,
 } from '../driver.ts';
+import { FakeLayers } from './fake-layers.ts';
 
 /** The content of a guest's file. */
 export interface FakeProcess {
@@ -22,6 +23,8 @@ export interface FakeProcess {
   macs: string[];
   /** Whether the cable of each NIC is plugged in. */
   links: boolean[];
+  /** Files of the layers of each disk, top first. */
+  disks?: Record<string, string[]>;
   wasRestored: boolean;
   /** Ignores the power button, as a guest that hangs does. */
   isDeaf?: boolean;
@@ -49,6 +52,7 @@ export class FakeGuest implements Guest {
   readonly pid = null;
   readonly pinned: VmPinned;
   readonly agent: GuestAgent;
+  readonly snapshots: FakeLayers;
   readonly #parts: FakeGuestParts;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
   readonly #files = new Map<string, Buffer>();
@@ -63,6 +67,11 @@ export class FakeGuest implements Guest {
     this.pinned = parts.pinned;
     this.#parts = parts;
     this.agent = this.#playAgent();
+    this.snapshots = new FakeLayers({
+      name: parts.name,
+      read: async () => (await this.#require()).disks ?? {},
+      write: async (disks) => parts.write({ ...(await this.#require()), disks }),
+    });
   }
 
   /** Looks at the file and tells what has changed since the last look. */

@@ -32,6 +32,7 @@ import { readTail, workNames, type VmFolder } from './folder.ts';
 import { GuestMeter } from './guest-meter.ts';
 import { asking } from './qmp-failure.ts';
 import { QmpClosedError, QmpError } from './qmp/errors.ts';
+import { QemuLayers } from './layers.ts';
 import { type QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { type QmpEvent } from './qmp/events.ts';
 import { type RunState } from './qmp/commands.ts';
@@ -85,6 +86,7 @@ export class QemuGuest implements Guest {
   readonly pid: number;
   readonly pinned: VmPinned;
   readonly agent: QemuGuestAgent;
+  readonly snapshots: QemuLayers;
   readonly #parts: QemuGuestParts;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
   readonly #meter: GuestMeter;
@@ -103,6 +105,7 @@ export class QemuGuest implements Guest {
     this.pid = parts.identity.pid;
     this.pinned = parts.pinned;
     this.agent = parts.agent;
+    this.snapshots = new QemuLayers(parts);
     this.#parts = parts;
     this.#meter = new GuestMeter(parts.identity, parts.qmp);
     parts.qmp.onEvent((event) => this.#onEvent(event));

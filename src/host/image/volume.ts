@@ -41,7 +41,7 @@ function requireSize(sizeBytes: number): void {
 }
 
 /** Makes a file under another name and links it into place: complete or not there, and never over an existing one. */
-async function createInPlace(path: string, create: (temporary: string) => Promise<unknown>): Promise<void> {
+export async function createInPlace(path: string, create: (temporary: string) => Promise<unknown>): Promise<void> {
   if (!isAbsolute(path)) throw new ImageProblemError('invalid', `${path} must be an absolute path.`);
   const temporary = `${path}.new-${randomUUID()}`;
   try {

@@ -1,0 +1,87 @@
+// The files of layers: where they are, making empty ones, and merging those that nothing has open.
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type DiskLayer } from '../../drivers/driver.ts';
+import { commitLayer, createLayer, hasOwnData, readLayerSize, relabelLayer } from '../../host/image/layer.ts';
+import { deleteVolume } from '../../host/image/volume.ts';
+import { describeImageProblem } from '../image/image-problem.ts';
+import { type Layer } from './layer.ts';
+
+const mib = 2 ** 20;
+
+type LayerPlace = Pick<Layer, 'file' | 'format'>;
+
+export class LayerFiles {
+  readonly #directory: string;
+
+  /** `directory`: the folder of volumes. */
+  constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  place({ file, format }: LayerPlace): DiskLayer {
+    return { path: join(this.#directory, file), format };
+  }
+
+  /** Makes an empty layer on another, as large as that one or larger, unless it is there already. */
+  async makeOn(layer: LayerPlace, parent: LayerPlace, sizeMib = 0): Promise<void> {
+    const { path } = this.place(layer);
+    if (await isThere(path)) return;
+    const backing = this.place(parent);
+    await explained(async () =>
+      createLayer({ path, backing, sizeBytes: Math.max(await readLayerSize(backing), sizeMib * mib) }),
+    );
+  }
+
+  /** Virtual size, MiB. */
+  async sizeMib(layer: LayerPlace): Promise<number> {
+    return explained(async () => Math.ceil((await readLayerSize(this.place(layer))) / mib));
+  }
+
+  /** Space it takes, bytes; null: it is not there. */
+  async allocatedBytes(layer: LayerPlace): Promise<number | null> {
+    return stat(this.place(layer).path).then(
+      // st_blocks counts 512-byte units whatever the file system's block size: stat(2).
+      ({ blocks }) => blocks * 512,
+      () => null,
+    );
+  }
+
+  /** Whether it is there and anything was written to it. Nothing may have it open. */
+  async hasOwnData(layer: LayerPlace): Promise<boolean> {
+    const { path } = this.place(layer);
+    return (await isThere(path)) && explained(() => hasOwnData(path));
+  }
+
+  /** Writes what the first of these files holds into the second. Nothing may have them open. */
+  commit(
+    files: readonly DiskLayer[],
+    options: { signal: AbortSignal; onProgress: (percent: number) => void },
+  ): Promise<void> {
+    return explained(() => commitLayer(files, options));
+  }
+
+  /** Writes into the file of a layer that nothing has open what it is based on. */
+  relabel(layer: LayerPlace, backing: DiskLayer): Promise<void> {
+    return explained(() => relabelLayer(this.place(layer).path, backing));
+  }
+
+  async remove(layer: LayerPlace): Promise<void> {
+    await deleteVolume(this.place(layer).path);
+  }
+}
+
+function isThere(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function explained<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw describeImageProblem(error);
+  }
+}
