@@ -66,7 +66,7 @@ import { vmTasks } from './vm/vm-tasks.ts';
 import { LayerFiles } from './volume/layer-files.ts';
 import { LayerMerging } from './volume/layer-merging.ts';
 import { LayerRecords } from './volume/layer-records.ts';
-import { LayerStore, type LayerUse } from './volume/layer-store.ts';
+import { VolumeLayers, type LayerUse } from './volume/volume-layers.ts';
 import { volumeHandlers } from './volume/volume-handlers.ts';
 import { VolumeFiles } from './volume/volume-files.ts';
 import { initialVolumeStatus, VolumeService } from './volume/volume-service.ts';
@@ -201,7 +201,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const layerFiles = new LayerFiles(folders.volumes);
   const useOf = (volumeId: string): LayerUse => layerUse({ volumes: volumeObjects, vms: vmObjects, guests }, volumeId);
-  const layers = new LayerStore({
+  const layers = new VolumeLayers({
     records: layerRecords,
     files: layerFiles,
     imageLayer: (id) => images.diskLayer(id),

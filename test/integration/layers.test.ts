@@ -11,7 +11,7 @@ import { type LayerHolder } from '../../src/daemon/volume/layer.ts';
 import { LayerFiles } from '../../src/daemon/volume/layer-files.ts';
 import { LayerMerging } from '../../src/daemon/volume/layer-merging.ts';
 import { LayerRecords } from '../../src/daemon/volume/layer-records.ts';
-import { LayerStore, type LayerUse } from '../../src/daemon/volume/layer-store.ts';
+import { VolumeLayers, type LayerUse } from '../../src/daemon/volume/volume-layers.ts';
 import { initialVolumeStatus } from '../../src/daemon/volume/volume-service.ts';
 import { FakeLayers } from '../../src/drivers/fake/fake-layers.ts';
 import { run } from '../../src/host/command.ts';
@@ -32,7 +32,7 @@ class World {
   #records: LayerRecords | null = null;
   #merging: LayerMerging | null = null;
   #store: SqliteStore | null = null;
-  layers!: LayerStore;
+  layers!: VolumeLayers;
   merging!: LayerMerging;
   records!: LayerRecords;
 
@@ -50,7 +50,7 @@ class World {
     const useOf = (id: string): LayerUse => this.#useOf(id);
     const parts = { records, files, useOf, log: silentLog };
     const imageLayer = (): never => assert.fail('there is no image');
-    this.layers = new LayerStore({ ...parts, imageLayer, volume: (id) => this.volumes.get(id) ?? null });
+    this.layers = new VolumeLayers({ ...parts, imageLayer, volume: (id) => this.volumes.get(id) ?? null });
     this.merging = new LayerMerging({ ...parts, store: this.layers, retryMs: 10 });
     this.#records = this.records = records;
     this.#merging = this.merging;

@@ -31,7 +31,7 @@ import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
 import { LayerFiles } from '../../src/daemon/volume/layer-files.ts';
 import { LayerMerging } from '../../src/daemon/volume/layer-merging.ts';
 import { LayerRecords } from '../../src/daemon/volume/layer-records.ts';
-import { LayerStore, type LayerUse } from '../../src/daemon/volume/layer-store.ts';
+import { VolumeLayers, type LayerUse } from '../../src/daemon/volume/volume-layers.ts';
 import { VolumeFiles } from '../../src/daemon/volume/volume-files.ts';
 import { initialVolumeStatus, VolumeService } from '../../src/daemon/volume/volume-service.ts';
 import { volumeTasks } from '../../src/daemon/volume/volume-tasks.ts';
@@ -118,7 +118,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   await layerRecords.load();
   const layerFiles = new LayerFiles(join(folder, 'volumes'));
   const useOf = (volumeId: string): LayerUse => layerUse({ volumes, vms, guests }, volumeId);
-  const layers = new LayerStore({
+  const layers = new VolumeLayers({
     records: layerRecords,
     files: layerFiles,
     imageLayer: (id) => imageService.diskLayer(id),

@@ -3,7 +3,7 @@ import { liveVmStates } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Volume } from '../../api/volume.ts';
 import { type Collection } from '../store/collection.ts';
-import { type LayerUse } from '../volume/layer-store.ts';
+import { type LayerUse } from '../volume/volume-layers.ts';
 import { type VmGuests } from './vm-guests.ts';
 
 export interface LayerUseParts {

@@ -13,10 +13,10 @@ import { type Log } from '../store/informer.ts';
 import { choresOf, lineOf, volumesOn, type Layer } from './layer.ts';
 import { type LayerFiles } from './layer-files.ts';
 import { type LayerRecords } from './layer-records.ts';
-import { type LayerStore, type LayerUse } from './layer-store.ts';
+import { type VolumeLayers, type LayerUse } from './volume-layers.ts';
 
 export interface LayerMergingParts {
-  store: LayerStore;
+  store: VolumeLayers;
   records: LayerRecords;
   files: LayerFiles;
   useOf: (volumeId: string) => LayerUse;

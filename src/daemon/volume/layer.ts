@@ -1,6 +1,6 @@
 // The layers that disks are made of, as a forest: each is the difference to its parent, or to an image, or stands alone.
 // A volume is a pointer to one of them, its top, and only a top is ever written; all others never change. Here are the
-// questions about the forest, pure; layer-store.ts changes it.
+// questions about the forest, pure; volume-layers.ts changes it.
 //
 // The identity of a layer is its content: when it is merged with its parent, the layer keeps its id, whoever holds it
 // and whatever is based on it, and may lie in another file from then on.

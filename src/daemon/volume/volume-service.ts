@@ -16,7 +16,7 @@ import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { type Layer } from './layer.ts';
-import { type LayerStore } from './layer-store.ts';
+import { type VolumeLayers } from './volume-layers.ts';
 import { type VolumeFiles } from './volume-files.ts';
 import { type VolumeTasks } from './volume-tasks.ts';
 
@@ -26,7 +26,7 @@ export interface VolumeServiceParts {
   engine: TaskEngine;
   tasks: VolumeTasks;
   files: VolumeFiles;
-  layers: LayerStore;
+  layers: VolumeLayers;
   /** Folder of the volumes' files. */
   directory: string;
   node: string;
@@ -74,7 +74,7 @@ export class VolumeService {
   }
 
   /** The layers that volumes are made of. */
-  get layers(): LayerStore {
+  get layers(): VolumeLayers {
     return this.#parts.layers;
   }
 

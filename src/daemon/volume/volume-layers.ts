@@ -33,7 +33,7 @@ export type LayerUse =
   | { state: 'on'; disk: string; snapshots: GuestSnapshots }
   | { state: 'unknown'; vm: string };
 
-export interface LayerStoreParts {
+export interface VolumeLayersParts {
   records: LayerRecords;
   files: LayerFiles;
   /** The file of an image that volumes are based on. */
@@ -65,8 +65,8 @@ export interface Freeze {
   onSwitch: ((fresh: FreshLayer[]) => Promise<void>) | null;
 }
 
-export class LayerStore {
-  readonly #parts: LayerStoreParts;
+export class VolumeLayers {
+  readonly #parts: VolumeLayersParts;
   readonly #trees = new SerialQueues();
   /** Work in trees that makes way for whatever else is to be done there. */
   readonly #yielding = new Map<string, AbortController>();
@@ -75,7 +75,7 @@ export class LayerStore {
   /** Told when there may be something to merge. */
   #onChores: (treeId: string) => void = () => {};
 
-  constructor(parts: LayerStoreParts) {
+  constructor(parts: VolumeLayersParts) {
     this.#parts = parts;
   }
 
