@@ -179,10 +179,12 @@ suite('who asks', () => {
 suite('limits', () => {
   test('more requests at once than allowed are rate_limited; health is always answered; room comes back', async (t) => {
     const gate = Promise.withResolvers<void>();
+    let begun = 0;
     const { client } = await startStub(
       t,
       {
         'token.list': async () => {
+          begun++;
           await gate.promise;
           return { items: [] };
         },
@@ -190,10 +192,9 @@ suite('limits', () => {
       { limits: { admission: { ...defaultHttpLimits.admission, request: { total: 2, perCaller: 2 } } } },
     );
     const held = [client.token.list(), client.token.list()];
-    const failure = await eventually(async () => {
-      const outcome = await client.token.list({}, { timeoutMs: 200 }).catch((error: unknown) => error);
-      return outcome instanceof LodgeError && outcome.code === 'rate_limited' ? outcome : null;
-    });
+    await eventually(() => begun === 2, { describe: 'two requests are under way' });
+    const failure = await failureOf(client.token.list());
+    assert.equal(failure.code, 'rate_limited');
     assert.match(failure.message, /2 requests at once/);
     await client.server.healthz();
     gate.resolve();

@@ -74,13 +74,13 @@ suite('event streams', () => {
         'vm.exec': () =>
           (async function* () {
             yield event;
-            await delay(200, undefined, { signal: end.signal });
+            await delay(1500, undefined, { signal: end.signal });
             yield event;
           })(),
       },
       { limits: { keepAliveMs: 10 } },
     );
-    const stream = await client.vm.exec({ params: { vm: 'a' }, body: { command: ['x'] } }, { idleTimeoutMs: 100 });
+    const stream = await client.vm.exec({ params: { vm: 'a' }, body: { command: ['x'] } }, { idleTimeoutMs: 1000 });
     let count = 0;
     for await (const _item of stream) count += 1;
     assert.equal(count, 2);

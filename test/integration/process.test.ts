@@ -88,7 +88,7 @@ test('a zombie has ended', async (t) => {
   await until('the end', () => readProcessStat(pid)?.state === 'Z');
   assert.equal(isAlive(identity), false);
   assert.equal(identifyProcess(pid), null);
-  await waitForExit(identity, { timeoutMs: 1000 });
+  await waitForExit(identity, { timeoutMs: 30_000 });
   assert.equal(await readProcessMemory(pid), null);
 });
 

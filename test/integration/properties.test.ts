@@ -161,7 +161,7 @@ function ask(daemon: TestDaemon, { route, path, headers, body }: Sent): Promise<
       method: route.method,
       path,
       headers: all,
-      timeout: 20_000,
+      timeout: 60_000,
     });
     request.once('response', (message) => {
       let text = '';
@@ -182,7 +182,7 @@ function ask(daemon: TestDaemon, { route, path, headers, body }: Sent): Promise<
       message.once('end', done);
       message.once('error', (error) => (isEndless ? done() : reject(error)));
     });
-    request.once('timeout', () => request.destroy(new Error('no answer within 20 s')));
+    request.once('timeout', () => request.destroy(new Error('no answer within 60 s')));
     request.on('error', (cause) => {
       const how = request.reusedSocket ? 'a connection that was used before' : 'a new connection';
       const what = `${route.method} ${path} ${body?.slice(0, 2000) ?? 'without a body'}`;
@@ -257,7 +257,7 @@ test('whatever is asked, the daemon lives, answers as the contract says, and end
       if (open.length > 0) throw new Error(`not so: ${open.map(taskText).join('; ')}`);
       return items;
     },
-    { describe: 'every task has ended', timeoutMs: 60_000, intervalMs: 200 },
+    { describe: 'every task has ended', timeoutMs: 120_000, intervalMs: 200 },
   );
   assert.deepEqual(
     ended.filter((task) => task.error?.code === 'internal' || task.steps.some((step) => step.state === 'undo-failed')),

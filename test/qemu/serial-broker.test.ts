@@ -107,7 +107,7 @@ test('what a broker shows that connects while the guest prints is one piece of w
         const logged = await readFile(guest.logPath, 'latin1');
         return texts.every((text) => logged.includes(text));
       },
-      { describe: `what was shown in round ${round} is a piece of the log`, timeoutMs: 2000 },
+      { describe: `what was shown in round ${round} is a piece of the log` },
     );
   }
 });

@@ -135,7 +135,7 @@ test('the console is a root shell with job control, and poweroff there ends the 
       // Ctrl-C reaches the program in the foreground once it is there.
       serial.socket.write('\x03');
       serial.socket.write('echo back-$((1+1))\n');
-      return eventually(() => serial.text.includes('back-2'), { timeoutMs: 1000, describe: 'the prompt is back' });
+      return eventually(() => serial.text.includes('back-2'), { timeoutMs: 5000, describe: 'the prompt is back' });
     },
     { ...BOOT, describe: 'Ctrl-C ends the program' },
   );

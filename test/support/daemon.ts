@@ -28,7 +28,7 @@ export interface DaemonOptions {
   namespace?: NetworkNamespace;
   /** Added to its environment. */
   env?: Record<string, string>;
-  /** The longest that it may take until it is ready, in milliseconds. Default 30 s. */
+  /** The longest that it may take until it is ready, in milliseconds. Default 90 s. */
   readyTimeoutMs?: number;
 }
 
@@ -110,7 +110,7 @@ export class TestDaemon {
     child.once('exit', () => {
       if (this.#process === child) this.#process = null;
     });
-    const timeoutMs = this.#options.readyTimeoutMs ?? 30_000;
+    const timeoutMs = this.#options.readyTimeoutMs ?? 90_000;
     const ended = Promise.withResolvers<never>();
     child.once('error', ended.reject);
     child.once('exit', (code, signal) =>
@@ -129,7 +129,7 @@ export class TestDaemon {
 
   /** Ends it as a power cut would: SIGKILL. Guests stay. */
   async kill(): Promise<void> {
-    await this.#end('SIGKILL', 10_000);
+    await this.#end('SIGKILL', 30_000);
   }
 
   /** Asks it to end (SIGTERM) and answers with its exit code. Guests stay. */

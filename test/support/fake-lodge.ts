@@ -88,7 +88,7 @@ export async function removeObjects(daemon: TestDaemon): Promise<void> {
     for (const network of networks) await client.network.delete({ params: { network } }).catch(ignore);
     return vms.length + volumes.length + images.length + networks.length === 0;
   };
-  await eventually(look, { describe: 'everything is deleted', timeoutMs: 30_000 });
+  await eventually(look, { describe: 'everything is deleted', timeoutMs: 90_000 });
 }
 
 /** Waits until a task has ended, whichever way. */
@@ -161,7 +161,7 @@ export function untilState(daemon: TestDaemon, vm: string, state: Vm['status']['
       if (found.status.state !== state) throw new Error(`it is ${found.status.state}: ${found.status.reason}`);
       return found;
     },
-    { describe: `VM ${vm} is ${state}`, timeoutMs: 15_000 },
+    { describe: `VM ${vm} is ${state}`, timeoutMs: 60_000 },
   );
 }
 
@@ -176,7 +176,7 @@ export function untilEvent(
       const { items } = await daemon.client.event.list({ query: { filter: `type=${type}` } });
       return items.find(isIt);
     },
-    { describe: `the event ${type}`, timeoutMs: 15_000 },
+    { describe: `the event ${type}`, timeoutMs: 60_000 },
   );
 }
 

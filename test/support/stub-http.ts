@@ -92,7 +92,7 @@ export async function startStub(
     ...options,
   });
   const socketPath = server.socketPath ?? '';
-  const connection = connect({ socketPath, timeoutMs: 10_000 });
+  const connection = connect({ socketPath, timeoutMs: 60_000 });
   atEnd(test, async () => {
     connection.close();
     await server.close({ graceMs: 0 });
@@ -118,7 +118,7 @@ export function rawRequest(
     const isSized = options.body !== undefined && options.headers?.['transfer-encoding'] === undefined;
     const length = isSized ? { 'content-length': String(Buffer.byteLength(options.body ?? '')) } : {};
     const headers = { ...length, ...options.headers };
-    const request = httpRequest({ socketPath, method, path, headers, timeout: 10_000 });
+    const request = httpRequest({ socketPath, method, path, headers, timeout: 60_000 });
     request.once('response', (message) => {
       let text = '';
       message.setEncoding('utf8');
@@ -126,7 +126,7 @@ export function rawRequest(
       message.once('end', () => resolve({ status: message.statusCode ?? 0, headers: message.headers, text }));
       message.once('error', reject);
     });
-    request.once('timeout', () => request.destroy(new Error(`${method} ${path}: no answer within 10 s`)));
+    request.once('timeout', () => request.destroy(new Error(`${method} ${path}: no answer within 60 s`)));
     request.once('error', reject);
     request.end(options.body);
   });
@@ -152,7 +152,7 @@ export async function sendRaw(socketPath: string, text: string): Promise<string>
   const socket = connectSocket(socketPath);
   let answer = '';
   socket.setEncoding('utf8').on('data', (chunk: string) => (answer += chunk));
-  socket.setTimeout(10_000, () => socket.destroy(new Error('no answer within 10 s')));
+  socket.setTimeout(60_000, () => socket.destroy(new Error('no answer within 60 s')));
   socket.write(text);
   await once(socket, 'close');
   return answer;

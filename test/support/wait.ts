@@ -3,7 +3,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 export interface EventuallyOptions {
-  /** The longest to wait, in milliseconds. Default 10 s. */
+  /** The longest to wait, in milliseconds. Default 60 s: a loaded machine is slow, and only a failure takes that long. */
   timeoutMs?: number;
   /** What is waited for, for the error: "the VM runs". */
   describe?: string;
@@ -19,7 +19,7 @@ export async function eventually<T>(
   look: () => T | Promise<T>,
   options: EventuallyOptions = {},
 ): Promise<NonNullable<T>> {
-  const { timeoutMs = 10_000, describe = 'the condition', intervalMs = 20 } = options;
+  const { timeoutMs = 60_000, describe = 'the condition', intervalMs = 20 } = options;
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     let cause: unknown = new Error('it is not so yet');

@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto';
 import { lstat, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CommandError, run } from '../command.ts';
+import { asBuildProcess } from './build-process.ts';
 import { readDebianMirrors, type DebianMirrors } from './apt-mirrors.ts';
 import { writeBootDisk } from './boot-disk.ts';
 import { describeFiles, readManifest, writeManifest, type ImageManifest } from './manifest.ts';
@@ -225,16 +226,7 @@ async function bootstrap(
     `deb ${signedBy} ${mirrors.archive} ${release}-updates main`,
     `deb ${signedBy} ${mirrors.security} ${release}-security main`,
   ];
-  const argv: [string, ...string[]] = [
-    'setpriv',
-    '--pdeathsig=KILL',
-    'unshare',
-    '--mount',
-    '--propagation=private',
-    '--pid',
-    '--fork',
-    '--kill-child=KILL',
-    '--mount-proc',
+  const argv = asBuildProcess([
     'mmdebstrap',
     '--mode=root',
     '--format=directory',
@@ -247,7 +239,7 @@ async function bootstrap(
     release,
     root,
     ...sources,
-  ];
+  ]);
   try {
     await run(argv, {
       timeoutMs: BOOTSTRAP_TIMEOUT_MS,

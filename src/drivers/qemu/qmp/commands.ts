@@ -114,7 +114,6 @@ const chardevBackend = union(
   },
 );
 
-const watchdogAction = enumeration('reset', 'shutdown', 'poweroff', 'pause', 'debug', 'none', 'inject-nmi');
 const accelerator = oneOf('kvm', 'tcg');
 const memoryDevice = { id: optional(string), memaddr: integer, size: integer, memdev: string };
 const dimm = {
@@ -141,12 +140,6 @@ const machineCommands = {
   system_reset: command({}),
   system_wakeup: command({}),
   quit: command({}),
-  'set-action': command({
-    reboot: optional(enumeration('reset', 'shutdown')),
-    shutdown: optional(enumeration('poweroff', 'pause')),
-    panic: optional(enumeration('pause', 'shutdown', 'exit-failure', 'none')),
-    watchdog: optional(watchdogAction),
-  }),
   'inject-nmi': command({}),
   'rtc-reset-reinjection': command({}),
 
