@@ -114,6 +114,12 @@ export const vmStatus = z
         kernel: z.string().nullable(),
       })
       .nullable(),
+    consolePanic: z
+      .string()
+      .nullable()
+      .describe(
+        'Kernel panic that the guest has shown on its serial console since it was started or reset; a hint: state is what the hypervisor knows',
+      ),
     lastExit: vmExit.nullable(),
     restarts: z.object({ count: z.int().describe('Automatic starts in a row'), nextAt: timestamp.nullable() }),
     startedSpec: vmSpec

@@ -147,6 +147,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       merging.planAll();
     },
     onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
+    serialLog: (id, maxBytes) => driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes),
   });
   const definitionParts: DefinitionParts = {
     get images() {

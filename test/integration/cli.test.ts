@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { appendFile, chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -349,6 +349,23 @@ spec: {mode: user}
     assert.deepEqual((await over)[0], 0);
     for (const line of text.trim().split('\n')) JSON.parse(line);
     await cli.ok('volume', 'delete', 'seen', '--yes');
+  });
+
+  await t.test('who waits for a guest in vain sees what its console says', async () => {
+    await cli.ok('vm', 'create', 'silent', '--memory', '64MiB', '--no-agent', '--wait-for', 'running');
+    const log = async (text: string): Promise<void> => {
+      const { id } = await daemon.client.vm.get({ params: { vm: 'silent' } });
+      await appendFile(join(daemon.folder, 'data/vms', id, 'serial.log'), text);
+    };
+    await log('\u001b[1mWaiting for root device...\u001b[0m\r\n');
+    const waiting = await cli.fails(7, 'vm', 'wait', 'silent', '--for', 'up', '--timeout', '1s');
+    assert.match(waiting, /last console line: Waiting for root device\.\.\./);
+    await log('Kernel panic - not syncing: no init found\r\n');
+    const said = await cli.fails(7, 'vm', 'wait', 'silent', '--for', 'up', '--timeout', '15s');
+    assert.match(said, /the console says: Kernel panic - not syncing: no init found/);
+    assert.match(await cli.ok('vm', 'show', 'silent'), /The console says: +Kernel panic - not syncing/);
+    assert.match(await cli.fails(125, 'vm', 'exec', 'silent', '--', 'true'), /hasAgentChannel/);
+    await cli.ok('vm', 'delete', 'silent', '--force', '--yes');
   });
 
   await t.test('Ctrl-C ends the waiting, and says how to go on', async () => {

@@ -148,6 +148,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     disconnect: (vm) => disconnect({ networks: networkService }, vm),
     onEnd: () => {},
     onUnaskedEnd: () => {},
+    serialLog: async () => new Uint8Array(),
   });
   const parts: VmStepParts = {
     images: imageService,

@@ -136,6 +136,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['State', painted(status.state, (text) => colorState(text, status.state, style))],
       ['Reason', status.reason],
       ['Since', momentOf(status.since)],
+      ['The console says', status.consolePanic],
       [
         'Guest is up',
         status.isUp

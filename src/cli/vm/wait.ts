@@ -5,11 +5,16 @@ import type { Vm } from '../../api/vm.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { followChanges } from '../../client/follow.ts';
 import { formatDuration } from '../../lib/duration.ts';
+import { lastLine } from '../../lib/printable.ts';
 import type { Session } from '../connect/session.ts';
 import { addressesOf, isLinkLocal } from './view.ts';
 
 export const vmGoals = ['created', 'running', 'up', 'ssh', 'stopped'] as const;
 export type VmGoal = (typeof vmGoals)[number];
+
+/** How often the console is looked at. */
+const consoleLookMs = 4000;
+const maxConsoleLine = 120;
 
 /** What stands in the way of a goal, for people; null when it is reached. Throws when it can't be reached any more. */
 export function missingFor(vm: Vm, goal: VmGoal): string | null {
@@ -63,16 +68,26 @@ export async function waitForVm(session: Session, name: string, goal: VmGoal, op
   const read = (): Promise<Vm> =>
     session.client.vm.get({ params: { vm: name }, query: { project: session.project } }, { signal });
   const news = new News();
+  const needsGuest = goal === 'up' || goal === 'ssh';
   let missing = '';
+  let last: { vm: Vm; missed: string } | null = null;
+  let consoleLine: string | null = null;
+  let lookedAt = performance.now();
   try {
     let vm = await read();
     void watch(session, vm.id, signal, news);
     for (;;) {
-      const now = missingFor(vm, goal);
-      if (now === null) return vm;
+      const missed = missingFor(vm, goal);
+      if (missed === null) return vm;
+      last = { vm, missed };
+      const now = `${missed}${consoleText(vm, consoleLine)}`;
       if (now !== missing) options.onMissing?.(now);
       missing = now;
       if (goal === 'ssh' && (await answersSsh(vm, signal))) return vm;
+      if (needsGuest && performance.now() - lookedAt > consoleLookMs) {
+        lookedAt = performance.now();
+        consoleLine = await lastConsoleLine(session, name, signal);
+      }
       // Changes wake us at once; the timer is for what no change tells, such as a port that opens.
       await news.orAfter(goal === 'ssh' ? 500 : 5000, signal);
       vm = await read();
@@ -80,6 +95,10 @@ export async function waitForVm(session: Session, name: string, goal: VmGoal, op
   } catch (failure) {
     options.signal.throwIfAborted();
     if (!stop.signal.aborted) throw failure;
+    if (last !== null && needsGuest) {
+      consoleLine = await lastConsoleLine(session, name, AbortSignal.timeout(consoleLookMs));
+      missing = `${last.missed}${consoleText(last.vm, consoleLine)}`;
+    }
     throw new LodgeError(
       'timeout',
       `VM ${name} is not ${goalText(goal)} after ${formatDuration(options.timeoutMs)}: ${missing}`,
@@ -90,6 +109,25 @@ export async function waitForVm(session: Session, name: string, goal: VmGoal, op
   } finally {
     clearTimeout(deadline);
     stop.abort();
+  }
+}
+
+/** What the console shows, for somebody who waits for the guest. */
+export function consoleText(vm: Vm, line: string | null): string {
+  if (vm.status.consolePanic) return `; the console says: ${vm.status.consolePanic}`;
+  return line === null || vm.status.state !== 'running' ? '' : `; last console line: ${line}`;
+}
+
+/** Null: it shows nothing, or is not to be seen by this caller. */
+async function lastConsoleLine(session: Session, name: string, signal: AbortSignal): Promise<string | null> {
+  try {
+    const log = await session.client.vm.serialLog(
+      { params: { vm: name }, query: { project: session.project, bytes: 2000 } },
+      { signal },
+    );
+    return lastLine(await log.text())?.slice(0, maxConsoleLine) ?? null;
+  } catch {
+    return null;
   }
 }
 

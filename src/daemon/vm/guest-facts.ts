@@ -6,6 +6,7 @@ import { type GuestInfo } from '../../api/vm-guest.ts';
 import { type Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest } from '../../drivers/driver.ts';
+import { printable } from '../../lib/printable.ts';
 import { type Log } from '../store/informer.ts';
 import { type VmRecords } from './vm-records.ts';
 
@@ -13,6 +14,7 @@ export interface GuestFactsParts {
   records: VmRecords;
   log: Log;
   guestOf: (id: string) => Guest | null;
+  serialLog: (id: string, maxBytes: number) => Promise<Uint8Array>;
 }
 
 /** How often a guest that is up is asked again. */
@@ -20,6 +22,9 @@ const refreshMs = 60_000;
 /** How often one whose agent hasn't answered yet is tried: an agent that was there before the daemon tells nothing anew. */
 const retryMs = 5000;
 const answerTimeoutMs = 5000;
+/** How much of the serial console's end is looked at for a kernel panic, which prints a page or two. */
+const consoleBytes = 8192;
+const maxPanicLength = 200;
 
 /** States in which a guest's own programs may run. */
 const runningStates: ReadonlySet<Vm['status']['state']> = new Set(['starting', 'running', 'stopping']);
@@ -29,6 +34,8 @@ interface Loop {
   abort: AbortController;
   /** Aborted to ask at once. Replaced before each round, so that what happens during one is not missed. */
   wake: AbortController;
+  /** The end of the serial console when the asking began: what stands there is of an earlier run. */
+  before: Promise<string>;
 }
 
 export class GuestFacts {
@@ -44,7 +51,11 @@ export class GuestFacts {
   /** Begins to ask a guest. */
   begin(id: string): void {
     this.end(id);
-    const loop: Loop = { abort: new AbortController(), wake: new AbortController() };
+    const loop: Loop = {
+      abort: new AbortController(),
+      wake: new AbortController(),
+      before: this.#console(id),
+    };
     this.#loops.set(id, loop);
     void this.#run(id, loop).catch((error: unknown) =>
       this.#parts.log.warn({ err: error, vmId: id }, 'asking a guest about itself failed'),
@@ -95,9 +106,25 @@ export class GuestFacts {
       if (!guest || !vm) return;
       const isUp =
         vm.spec.hasAgentChannel && runningStates.has(vm.status.state) && (await this.#ask(vm, guest, signal));
+      if (!isUp && runningStates.has(vm.status.state)) await this.#lookForPanic(vm, loop);
       const either = AbortSignal.any([loop.wake.signal, signal]);
       await delay(isUp ? refreshMs : retryMs, undefined, { signal: either, ref: false }).catch(() => {});
     }
+  }
+
+  /** A guest whose agent doesn't answer may have ended where the hypervisor doesn't see it. */
+  async #lookForPanic(vm: Vm, loop: Loop): Promise<void> {
+    const consolePanic = panicIn(newOf(await loop.before, await this.#console(vm.id)));
+    const { signal } = loop.abort;
+    if (consolePanic === null || consolePanic === vm.status.consolePanic || signal.aborted) return;
+    await this.#parts.records.collection
+      .setStatus(vm.id, (now) => (signal.aborted || !liveVmStates.has(now.state) ? now : { ...now, consolePanic }))
+      .catch(ignoreGone);
+  }
+
+  async #console(id: string): Promise<string> {
+    const log = await this.#parts.serialLog(id, consoleBytes).catch(() => new Uint8Array());
+    return Buffer.from(log).toString('latin1');
   }
 
   async #ask(vm: Vm, guest: Guest, signal: AbortSignal): Promise<boolean> {
@@ -115,7 +142,7 @@ export class GuestFacts {
       await collection.setStatus(vm.id, (now) =>
         signal.aborted || now.isUp || !runningStates.has(now.state)
           ? now
-          : { ...now, isUp: true, upAt: now.upAt ?? new Date().toISOString() },
+          : { ...now, isUp: true, consolePanic: null, upAt: now.upAt ?? new Date().toISOString() },
       );
       const info = await guest.agent.info({ timeoutMs: answerTimeoutMs * 2, signal });
       // What a guest said before it ended or was reset says nothing about the VM now.
@@ -146,6 +173,20 @@ export class GuestFacts {
 
 function ignoreGone(error: unknown): void {
   if (!(error instanceof LodgeError && error.code === 'not_found')) throw error;
+}
+
+/** What of the end of a log came after an earlier look at its end. */
+export function newOf(before: string, now: string): string {
+  const end = before.slice(-200);
+  const at = end === '' ? -1 : now.lastIndexOf(end);
+  return at === -1 ? now : now.slice(at + end.length);
+}
+
+/** The kernel panic that a console shows, as Linux and BSDs word it; null: none. */
+export function panicIn(text: string): string | null {
+  const last = [...text.matchAll(/(?:Kernel panic - not syncing|^panic): ?[^\r\n]*/gm)].at(-1)?.[0];
+  // Linux ends with the line again, between "---[ end" and "]---".
+  return last ? printable(last.replace(/ ?\]---$/, '')).slice(0, maxPanicLength) : null;
 }
 
 /** The NICs with what is known of their addresses: what the guest itself says, else what it was leased. */

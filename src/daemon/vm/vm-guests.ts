@@ -28,6 +28,8 @@ export interface VmGuestsParts {
    * was before its end.
    */
   onUnaskedEnd: (vm: Vm, exit: VmExit) => void;
+  /** The end of what a VM's serial console has shown. */
+  serialLog: (id: string, maxBytes: number) => Promise<Uint8Array>;
 }
 
 type EndedMessage = Extract<GuestMessage, { type: 'ended' }>;
@@ -50,7 +52,12 @@ export class VmGuests {
 
   constructor(parts: VmGuestsParts) {
     this.#parts = parts;
-    this.facts = new GuestFacts({ records: parts.records, log: parts.log, guestOf: (id) => this.get(id) });
+    this.facts = new GuestFacts({
+      records: parts.records,
+      log: parts.log,
+      guestOf: (id) => this.get(id),
+      serialLog: parts.serialLog,
+    });
   }
 
   get(id: string): Guest | null {
@@ -223,7 +230,7 @@ export class VmGuests {
         return;
       case 'reset':
         this.facts.guestReset(id);
-        await records.patch(id, { isUp: false, upAt: null });
+        await records.patch(id, { isUp: false, upAt: null, consolePanic: null });
         await events.record({ type: 'vm.reset', subject: vmSubject(vm), message: `VM ${vm.name} was reset.` });
         return;
       case 'disk-error':
@@ -318,6 +325,7 @@ function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspende
     upAt: null,
     startedAt: null,
     guest: null,
+    consolePanic: null,
     nics: status.nics.map((nic) => ({ ...nic, hostInterface: null, addresses: [] })),
     ...(to === 'stopped' ? { startedSpec: null, pendingChanges: [] } : {}),
   };

@@ -40,6 +40,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     disks: [],
     nics: [],
     guest: null,
+    consolePanic: null,
     lastExit: null,
     restarts: { count: 0, nextAt: null },
     startedSpec: null,

@@ -219,6 +219,18 @@ export class VmService {
   /** The guest of a VM, for consoles (`console`) or its agent (`guest`). */
   guest(vm: Vm, action: Extract<VmAction, 'console' | 'guest'>): Guest {
     this.#parts.records.requireAllowed(vm, action);
+    if (action === 'guest' && !(vm.status.startedSpec ?? vm.spec).hasAgentChannel) {
+      throw new LodgeError(
+        'agent_unavailable',
+        `VM ${vm.name} has no channel to a guest agent: spec.hasAgentChannel ${vm.spec.hasAgentChannel ? 'was' : 'is'} false.`,
+        {
+          hint: vm.spec.hasAgentChannel
+            ? `It is true now, which takes effect at the next start: lodge vm restart ${vm.name}.`
+            : `Set it, and start the VM again: lodge vm set ${vm.name} hasAgentChannel=true`,
+          fields: [{ field: 'spec.hasAgentChannel', message: 'the guest agent needs it', value: 'false' }],
+        },
+      );
+    }
     return this.#parts.guests.require(vm);
   }
 
