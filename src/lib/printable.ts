@@ -1,12 +1,11 @@
 // Text of a terminal as plain text.
-
-/** Escape sequences of a terminal (ECMA-48), and what else is no printable character. */
-const sequences = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
-const unprintable = /[\u0000-\u001f\u007f-\u009f]+/g;
+import { stripVTControlCharacters } from 'node:util';
 
 /** One line of a terminal's output without colours, cursor movements and control characters. */
 export function printable(line: string): string {
-  return line.replaceAll(sequences, '').replaceAll(unprintable, ' ').trim();
+  return stripVTControlCharacters(line)
+    .replaceAll(/\p{Cc}+/gu, ' ')
+    .trim();
 }
 
 /** The last line in which something stands; null: there is none. */
