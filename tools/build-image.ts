@@ -1,4 +1,4 @@
-// Builds a guest image from Debian packages: node tools/build-image.ts tiny|debian-12|debian-13 [--out DIR] [--refresh]
+// Builds a guest image from Debian packages: node tools/build-image.ts tiny|tiny-pc|debian-12|debian-13 [--out DIR] [--refresh]
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { cacheDir } from '../src/host/image/cache.ts';
@@ -16,6 +16,7 @@ interface Options {
 
 const BUILDERS: Record<string, (options: Options) => Promise<ImageManifest>> = {
   tiny: (options) => buildTiny({ ...options, cacheDir: join(cacheDir(), 'packages') }),
+  'tiny-pc': (options) => buildTiny({ ...options, cacheDir: join(cacheDir(), 'packages'), variant: 'tiny-pc' }),
   'debian-12': (options) => buildDebian({ ...options, release: 'bookworm' }),
   'debian-13': (options) => buildDebian({ ...options, release: 'trixie' }),
 };

@@ -5,7 +5,7 @@ import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 
 /** Images that Lodge builds from the distribution's packages. */
-export const imageRecipe = z.enum(['tiny', 'debian-12', 'debian-13']);
+export const imageRecipe = z.enum(['tiny', 'tiny-pc', 'debian-12', 'debian-13']);
 export type ImageRecipe = z.output<typeof imageRecipe>;
 
 export const checksum = z

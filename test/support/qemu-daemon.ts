@@ -12,6 +12,7 @@ import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
 import { type LodgeClient } from '../../src/client/client.ts';
 import { waitForTask, waitForTaskEnd } from '../../src/client/follow.ts';
+import { type TinyVariant } from '../../src/host/image/tiny.ts';
 import { prepareDaemon, type DaemonOptions, type TestDaemon } from './daemon.ts';
 import { networkNamespace, type NetworkNamespace } from './namespace.ts';
 import { tinyImage } from './qemu.ts';
@@ -27,6 +28,8 @@ export interface QemuDaemonOptions {
   config?: DaemonOptions['config'];
   /** Leaves the start of the daemon to the test. */
   isStarted?: boolean;
+  /** The images of kernels that there are. Default: only `tiny`. */
+  images?: readonly TinyVariant[];
 }
 
 /** A daemon with real guests. */
@@ -43,10 +46,12 @@ export class QemuDaemon {
     return this.daemon.client;
   }
 
-  /** Makes the image `tiny` and the network `user`, which most tests need. */
-  async provide(): Promise<void> {
-    const source = { type: 'build', recipe: 'tiny' } as const;
-    await this.done(this.client.image.create({ body: { name: 'tiny', spec: { source } } }));
+  /** Makes the images of kernels and the network `user`, which most tests need. */
+  async provide(images: readonly TinyVariant[] = ['tiny']): Promise<void> {
+    for (const recipe of images) {
+      const source = { type: 'build', recipe } as const;
+      await this.done(this.client.image.create({ body: { name: recipe, spec: { source } } }));
+    }
     await this.client.network.create({ body: { name: 'user', spec: { mode: 'user' } } });
   }
 
@@ -151,10 +156,10 @@ function withControlGroups(
 
 /** Starts the daemon with the image `tiny` at hand; everything goes with the test. */
 export async function qemuDaemon(test: TestContext, options: QemuDaemonOptions = {}): Promise<QemuDaemon> {
-  const { folder } = await tinyImage();
+  const { images = ['tiny'] } = options;
   const cache = await temporaryFolder(test);
   await mkdir(join(cache, 'images'));
-  await symlink(folder, join(cache, 'images/tiny'));
+  for (const image of images) await symlink((await tinyImage(image)).folder, join(cache, 'images', image));
   const namespace = await networkNamespace(test);
   const mountPoint = await temporaryFolder(test);
   const daemon = await prepareDaemon(test, {
@@ -167,6 +172,6 @@ export async function qemuDaemon(test: TestContext, options: QemuDaemonOptions =
   const host = new QemuDaemon(daemon, namespace);
   if (options.isStarted === false) return host;
   await daemon.start();
-  await host.provide();
+  await host.provide(images);
   return host;
 }

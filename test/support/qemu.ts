@@ -2,7 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ImageManifest } from '../../src/host/image/manifest.ts';
-import { buildTiny } from '../../src/host/image/tiny.ts';
+import { buildTiny, type TinyVariant } from '../../src/host/image/tiny.ts';
 
 const cache = join(import.meta.dirname, '../../.lodge/test');
 
@@ -14,18 +14,19 @@ export interface TinyImage {
   manifest: ImageManifest;
 }
 
-let building: Promise<TinyImage> | null = null;
+const building = new Map<TinyVariant, Promise<TinyImage>>();
 
 /** Builds `tiny` where it isn't there yet or its recipe has changed. Test files that ask at the same time wait for one build. */
-export function tinyImage(): Promise<TinyImage> {
-  building ??= buildOnce();
-  return building;
+export function tinyImage(variant: TinyVariant = 'tiny'): Promise<TinyImage> {
+  let built = building.get(variant);
+  if (!built) building.set(variant, (built = buildOnce(variant)));
+  return built;
 }
 
-async function buildOnce(): Promise<TinyImage> {
-  const folder = join(cache, 'tiny');
+async function buildOnce(variant: TinyVariant): Promise<TinyImage> {
+  const folder = join(cache, variant);
   await mkdir(cache, { recursive: true });
-  const manifest = await buildTiny({ outDir: folder, cacheDir: join(cache, 'packages') });
+  const manifest = await buildTiny({ outDir: folder, cacheDir: join(cache, 'packages'), variant });
   return {
     folder,
     kernelPath: join(folder, 'vmlinux'),

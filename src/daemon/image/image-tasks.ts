@@ -234,8 +234,8 @@ async function build(
   const built = join(parts.cacheDirectory, 'images', recipe);
   const options = { outDir: built, cacheDir: parts.cacheDirectory, onProgress, signal };
   const manifest: ImageManifest =
-    recipe === 'tiny'
-      ? await buildTiny(options)
+    recipe === 'tiny' || recipe === 'tiny-pc'
+      ? await buildTiny({ ...options, variant: recipe })
       : await buildDebian({ ...options, release: recipe === 'debian-12' ? 'bookworm' : 'trixie' });
   const folder = imageFolder(parts.directory, id);
   await rm(folder, { recursive: true, force: true });

@@ -1,5 +1,5 @@
-// Builds the guest image `tiny`: a kernel that QEMU starts directly and an initramfs of a few MiB with busybox, the
-// QEMU guest agent and the virtio drivers. Made of Debian packages that apt downloads and checks, without being root
+// Builds the guest images `tiny` and `tiny-pc`: a kernel that QEMU starts directly and an initramfs of a few MiB with
+// busybox, the QEMU guest agent and drivers: for virtio in `tiny`, for the devices of a PC too in `tiny-pc`. Made of Debian packages that apt downloads and checks, without being root
 // and without changing this machine; nothing in it depends on the time or place of the build.
 import { createHash } from 'node:crypto';
 import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
@@ -24,6 +24,8 @@ import { publishFolder } from './publish.ts';
 export interface BuildTinyOptions {
   /** The image's folder: vmlinux, initramfs.cpio, manifest.json. Replaced as a whole. */
   outDir: string;
+  /** Which of them is built. Default: tiny. */
+  variant?: TinyVariant;
   /** Keeps downloaded packages; may be shared by builds. */
   cacheDir: string;
   /** The guest's own files; default: guest/tiny/rootfs of this repository. */
@@ -42,8 +44,16 @@ export const TINY_COMMAND_LINE =
   'console=ttyS0 quiet loglevel=1 tsc=reliable no_timer_check mitigations=off random.trust_cpu=on cryptomgr.notests ' +
   'rcupdate.rcu_expedited=1 8250.nr_uarts=2';
 
-const META_PACKAGE = 'linux-image-cloud-amd64';
-const REQUIRED_MODULES = [
+/** tiny: Debian's kernel for clouds; tiny-pc: its kernel for machines. */
+export type TinyVariant = 'tiny' | 'tiny-pc';
+
+interface VariantRecipe {
+  metaPackage: string;
+  requiredModules: readonly string[];
+  optionalModules: readonly string[];
+}
+
+const VIRTIO_MODULES = [
   'virtio_pci',
   'virtio_mmio',
   'virtio_blk',
@@ -74,6 +84,33 @@ const OPTIONAL_MODULES = [
   'nls_cp437',
   'nls_ascii',
 ];
+/** Drivers for emulated devices: disks, NICs, USB, input. */
+const PC_MODULES = ['ahci', 'ata_piix', 'sd_mod', 'e1000e', 'e1000', '8139cp', 'xhci_pci', 'usbhid'];
+const OPTIONAL_PC_MODULES = [
+  'nvme',
+  'ehci_pci',
+  'uhci_hcd',
+  'hid_generic',
+  'psmouse',
+  'atkbd',
+  'virtio_gpu',
+  'bochs',
+  '9p',
+  '9pnet_virtio',
+  'ptp_kvm',
+];
+const VARIANTS: Readonly<Record<TinyVariant, VariantRecipe>> = {
+  tiny: {
+    metaPackage: 'linux-image-cloud-amd64',
+    requiredModules: VIRTIO_MODULES,
+    optionalModules: OPTIONAL_MODULES,
+  },
+  'tiny-pc': {
+    metaPackage: 'linux-image-amd64',
+    requiredModules: [...VIRTIO_MODULES, ...PC_MODULES],
+    optionalModules: [...OPTIONAL_MODULES, ...OPTIONAL_PC_MODULES],
+  },
+};
 const MULTIARCH = 'lib/x86_64-linux-gnu';
 const MIN_MEMORY_MIB = 128;
 /** Part of every recipe: raise it when the builder makes something else of the same sources. */
@@ -81,26 +118,27 @@ const BUILDER_VERSION = 2;
 
 const defaultGuestDir = (): string => join(import.meta.dirname, '../../../guest/tiny/rootfs');
 
-/** Builds `tiny`, or returns what is there when it was built from the same recipe. Takes some ten seconds. */
+/** Builds `tiny` or `tiny-pc`, or returns what is there when it was built from the same recipe. Takes some ten seconds. */
 export async function buildTiny(options: BuildTinyOptions): Promise<ImageManifest> {
-  const { outDir, cacheDir, signal } = options;
+  const { outDir, cacheDir, signal, variant = 'tiny' } = options;
+  const { metaPackage, requiredModules, optionalModules } = VARIANTS[variant];
   const guestFiles = await readGuestFiles(options.guestDir ?? defaultGuestDir());
-  const recipe = hashRecipe(guestFiles);
+  const recipe = hashRecipe(VARIANTS[variant], guestFiles);
   if (!options.refresh) {
     const present = await readManifest(outDir).catch(() => null);
     if (present?.recipe === recipe) return present;
   }
   const report = (step: string, percent: number): void => {
-    if (signal?.aborted) throw new ImageProblemError('aborted', 'The build of tiny was cancelled.');
+    if (signal?.aborted) throw new ImageProblemError('aborted', `The build of ${variant} was cancelled.`);
     options.onProgress?.({ step, percent });
   };
 
-  return publishFolder(outDir, 'tiny', async (folder) => {
+  return publishFolder(outDir, variant, async (folder) => {
     const unpacked = join(folder, 'unpacked');
     report('asking apt for packages', 0);
-    const apt = await openApt(join(cacheDir, 'apt'), META_PACKAGE, signal);
-    const kernelName = (await readDependencies(apt, [META_PACKAGE])).find((name) => name.startsWith('linux-image-'));
-    if (!kernelName) throw new ImageProblemError('packages', `${META_PACKAGE} names no kernel package.`);
+    const apt = await openApt(join(cacheDir, 'apt'), metaPackage, signal);
+    const kernelName = (await readDependencies(apt, [metaPackage])).find((name) => name.startsWith('linux-image-'));
+    if (!kernelName) throw new ImageProblemError('packages', `${metaPackage} names no kernel package.`);
 
     report('downloading Debian packages', 5);
     const [kernel, busybox, agent] = await downloadPackages(apt, [kernelName, 'busybox-static', 'qemu-guest-agent']);
@@ -127,7 +165,7 @@ export async function buildTiny(options: BuildTinyOptions): Promise<ImageManifes
       `lib/modules/${kernelVersion}`,
       `usr/lib/modules/${kernelVersion}`,
     ]);
-    const modules = await collectModules(moduleFolder, REQUIRED_MODULES, OPTIONAL_MODULES, signal);
+    const modules = await collectModules(moduleFolder, requiredModules, optionalModules, signal);
 
     report('writing the initramfs', 80);
     const busyboxPath = await firstExisting(roots.busybox, ['bin/busybox', 'usr/bin/busybox']);
@@ -149,7 +187,7 @@ export async function buildTiny(options: BuildTinyOptions): Promise<ImageManifes
     const packages = [kernel!, busybox!, agent!, ...libraries.packages];
     const files = await describeFiles(folder, ['vmlinux', 'initramfs.cpio']);
     const manifest: ImageManifest = {
-      name: 'tiny',
+      name: variant,
       version: `${kernel!.version}-${createHash('sha256')
         .update(files.map((file) => file.sha256).join())
         .digest('hex')
@@ -193,9 +231,10 @@ async function readGuestFiles(folder: string): Promise<GuestFile[]> {
   return files;
 }
 
-function hashRecipe(guestFiles: readonly GuestFile[]): string {
+function hashRecipe(variant: VariantRecipe, guestFiles: readonly GuestFile[]): string {
   const hash = createHash('sha256');
-  hash.update(JSON.stringify([BUILDER_VERSION, TINY_COMMAND_LINE, META_PACKAGE, REQUIRED_MODULES, OPTIONAL_MODULES]));
+  const { metaPackage, requiredModules, optionalModules } = variant;
+  hash.update(JSON.stringify([BUILDER_VERSION, TINY_COMMAND_LINE, metaPackage, requiredModules, optionalModules]));
   for (const file of guestFiles)
     hash.update(`${file.path}\0${file.isExecutable}\0${file.data.length}\0`).update(file.data);
   return hash.digest('hex');
