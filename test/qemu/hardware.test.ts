@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Vm } from '../../src/api/vm.ts';
 import { type VmDevice } from '../../src/api/vm-hardware.ts';
+import { type VmSpecInput } from '../../src/api/vm-spec.ts';
 import { qemuDaemon, type QemuDaemon } from '../support/qemu-daemon.ts';
 
 /** What a guest says of its buses, drivers and clocks. */
@@ -119,14 +120,20 @@ test('a guest has exactly the devices that its status claims', { timeout: 400_00
   const common = {
     image: 'tiny-pc',
     memoryMib: 256,
-    accelerator: 'tcg',
-    display: 'vnc',
-    nics: [{ network: 'user' }],
+    accelerator: 'tcg' as const,
+    display: 'vnc' as const,
     disks: [{ name: 'data', sizeMib: 64 }],
-  } as const;
+  } satisfies VmSpecInput;
+  await host.client.network.create({ body: { name: 'lab', spec: { mode: 'nat', ipv4Cidr: '10.99.0.0/24' } } });
   await Promise.all([
-    host.create('emulated', { ...common, hardware: 'emulated' }),
-    host.create('paravirtual', { ...common, hardware: 'paravirtual', clock: { hasHpet: false } }),
+    host.create('emulated', { ...common, nics: [{ network: 'user' }], hardware: 'emulated' }),
+    host.create('paravirtual', {
+      ...common,
+      nics: [{ network: 'lab' }],
+      cpu: { count: 2 },
+      hardware: 'paravirtual',
+      clock: { hasHpet: false },
+    }),
   ]);
   const [emulated, paravirtual] = await Promise.all([host.untilUp('emulated'), host.untilUp('paravirtual')]);
 
@@ -148,6 +155,8 @@ test('a guest has exactly the devices that its status claims', { timeout: 400_00
     assertExactly(paravirtual, seen);
     assert.equal(seen.netDriver, 'virtio_net');
     assert.deepEqual(seen.disks, ['vda: virtio']);
+    assert.equal(device(paravirtual, 'nic 0').model, 'virtio-net-pci, 2 queues');
+    assert.equal(seen.queues, 2, 'each vCPU has a queue of its own');
     const kinds = ['disk data', 'nic 0', 'video', 'input', 'agent channel', 'random numbers', 'balloon', 'panic'];
     for (const name of kinds) assert.equal(device(paravirtual, name).kind, 'paravirtual', name);
   });
@@ -162,7 +171,11 @@ test('a guest has exactly the devices that its status claims', { timeout: 400_00
   await context.test('a device that is changed one by one is another at the next start, the rest stays', async () => {
     await host.done(host.client.vm.stop({ params: { vm: 'emulated' }, query: { project: 'default' }, body: {} }));
     const { spec, revision } = await host.vm('emulated');
-    const changed = { ...spec, nics: [{ network: 'user', model: 'virtio' as const, isConnected: true }] };
+    const changed = {
+      ...spec,
+      machine: 'pc' as const,
+      nics: [{ network: 'user', model: 'virtio' as const, isConnected: true }],
+    };
     const query = { project: 'default' };
     const planned = await host.client.vm.update({
       params: { vm: 'emulated' },
@@ -177,5 +190,6 @@ test('a guest has exactly the devices that its status claims', { timeout: 400_00
     assertExactly(vm, seen);
     assert.equal(seen.netDriver, 'virtio_net');
     assert.deepEqual(seen.disks, ['sda: ata']);
+    assert.match(device(vm, 'disk data').model, /piix3-ide/);
   });
 });

@@ -261,8 +261,8 @@ export class NetworkService {
   }
 
   /** Brings the network up if it isn't, and connects a NIC: for a bridge, by a tap made for it. */
-  async connect(given: Network, nic: { vm: Vm; index: number; uid: number }): Promise<NicAttachment> {
-    const { vm, index, uid } = nic;
+  async connect(given: Network, nic: { vm: Vm; index: number; uid: number; queues: number }): Promise<NicAttachment> {
+    const { vm, index, uid, queues } = nic;
     const network = this.#current(given);
     if (network.spec.mode === 'user') {
       return {
@@ -273,7 +273,7 @@ export class NetworkService {
       };
     }
     try {
-      const tap = { vmId: vm.id, index, uid, mtu: network.spec.mtu };
+      const tap = { vmId: vm.id, index, uid, queues, mtu: network.spec.mtu };
       const { bridge, state } = network.status;
       if (state !== 'ready' || bridge === null || !(await this.#taps.make(tap, bridge))) {
         const ready = await this.#queue.run(queueKey, () => this.#ensure(this.#current(network), null));

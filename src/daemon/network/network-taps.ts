@@ -17,6 +17,8 @@ export interface TapPlace {
   /** The user that the guest's process runs as. */
   uid: number;
   mtu: number;
+  /** Pairs of queues of the NIC. */
+  queues: number;
 }
 
 export class NetworkTaps {
@@ -38,6 +40,7 @@ export class NetworkTaps {
         name: this.nameOf(place.vmId, place.index),
         mark: { instance: this.#instance, kind: 'tap', id: `${place.vmId}:${place.index}` },
         ownerUid: place.uid,
+        isMultiQueue: place.queues > 1,
         mtu: place.mtu,
         master: bridge,
       });

@@ -5,7 +5,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type Vm, type VmPinned } from '../../api/vm.ts';
 import { type DiskBus, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
-import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
+import { maxNicQueues, type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drivers/driver.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
@@ -39,7 +39,7 @@ export function seedPath(parts: Pick<DefinitionParts, 'directory'>, id: string):
 
 /** The firmware a VM boots by, and all its devices: kept from its last start where the spec leaves the choice open. */
 export async function planHardware(
-  parts: Pick<DefinitionParts, 'images' | 'hasUefi' | 'acceleratorFor'>,
+  parts: Pick<DefinitionParts, 'images' | 'networks' | 'hasUefi' | 'acceleratorFor'>,
   vm: Pick<Vm, 'project' | 'spec'> & { status: Pick<Vm['status'], 'pinned'> },
 ): Promise<{ firmware: VmPinned['firmware']; hardware: VmHardware; accelerator: 'kvm' | 'tcg' }> {
   const image = imageOf(parts, vm);
@@ -53,7 +53,10 @@ export async function planHardware(
     image,
     firmware,
     accelerator,
-    mostQueues: vm.spec.nics.map(() => 1),
+    // A user-mode network has one queue, whatever the NIC has.
+    mostQueues: vm.spec.nics.map((nic) =>
+      parts.networks.require(vm.project, nic.network).spec.mode === 'user' ? 1 : maxNicQueues,
+    ),
     before: pinned?.hardware ?? null,
   });
   return { firmware, hardware, accelerator };
@@ -113,7 +116,7 @@ export async function defineGuest(
       queues: device.queues,
       mtu: network.spec.mtu,
       isConnected: nic.isConnected,
-      attachment: await parts.networks.connect(network, { vm, index, uid }),
+      attachment: await parts.networks.connect(network, { vm, index, uid, queues: device.queues }),
     });
   }
   return {

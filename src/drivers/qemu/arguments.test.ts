@@ -349,6 +349,20 @@ suite('NICs', () => {
     assert.doesNotMatch(device(emulated, 'nic0'), /host_mtu/);
   });
 
+  test('several queues are several descriptors of one tap, each with its own vhost', () => {
+    const command = buildCommand(define({}, { nics: [nic(1, { queues: 3 }), nic(2)] }), kvm);
+    assert.deepEqual(command.taps, [
+      { name: 'tap1', fd: 11, queues: 3 },
+      { name: 'tap2', fd: 17 },
+    ]);
+    assert.equal(values(command, '-netdev')[0], 'tap,id=net0,fds=11:12:13,vhost=on,vhostfds=14:15:16');
+    assert.match(device(command, 'nic0'), /,mq=on,vectors=8,/);
+    assert.doesNotMatch(device(command, 'nic1'), /mq=/);
+    const descriptors = command.taps.flatMap(({ fd, queues = 1 }) => Array.from({ length: queues }, (_, n) => fd + n));
+    const all = [...command.files.map(({ fd }) => fd), ...descriptors];
+    assert.equal(new Set(all).size, all.length, 'every descriptor is given out once');
+  });
+
   test('a user-mode network needs nothing of the host', () => {
     const attachment = {
       kind: 'user',

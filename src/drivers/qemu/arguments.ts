@@ -71,9 +71,10 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
       add('-add-fd', `fd=${fd},set=${fd},opaque=${path.replaceAll(',', ',,')}`);
       return `/dev/fdset/${fd}`;
     },
-    passTap: (name) => {
-      const fd = nextDescriptor++;
-      taps.push({ name, fd });
+    passTap: (name, queues) => {
+      const fd = nextDescriptor;
+      nextDescriptor += queues;
+      taps.push(queues > 1 ? { name, fd, queues } : { name, fd });
       return fd;
     },
     virtio: (name) => `virtio-${name}-${isMicrovm ? 'device' : 'pci'}`,

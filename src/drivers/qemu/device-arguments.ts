@@ -13,7 +13,8 @@ export interface ArgumentTools {
   passFile: (path: string, mode: 'ro' | 'rw') => string;
   /** Passes a file in; the descriptor's number. */
   passDescriptor: (path: string, mode: 'ro' | 'rw') => number;
-  passTap: (name: string) => number;
+  /** Passes a tap in, by one descriptor for each queue; the number of the first, the others follow it. */
+  passTap: (name: string, queues: number) => number;
   /** Name of a virtio device on this machine's bus. */
   virtio: (name: string) => string;
   places: DevicePlaces;
@@ -176,10 +177,14 @@ export function addNics(
       });
     }
     if (nic.attachment.kind === 'tap') {
-      const fd = passTap(nic.attachment.hostInterface);
+      const { queues } = nic;
+      const first = passTap(nic.attachment.hostInterface, queues);
+      const taps = Array.from({ length: queues }, (_, queue) => first + queue);
       const useVhost = canUseVhost && nic.model === 'virtio';
-      const vhost = useVhost ? `,vhost=on,vhostfd=${passDescriptor('/dev/vhost-net', 'rw')}` : '';
-      add('-netdev', `tap,id=${id},fd=${fd}${vhost}`);
+      const vhosts = useVhost ? taps.map(() => passDescriptor('/dev/vhost-net', 'rw')) : [];
+      const [fd, vhostfd] = queues > 1 ? ['fds', 'vhostfds'] : ['fd', 'vhostfd'];
+      const vhost = useVhost ? `,vhost=on,${vhostfd}=${vhosts.join(':')}` : '';
+      add('-netdev', `tap,id=${id},${fd}=${taps.join(':')}${vhost}`);
     } else {
       const { ipv4Cidr, dnsDomain, hostname } = nic.attachment;
       add('-netdev', `user,id=${id},net=${ipv4Cidr},domainname=${dnsDomain},hostname=${hostname}`);
@@ -198,5 +203,8 @@ function nicDevice(nic: GuestNic, virtio: ArgumentTools['virtio']): string {
 function nicOptions(nic: GuestNic, isMicrovm: boolean): string {
   // No network boot: an option ROM is code that nobody asked for.
   const rom = isMicrovm ? '' : ',romfile=';
-  return nic.model === 'virtio' ? `,host_mtu=${nic.mtu}${rom}` : rom;
+  if (nic.model !== 'virtio') return rom;
+  // An interrupt for each direction of each queue, one for its control and one for its configuration.
+  const vectors = isMicrovm ? '' : `,vectors=${2 * nic.queues + 2}`;
+  return `,host_mtu=${nic.mtu}${nic.queues > 1 ? `,mq=on${vectors}` : ''}${rom}`;
 }
