@@ -361,17 +361,27 @@ wait_for_lock() {
 find_root() {
   as_root=
   [ "$(id -u)" -ne 0 ] || return 0
-  command -v sudo >/dev/null 2>&1 || fail "it needs root: it installs packages, makes bridges and starts virtual machines." \
-    "sudo is not installed either: become root (su -) and run the same command."
+  if [ "$mode" = stop ]; then
+    needs="root, as the daemon runs as root"
+  else
+    needs="root: it installs packages, makes bridges, and starts each virtual machine as a user of its own"
+  fi
+  # Who only wants to use a daemon that runs already needs no root.
+  use_it=
+  if [ "$mode" = start ] && [ -S /run/lodge/lodge.sock ]; then
+    use_it="A daemon runs here already. To use it, have root run 'usermod -aG lodge $(id -un)', sign in again, and try $root/bin/lodge vm list."
+  fi
+  command -v sudo >/dev/null 2>&1 || fail "it needs $needs." \
+    "You are $(id -un), and sudo is not installed: become root (su -), change to $root, and run the same command." ${use_it:+"$use_it"}
   if sudo -n true 2>/dev/null; then
     as_root="sudo -n"
   elif [ -t 0 ]; then
-    say "Lodge needs root for packages, bridges and virtual machines; sudo asks for your password."
-    sudo -v || fail "sudo did not give root to $(id -un)." "Run the same command as root."
+    say "Lodge needs $needs. sudo asks for your password."
+    sudo -v || fail "sudo did not give root to $(id -un)." "Change to $root and run the same command as root, or have an administrator do so." ${use_it:+"$use_it"}
     as_root="sudo"
   else
-    fail "it needs root, sudo asks for a password, and there is no terminal to ask at." \
-      "Run the same command as root, or allow sudo without a password for this user."
+    fail "it needs $needs. sudo asks for a password, and there is no terminal to ask at." \
+      "Run the same command as root, or in a terminal, or allow sudo without a password for this user." ${use_it:+"$use_it"}
   fi
 }
 

@@ -1,11 +1,21 @@
 // What all objects have in common: identity, labels, spec and status, revision; and how lists of them are asked for.
 import * as z from 'zod';
 
+const nameRule = 'takes a-z, 0-9 and "-", and starts and ends with a letter or digit';
+
+/** Names the letter that only looks as if it were allowed; nothing where there is none. */
+function foreignLetter(name: string): string {
+  const letter = /[^\0-\x7f]/u.exec(name)?.[0];
+  if (letter === undefined) return '';
+  const code = (letter.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, '0');
+  return `; one character is U+${code}, which is not ASCII`;
+}
+
 /** Names are DNS labels: they become host names of guests and parts of file names. */
 export const objectName = z
   .string()
   .max(63, 'is at most 63 characters long')
-  .regex(/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, 'takes a-z, 0-9 and "-", and starts and ends with a letter or digit')
+  .regex(/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, { error: ({ input }) => `${nameRule}${foreignLetter(String(input))}` })
   .describe(
     'Unique in its project: a-z, 0-9 and "-", at most 63 characters, starting and ending with a letter or digit',
   );

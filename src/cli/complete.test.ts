@@ -37,6 +37,14 @@ test('values of options are completed, behind a space or an equals sign', async 
   assert.deepEqual(await words('lodge vm list -o y'), ['yaml']);
 });
 
+test('values of options in front of the noun are completed too', async () => {
+  assert.deepEqual(await words('lodge -o '), ['table', 'wide', 'name', 'json', 'yaml']);
+  assert.deepEqual(await words('lodge --output j'), ['json']);
+  assert.deepEqual(await words('lodge --socket /ru'), [':files']);
+  assert.deepEqual(await words('lodge --project '), []);
+  assert.deepEqual(await words('lodge events --f'), ['--follow']);
+});
+
 test('fields are completed level by level', async () => {
   assert.deepEqual(await words('lodge vm set web1 cp'), ['cpu.']);
   assert.ok((await words('lodge vm set web1 cpu.')).includes('cpu.count='));

@@ -4,6 +4,7 @@
 import type { Command, Option } from 'commander';
 import { nextWord } from './arguments.ts';
 import { findNoun, nouns } from './nouns.ts';
+import { outputFormats } from './output/print.ts';
 
 /** One candidate. */
 export interface Candidate {
@@ -45,6 +46,14 @@ export async function complete(words: readonly string[], names: NameSource): Pro
   const before = words.slice(0, -1);
   const first = nextWord(before);
   if (first.word === null) {
+    const pending = valueOfGlobal(before.at(-1));
+    if (pending === 'format')
+      return filtered(
+        outputFormats.map((word) => ({ word })),
+        current,
+      );
+    if (pending === 'context') return filtered(await names('context', words), current);
+    if (pending !== null) return { candidates: [], wantsFiles: pending === 'file' };
     if (current.startsWith('-')) return { candidates: globalOptions(current), wantsFiles: false };
     const help = before.length === 0 ? [{ word: 'help', what: 'Help for a noun or verb' }] : [];
     return filtered([...nouns.map(({ name, summary }) => ({ word: name, what: summary })), ...help], current);
@@ -63,6 +72,16 @@ export async function complete(words: readonly string[], names: NameSource): Pro
   let rest = inside.rest;
   while (command.commands.length > 0) {
     const next = nextWord(rest);
+    // `lodge events --follow` and the like: the noun's first word is an option of the verb it stands for.
+    if (next.word === null && entry.name === 'event' && current.startsWith('--')) {
+      return filtered(
+        [
+          { word: '--follow', what: 'show what happens from now on' },
+          { word: '--help', what: 'show help' },
+        ],
+        current,
+      );
+    }
     if (next.word === null) {
       return filtered(
         command.commands.map((verb) => ({ word: verb.name(), what: verb.summary() })),
@@ -198,6 +217,28 @@ function hasValue(word: string): boolean {
 
 function filtered(candidates: readonly Candidate[], current: string): Completion {
   return { candidates: candidates.filter(({ word }) => word.startsWith(current)), wantsFiles: false };
+}
+
+/** What the value of a global option is, when the value comes next. */
+function valueOfGlobal(flag: string | undefined): 'format' | 'context' | 'file' | 'text' | null {
+  switch (flag) {
+    case '-o':
+    case '--output':
+      return 'format';
+    case '--context':
+      return 'context';
+    case '--socket':
+    case '--ca':
+    case '--token-file':
+      return 'file';
+    case '-p':
+    case '--project':
+    case '--server':
+    case '--token':
+      return 'text';
+    default:
+      return null;
+  }
 }
 
 function globalOptions(current: string): Candidate[] {

@@ -4,6 +4,7 @@
 // are taken over ─▶ the API answers ─▶ networks, interrupted tasks, autostart. It stops in the opposite order; guests run on.
 import { mkdir, readdir } from 'node:fs/promises';
 import { createRequire } from 'node:module';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino, type Logger } from 'pino';
@@ -79,6 +80,17 @@ interface Daemon {
   stop(): Promise<void>;
 }
 
+/** Why a folder of the daemon's could not be made. */
+function folderError(folder: string, cause: unknown): LodgeError {
+  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
+  const why =
+    { EACCES: `${userInfo().username} may not write there`, EROFS: 'its file system is read-only' }[code] ?? code;
+  return new LodgeError('host_failed', `the folder ${folder} can not be made: ${why}`, {
+    hint: 'Run the daemon as root (sudo): bridges, and guests as users of their own, need it too. Or give folders of your own with dataDir, runDir and logDir (docs/configuration.md).',
+    cause,
+  });
+}
+
 async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   let phase: DaemonPhase = 'starting';
   const folders = {
@@ -89,8 +101,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     networks: join(config.runDir, 'networks'),
   };
   // Guests' processes and dnsmasq, which have no privileges, pass through these folders but can't list them.
-  for (const folder of [...Object.values(folders), config.runDir, config.logDir])
-    await mkdir(folder, { recursive: true, mode: 0o711 });
+  for (const folder of [...Object.values(folders), config.runDir, config.logDir]) {
+    await mkdir(folder, { recursive: true, mode: 0o711 }).catch((cause: unknown) => {
+      throw folderError(folder, cause);
+    });
+  }
 
   const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
   const collection = <Item extends Node | Vm | Image | Volume | Network>(

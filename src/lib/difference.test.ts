@@ -32,7 +32,7 @@ test('named things in another order differ, because the order of disks has a mea
 });
 
 test('lists of plain values are compared by position', () => {
-  assert.deepEqual(paths({ l: [1, 2] }, { l: [1, 3, 4] }), ['l[1]', 'l[2]']);
+  assert.deepEqual(paths({ l: [1, 2] }, { l: [1, 3, 4] }), ['l.1', 'l.2']);
 });
 
 test('there is a difference exactly when the documents are not equal', () => {

@@ -26,6 +26,11 @@ test('text that is not a path is refused', () => {
   }
 });
 
+test('an index is written as the daemon names it', () => {
+  assert.equal(formatPath(parsePath('spec.disks[0].cache')), 'spec.disks.0.cache');
+  assert.equal(formatPath(['labels', '0']), 'labels["0"]');
+});
+
 test('a formatted path parses to itself', () => {
   const part = fc.oneof(fc.nat(50), fc.string({ minLength: 1 }));
   fc.assert(
@@ -49,7 +54,7 @@ test('values are read, set and removed without touching the document', () => {
 
 test('a path that leads nowhere says what there is', () => {
   assert.throws(() => withValueAt(spec, parsePath('disks.swap.cache'), 'x'), /by name: root, data/);
-  assert.throws(() => withValueAt(spec, parsePath('disks[5]'), 'x'), /\[0\] to \[1\]/);
+  assert.throws(() => withValueAt(spec, parsePath('disks[5]'), 'x'), /it has 2 \(0 to 1, or by name/);
   assert.throws(() => withValueAt(spec, parsePath('cpu.count.x'), 1), /cpu\.count is 2 and has no fields/);
 });
 

@@ -1,5 +1,5 @@
-// Paths of fields in plain JSON documents: "cpu.count", "disks[0].sizeMib", "disks.root.cache" (an element of a list by
-// its `name`), 'labels["app.kubernetes.io/name"]'. Documents are changed in copies, never in place.
+// Paths of fields in plain JSON documents: "cpu.count", "disks.0.sizeMib" ("disks[0].sizeMib" is read as well),
+// "disks.root.cache" (an element of a list by its `name`), 'labels["app.kubernetes.io/name"]'. Documents are changed in copies, never in place.
 
 /** A document, or a part of one. */
 export type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
@@ -30,7 +30,7 @@ export function parsePath(text: string): PathPart[] {
   }
   if (offset < text.length || parts.length === 0) {
     throw new FieldPathError(
-      `"${text.slice(0, 80)}" is not the path of a field: write cpu.count, disks[0].cache, disks.root.cache or labels["a.b/c"]`,
+      `"${text.slice(0, 80)}" is not the path of a field: write cpu.count, disks.0.cache, disks.root.cache or labels["a.b/c"]`,
     );
   }
   return parts;
@@ -40,7 +40,7 @@ export function parsePath(text: string): PathPart[] {
 export function formatPath(parts: readonly PathPart[]): string {
   let text = '';
   for (const part of parts) {
-    if (typeof part === 'number') text += `[${part}]`;
+    if (typeof part === 'number') text += text === '' ? String(part) : `.${part}`;
     else if (/^[^.[\]"]+$/.test(part) && !/^\d+$/.test(part)) text += text === '' ? part : `.${part}`;
     else text += `[${JSON.stringify(part)}]`;
   }
@@ -91,8 +91,8 @@ function change(
       throw new FieldPathError(
         `${where} has no element ${typeof part === 'number' ? part : `"${part}"`}: it has ${document.length} (${
           document.length === 0
-            ? `use ${where}[0] to add one`
-            : `[0] to [${document.length - 1}]${names.length > 0 ? `, or by name: ${names.join(', ')}` : ''}`
+            ? `use ${where}.0 to add one`
+            : `0 to ${document.length - 1}${names.length > 0 ? `, or by name: ${names.join(', ')}` : ''}`
         })`,
       );
     }

@@ -255,7 +255,7 @@ test('without root and without sudo it says why it needs root', async (t) => {
   const { code, output } = await m.run();
   assert.equal(code, 1);
   assert.match(output, /needs root/);
-  assert.match(output, /sudo is not installed either/);
+  assert.match(output, /You are someone, and sudo is not installed: become root/);
 });
 
 test('with a sudo that asks for a password and no terminal to ask at, it stops instead of hanging', async (t) => {

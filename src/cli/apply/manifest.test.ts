@@ -80,7 +80,7 @@ test('every mistake is named with document, line and field', () => {
 
 test('a position in a list is named with its line', () => {
   const text = 'kind: Vm\nname: web1\nspec:\n  disks:\n    - name: root\n    - name: data\n      cache: fast\n';
-  assert.match(complaints(text).join(), /line 7: spec\.disks\[1\]\.cache: is one of none, writeback/);
+  assert.match(complaints(text).join(), /line 7: spec\.disks\.1\.cache: is one of none, writeback/);
 });
 
 test('the same object twice is refused', () => {

@@ -75,7 +75,7 @@ test('references lead to objects of the files or of the daemon', () => {
   );
   assert.deepEqual(
     referencesOf(manifest).map(({ kind, name, path }) => `${kind} ${name} ${path}`),
-    ['Image tiny spec.image', 'Volume dta spec.disks[0].volume', 'Network lab spec.nics[0].network'],
+    ['Image tiny spec.image', 'Volume dta spec.disks.0.volume', 'Network lab spec.nics.0.network'],
   );
   const planned = [planObject(manifest, null), planObject(one('kind: Network\nname: lab\n'), null)];
   const known = { Image: [{ name: 'x', id: 'tiny' }], Volume: [{ name: 'data', id: 'i' }], Network: [], Vm: [] };
@@ -83,7 +83,7 @@ test('references lead to objects of the files or of the daemon', () => {
     complaintsAbout(planned, (kind) => known[kind]),
     [
       {
-        field: 'f, line 1: spec.disks[0].volume',
+        field: 'f, line 1: spec.disks.0.volume',
         message: 'there is no volume dta, neither here nor in these files (did you mean data?)',
       },
     ],

@@ -89,10 +89,10 @@ export function referencesOf(manifest: Manifest): Reference[] {
   for (const list of ['disks', 'nics'] as const) {
     const items = valueAt(manifest.spec, [list]);
     for (let index = 0; Array.isArray(items) && index < items.length; index += 1) {
-      if (list === 'nics') add('Network', [list, index, 'network'], `nics[${index}].network`);
+      if (list === 'nics') add('Network', [list, index, 'network'], `nics.${index}.network`);
       else {
-        add('Image', [list, index, 'image'], `disks[${index}].image`);
-        add('Volume', [list, index, 'volume'], `disks[${index}].volume`);
+        add('Image', [list, index, 'image'], `disks.${index}.image`);
+        add('Volume', [list, index, 'volume'], `disks.${index}.volume`);
       }
     }
   }

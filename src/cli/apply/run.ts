@@ -194,10 +194,13 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
       if (isNew) return client.volume.create(create);
       await client.volume.update({ params: { volume: name }, query, ...update });
       return null;
-    case 'vm':
+    case 'vm': {
       if (isNew) return client.vm.create({ query: { start: options.start === true }, ...create });
-      await client.vm.update({ params: { vm: name }, query, ...update });
+      const changed = await client.vm.update({ params: { vm: name }, query, ...update });
+      const pending = changed.status.pendingChanges.join(', ');
+      if (pending !== '') session.terminal.note(`At the next start of ${name}: ${pending} (lodge vm restart ${name}).`);
       return null;
+    }
   }
 }
 

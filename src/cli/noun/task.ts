@@ -30,6 +30,7 @@ export const taskPrintable: Printable<Task> = {
     { header: 'AGE', value: (task) => ageOf(task.createdAt), side: 'right' },
     {
       header: 'WHAT',
+      isOptional: true,
       value: (task) => task.error?.message ?? (finalTaskStates.has(task.state) ? doneText(task) : stepText(task)),
       minWidth: 10,
     },

@@ -258,7 +258,7 @@ function addChangeVerbs(vm: Command): void {
       ['lodge vm set web1 cpu.count=4 memoryMib=4GiB', 'more of both'],
       ['lodge vm set web1 labels.app=web labels.old-', 'a label set, another removed'],
       ['lodge vm set web1 disks.root.cache=none restartPolicy.mode=on-failure', 'a disk by its name'],
-      ['lodge vm set web1 \'nics[1]={"network":"lab"}\'', 'a second NIC'],
+      ['lodge vm set web1 \'nics.1={"network":"lab"}\'', 'a second NIC'],
     ],
   }).action(
     withDaemon<[name: string, changes: string[]], object>(async (session, _options, name, changes) => {

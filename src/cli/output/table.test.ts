@@ -37,6 +37,22 @@ test('a table is cut to the terminal in the columns that may be cut', () => {
   assert.deepEqual(lines, ['NAME        SIZE', 'a-very-…  10 GiB']);
 });
 
+test('columns are left out where a terminal is too narrow for all, those that matter least first', () => {
+  const many: Column<Row>[] = [
+    { header: 'NAME', value: (row) => row.name },
+    { header: 'STATE', value: () => 'running' },
+    { header: 'WHAT', value: () => 'settle identity', minWidth: 6, isOptional: true },
+    { header: 'AGE', value: () => '12s' },
+    { header: 'MESSAGE', value: () => 'it was started', minWidth: 7 },
+  ];
+  const at = (width: number): string | undefined => renderTable(many, [{ name: 'web1', size: '' }], { width })[1];
+  assert.equal(at(80), 'web1  running  settle identity  12s  it was started');
+  assert.equal(at(37), 'web1  running  settle…  12s  it was …');
+  assert.equal(at(30), 'web1  running  12s  it was st…');
+  assert.equal(at(24), 'web1  running  it was s…');
+  assert.match(renderTable(many, [{ name: 'web1', size: '' }], { width: 24, isWide: true })[1] ?? '', /12s/);
+});
+
 test('wide characters keep the columns aligned', () => {
   const lines = renderTable(
     columns,

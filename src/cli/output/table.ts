@@ -17,6 +17,8 @@ export interface Column<Item> {
   isWide?: boolean;
   /** May be cut down to this many columns where the terminal is too narrow. */
   minWidth?: number;
+  /** Is the first to be left out where even that is too wide. */
+  isOptional?: boolean;
 }
 
 export interface TableOptions {
@@ -36,17 +38,18 @@ export function renderTable<Item>(
   options: TableOptions,
 ): string[] {
   const style = options.style ?? plainStyle;
-  const shown = columns.filter((column) => options.isWide === true || column.isWide !== true);
-  const cells = items.map((item) =>
-    shown.map((column) => {
-      const text = escapeControls(column.value(item));
-      return text === '' ? '-' : text;
-    }),
-  );
   const hasHeader = options.hasHeader !== false;
-  const widths = shown.map((column, index) =>
-    Math.max(hasHeader ? column.header.length : 0, ...cells.map((row) => displayWidth(row[index] ?? ''))),
-  );
+  const candidates = columns
+    .filter((column) => options.isWide === true || column.isWide !== true)
+    .map((column) => {
+      const texts = items.map((item) => escapeControls(column.value(item)) || '-');
+      const width = Math.max(hasHeader ? column.header.length : 0, ...texts.map((text) => displayWidth(text)));
+      return { column, texts, width };
+    });
+  const fitting = options.width === null || options.isWide === true ? candidates : fit(candidates, options.width);
+  const shown = fitting.map(({ column }) => column);
+  const cells = items.map((_item, row) => fitting.map(({ texts }) => texts[row] ?? '-'));
+  const widths = fitting.map(({ width }) => width);
   if (options.width !== null) shrink(widths, shown, options.width);
 
   const line = (texts: readonly string[], paint: (text: string, index: number) => string): string =>
@@ -78,6 +81,29 @@ export function renderTable<Item>(
     ),
     ...lines,
   ];
+}
+
+/**
+ * Leaves out columns from the right where all would not fit even when they are cut: first the optional ones, then those
+ * that can't be cut. The first two stay.
+ */
+function fit<Shown extends { column: Pick<Column<never>, 'minWidth' | 'isOptional'>; width: number }>(
+  candidates: readonly Shown[],
+  available: number,
+): Shown[] {
+  const kept = [...candidates];
+  const least = (): number =>
+    kept.reduce((sum, { column, width }) => sum + Math.min(width, column.minWidth ?? width) + gap.length, -gap.length);
+  while (least() > available) {
+    const optional = kept.findLastIndex(({ column }) => column.isOptional === true);
+    const index =
+      optional === -1
+        ? kept.findLastIndex(({ column }, position) => position > 1 && column.minWidth === undefined)
+        : optional;
+    if (index === -1) break;
+    kept.splice(index, 1);
+  }
+  return kept;
 }
 
 /** Narrows the widest of the columns that may be cut, step by step, until the table fits or nothing is left to cut. */

@@ -32,7 +32,8 @@ export function processTerminal(isQuiet: boolean): Terminal {
     },
     style: styleFor(stdout),
     noteStyle: styleFor(stderr),
-    width: stdout.isTTY ? stdout.columns : null,
+    // A terminal that doesn't tell its size has none (script(1) without one, serial lines).
+    width: stdout.isTTY && stdout.columns > 0 ? stdout.columns : null,
     canAsk: stdin.isTTY && stderr.isTTY,
     canRedraw: stderr.isTTY && process.env['TERM'] !== 'dumb' && !isQuiet,
     isQuiet,

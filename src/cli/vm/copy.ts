@@ -152,7 +152,7 @@ async function copyIn(
       // A guest without a shell, or whose agent runs nothing, still takes files; what else is wrong the writing tells.
       const prepared = await runScript(session, vm, prepareFile, [guestPath, name, mode], { signal }).catch(() => null);
       signal.throwIfAborted();
-      if (prepared?.code === 0) to = prepared.output.toString();
+      if (prepared?.code === 0) to = prepared.output.toString() || to;
       await session.client.vm.writeFile(
         { params: { vm }, query: { project: session.project, path: to }, body: counted(content, progress) },
         { signal },

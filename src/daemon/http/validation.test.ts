@@ -3,7 +3,7 @@ import { suite, test } from 'node:test';
 import * as fc from 'fast-check';
 import * as z from 'zod';
 import { LodgeError, type FieldProblem } from '../../api/errors.ts';
-import { listQuery } from '../../api/object.ts';
+import { listQuery, objectName } from '../../api/object.ts';
 import { tokenCreate } from '../../api/token.ts';
 import { execRequest } from '../../api/vm-guest.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
@@ -31,7 +31,7 @@ suite('fields', () => {
       problems(() => validate(vmSpec, spec, 'body')),
       [
         { field: 'cpu.count', message: 'must be at least 1', value: '0' },
-        { field: 'memoryMib', message: 'must be a number', value: '"2GiB"' },
+        { field: 'memoryMib', message: 'must be a number of MiB, without a unit', value: '"2GiB"' },
         { field: 'machine', message: 'must be one of q35, pc, microvm: did you mean q35?', value: '"q53"' },
         { field: 'firmware', message: 'must be an object', value: 'null' },
         {
@@ -59,6 +59,13 @@ suite('fields', () => {
   });
 
   test('absurd numbers are refused', () => {
+    const beyond = problems(() => validate(vmSpec, { memoryMib: 2 ** 63 }, 'body'));
+    assert.deepEqual(
+      beyond.map(({ message }) => message),
+      ['must be at most 16777216'],
+    );
+    const lookAlike = problems(() => validate(z.strictObject({ name: objectName }), { name: 'w\u0435b1' }, 'body'));
+    assert.match(lookAlike[0]?.message ?? '', /takes a-z, 0-9 .*U\+0435, which is not ASCII$/);
     for (const memoryMib of [0, -1, 1.5, 2 ** 63, Number.MAX_SAFE_INTEGER, '512']) {
       assert.equal(problems(() => validate(vmSpec, { memoryMib }, 'body'))[0]?.field, 'memoryMib', String(memoryMib));
     }

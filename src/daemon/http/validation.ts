@@ -40,7 +40,9 @@ export function validate(schema: Schema, value: unknown, where: 'body' | 'query'
   if (result.success) return result.data;
   const problems: FieldProblem[] = [];
   for (const issue of result.error.issues) collect(issue, value, where === 'body' ? '' : where, problems);
-  throw invalidRequest(problems);
+  // A number beyond what a number can be exactly is beyond its field's own limit too, which says more.
+  const last = new Map(problems.map((one) => [one.field, one]));
+  throw invalidRequest([...last.values()]);
 }
 
 type Issue = z.core.$ZodIssue;
@@ -100,8 +102,11 @@ function messageOf(issue: z.core.$ZodRawIssue): string {
   switch (issue.code) {
     case 'invalid_type': {
       if (issue.input === undefined) return 'is missing';
-      const expected = typeNames[issue.expected] ?? `must be a ${issue.expected}`;
-      return expected;
+      const field = issue.path?.at(-1);
+      if (issue.expected === 'number' && typeof field === 'string' && field.endsWith('Mib')) {
+        return 'must be a number of MiB, without a unit';
+      }
+      return typeNames[issue.expected] ?? `must be a ${issue.expected}`;
     }
     case 'too_small':
       return `must ${limitText(issue.origin, 'at least', issue.minimum, issue.inclusive !== false)}`;
