@@ -9,7 +9,7 @@ import { printDocument } from '../output/print.ts';
 import { fetchImages } from '../noun/image.ts';
 import { fetchNetworks } from '../noun/network.ts';
 import { fetchVolumes } from '../noun/volume.ts';
-import { fetchVms } from '../vm/view.ts';
+import { fetchVms, pendingText } from '../vm/view.ts';
 import { formatPath } from '../../lib/field-path.ts';
 import { differenceLine, planLines } from './diff-text.ts';
 import { manifestKinds, nounOfKind, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
@@ -196,9 +196,10 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
       return null;
     case 'vm': {
       if (isNew) return client.vm.create({ query: { start: options.start === true }, ...create });
-      const changed = await client.vm.update({ params: { vm: name }, query, ...update });
-      const pending = changed.status.pendingChanges.join(', ');
-      if (pending !== '') session.terminal.note(`At the next start of ${name}: ${pending} (lodge vm restart ${name}).`);
+      const { status } = await client.vm.update({ params: { vm: name }, query, ...update });
+      for (const change of status.pendingChanges.filter(({ needsRestart }) => needsRestart)) {
+        session.terminal.note(`VM ${name}, until lodge vm restart ${name} not in effect: ${pendingText(change)}`);
+      }
       return null;
     }
   }
