@@ -122,7 +122,7 @@ test('a guest has exactly the devices that its status claims', { timeout: 400_00
     memoryMib: 256,
     accelerator: 'tcg' as const,
     display: 'vnc' as const,
-    disks: [{ name: 'data', sizeMib: 64 }],
+    disks: [{ name: 'data', sizeMib: 64, cache: 'none' as const }],
   } satisfies VmSpecInput;
   await host.client.network.create({ body: { name: 'lab', spec: { mode: 'nat', ipv4Cidr: '10.99.0.0/24' } } });
   await Promise.all([

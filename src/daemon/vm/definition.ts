@@ -1,7 +1,7 @@
 // From a VM object to what a driver starts: looks up its image, volumes and networks, and connects its NICs.
 import { join } from 'node:path';
 import { describeDevices } from '../../api/describe-devices.ts';
-import { LodgeError } from '../../api/errors.ts';
+import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type Vm, type VmPinned } from '../../api/vm.ts';
 import { type DiskBus, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
@@ -49,14 +49,21 @@ export async function planHardware(
       ? pinned.firmware
       : chooseFirmware(vm.spec, image, await parts.hasUefi());
   const accelerator = await parts.acceleratorFor(vm.spec);
+  const mostQueues = vm.spec.nics.map((nic, index) => {
+    const { name, spec } = parts.networks.require(vm.project, nic.network);
+    const most = spec.mode === 'user' ? 1 : maxNicQueues;
+    const queues = nic.queues ?? 1;
+    if (queues > most)
+      throw invalidField(`spec.nics.${index}.queues`, `network ${name} is of mode ${spec.mode}, which has one`, queues);
+    if (queues > 1 && nic.model !== undefined && nic.model !== 'virtio')
+      throw invalidField(`spec.nics.${index}.queues`, 'only a NIC of model virtio has several', queues);
+    return most;
+  });
   const hardware = hardwareOf(vm.spec, {
     image,
     firmware,
     accelerator,
-    // A user-mode network has one queue, whatever the NIC has.
-    mostQueues: vm.spec.nics.map((nic) =>
-      parts.networks.require(vm.project, nic.network).spec.mode === 'user' ? 1 : maxNicQueues,
-    ),
+    mostQueues,
     before: pinned?.hardware ?? null,
   });
   return { firmware, hardware, accelerator };

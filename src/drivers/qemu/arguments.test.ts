@@ -290,6 +290,12 @@ suite('disks', () => {
     assert.deepEqual(node('none'), { direct: true, 'no-flush': false });
     assert.deepEqual(node('writeback'), { direct: false, 'no-flush': false });
     assert.deepEqual(node('unsafe'), { direct: false, 'no-flush': true });
+    const none = buildCommand(define({}, { disks: [disk('root', { cache: 'none' })] }), tcg);
+    assert.deepEqual(
+      none.files.map(({ mode }) => mode),
+      ['rw-direct'],
+      'QEMU takes no descriptor without O_DIRECT for it',
+    );
     const through = buildCommand(define({}, { disks: [disk('root', { cache: 'writethrough' })] }), tcg);
     assert.match(device(through, 'disk-root'), /write-cache=off/);
   });

@@ -4,15 +4,16 @@ import { createHash } from 'node:crypto';
 import { LodgeError } from '../../api/errors.ts';
 import { ideDrives } from '../../api/resolve-hardware.ts';
 import { type DiskLayer, type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
+import { type LaunchFile } from '../../host/launch/launch.ts';
 import { type DevicePlaces } from './places.ts';
 
 /** What makes the arguments: a list that grows, and descriptors that are given out. */
 export interface ArgumentTools {
   add: (...args: string[]) => void;
   /** Passes a file in; the name by which QEMU opens it. */
-  passFile: (path: string, mode: 'ro' | 'rw') => string;
+  passFile: (path: string, mode: LaunchFile['mode']) => string;
   /** Passes a file in; the descriptor's number. */
-  passDescriptor: (path: string, mode: 'ro' | 'rw') => number;
+  passDescriptor: (path: string, mode: LaunchFile['mode']) => number;
   /** Passes a tap in, by one descriptor for each queue; the number of the first, the others follow it. */
   passTap: (name: string, queues: number) => number;
   /** Name of a virtio device on this machine's bus. */
@@ -121,11 +122,17 @@ function addLayers(disk: GuestDisk, { add, passFile }: ArgumentTools): string | 
   let below: string | null = null;
   for (const [depth, layer] of [...disk.layers.entries()].reverse()) {
     const isWritten = depth === 0 && !disk.isReadOnly && disk.device === 'disk';
-    const filename = passFile(layer.path, isWritten ? 'rw' : 'ro');
+    const filename = passFile(layer.path, layerMode(disk.cache, isWritten));
     for (const node of layerNodes(disk, layer, { filename, isWritten, below })) add('-blockdev', JSON.stringify(node));
     below = layerNode(disk.name, layer.path);
   }
   return below;
+}
+
+/** How a layer's file is opened: QEMU takes a descriptor only if its flags are those it would open the file with. */
+export function layerMode(cache: GuestDisk['cache'], isWritten: boolean): LaunchFile['mode'] {
+  if (cache === 'none') return isWritten ? 'rw-direct' : 'ro-direct';
+  return isWritten ? 'rw' : 'ro';
 }
 
 /** A block node, as `-blockdev` and `blockdev-add` take it. */

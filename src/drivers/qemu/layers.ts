@@ -22,7 +22,7 @@ import {
   type LayerMergeOptions,
 } from '../driver.ts';
 import { readBlockGraph, type BlockGraph, type OpenLayer } from './block-graph.ts';
-import { layerNode, layerNodes } from './device-arguments.ts';
+import { layerMode, layerNode, layerNodes } from './device-arguments.ts';
 import { type VmFolder } from './folder.ts';
 import { asking } from './qmp-failure.ts';
 import { type QmpConnection } from './qmp/connection.ts';
@@ -64,17 +64,16 @@ export class QemuLayers implements GuestSnapshots {
       if (missing.length === 0) return;
       try {
         const given = await this.#give(
-          missing.map(({ layer: { path } }) => ({
+          missing.map(({ disk, layer: { path } }) => ({
             execute: 'add-fd',
             arguments: { opaque: path },
-            descriptor: { path, mode: 'rw' },
+            descriptor: { path, mode: layerMode(cacheMode(graph, this.#topOf(graph, disk)), true) },
           })),
         );
         for (const [index, { disk, layer }] of missing.entries()) {
           const top = this.#topOf(graph, disk);
           const filename = `/dev/fdset/${given[index]!['fdset-id']}`;
-          const { direct, 'no-flush': noFlush } = graph.cacheOf(top.node);
-          const cache = direct ? 'none' : noFlush ? 'unsafe' : 'writeback';
+          const cache = cacheMode(graph, top);
           // Without a backing node: the snapshot gives it the one that is the top until then.
           const options = { filename, isWritten: true, below: null };
           for (const node of layerNodes({ name: disk, cache }, layer, options))
@@ -118,6 +117,7 @@ export class QemuLayers implements GuestSnapshots {
         throw new LodgeError('internal', `Disk ${merge.disk} of VM ${this.#parts.name} has no such layers to merge.`);
       }
       const writable = await this.#makeWritable(
+        graph,
         [merge.into === 'lower' ? merge.lower : at > 0 ? merge.upper : null, merge.above]
           .filter((layer) => layer !== null)
           .map((layer) => graph.layers.get(node(layer)))
@@ -253,12 +253,12 @@ export class QemuLayers implements GuestSnapshots {
   }
 
   /** Hands in descriptors for writing into sets that are there. Answers with set and number of each. */
-  async #makeWritable(layers: readonly OpenLayer[]): Promise<[fdset: number, fd: number][]> {
+  async #makeWritable(graph: BlockGraph, layers: readonly OpenLayer[]): Promise<[fdset: number, fd: number][]> {
     const given = await this.#give(
-      layers.map(({ fdset, path }) => ({
+      layers.map((layer) => ({
         execute: 'add-fd',
-        arguments: { 'fdset-id': fdset, opaque: path },
-        descriptor: { path, mode: 'rw' },
+        arguments: { 'fdset-id': layer.fdset, opaque: layer.path },
+        descriptor: { path: layer.path, mode: layerMode(cacheMode(graph, layer), true) },
       })),
     );
     return given.map((one) => [one['fdset-id'], one.fd]);
@@ -308,4 +308,10 @@ function mergeFailure(name: string, words: string): LodgeError {
 
 function cancelled(name: string, cause: unknown): LodgeError {
   return new LodgeError('cancelled', `Merging layers of VM ${name} was cancelled; both are as they were.`, { cause });
+}
+
+/** How a layer is cached, as a cache mode of a disk: the nodes above and below it are cached alike. */
+function cacheMode(graph: BlockGraph, { node }: Pick<OpenLayer, 'node'>): 'none' | 'unsafe' | 'writeback' {
+  const { direct, 'no-flush': noFlush } = graph.cacheOf(node);
+  return direct ? 'none' : noFlush ? 'unsafe' : 'writeback';
 }

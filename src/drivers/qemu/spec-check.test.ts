@@ -78,6 +78,7 @@ test('what it can not do is refused with the name of the field', () => {
     [{ machine: 'microvm', usb: 'xhci' }, 'spec.usb'],
     [{ machine: 'microvm', agentChannel: 'isa-serial' }, 'spec.agentChannel'],
     [{ usb: 'uhci' }, 'spec.usb'],
+    [{ usb: 'none', input: 'usb' }, 'spec.input'],
     [{ machine: 'microvm', nics: [{}, { model: 'rtl8139' }] }, 'spec.nics.1.model'],
     [{ machine: 'microvm', disks: [{ name: 'a', device: 'cdrom' }] }, 'spec.disks.0.device'],
     [{ machine: 'microvm', disks: [{ name: 'a', bus: 'scsi' }] }, 'spec.disks.0.bus'],

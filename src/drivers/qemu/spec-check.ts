@@ -111,8 +111,11 @@ function checkDisks({ disks, machine }: VmHardware): void {
   }
 }
 
-/** Refuses a device that this QEMU was built without. */
+/** Refuses what has nothing to be plugged into, and a device that this QEMU was built without. */
 function checkDevices(hardware: VmHardware, { version, deviceModels }: Installation): void {
+  const { video, input, usb } = hardware;
+  if (video.model !== 'none' && input.model === 'usb' && usb.model === 'none')
+    throw invalidField('spec.input', 'needs a USB controller: set usb to xhci, or input to ps2 or virtio', 'usb');
   for (const { field, models, asked } of modelsOf(hardware)) {
     for (const model of models) {
       if (deviceModels.has(model)) continue;

@@ -4,9 +4,9 @@
 # and the started program holds standard input, output and error, the descriptors that were asked for, and nothing else.
 #
 #   perl launch.pl --report FD [--cgroup FILE]... [--oom N] [--cwd DIR]
-#                  [--tap FD NAME 0|1]... [--file FD ro|wo|rw PATH]... -- WRAPPER... -- PROGRAM...
+#                  [--tap FD NAME 0|1]... [--file FD MODE PATH]... -- WRAPPER... -- PROGRAM...
 #
-#   perl launch.pl --send SOCKET --sendmsg NUMBER [--tap INDEX NAME 0|1]... [--file INDEX ro|wo|rw PATH]...
+#   perl launch.pl --send SOCKET --sendmsg NUMBER [--tap INDEX NAME 0|1]... [--file INDEX MODE PATH]...
 #
 # The second form opens the same things and hands them to a running QEMU instead, over its monitor (see
 # send-descriptors.ts): its report goes to standard output, what it is to say comes by standard input.
@@ -20,8 +20,11 @@ use warnings;
 # From include/uapi/asm-generic/fcntl.h, linux/fcntl.h, linux/if_tun.h. MIPS, PowerPC and SPARC number some of
 # them otherwise; Lodge runs on none of these.
 my ($F_DUPFD, $F_SETFD, $F_DUPFD_CLOEXEC) = (0, 2, 1030);
-my ($O_RDONLY, $O_WRONLY, $O_RDWR, $O_CLOEXEC) = (0, 1, 2, 02000000);
-my %open_mode = (ro => $O_RDONLY, wo => $O_WRONLY, rw => $O_RDWR);
+my ($O_RDONLY, $O_WRONLY, $O_RDWR, $O_DIRECT, $O_CLOEXEC) = (0, 1, 2, 040000, 02000000);
+my %open_mode = (
+    ro => $O_RDONLY, wo => $O_WRONLY, rw => $O_RDWR,
+    'ro-direct' => $O_RDONLY | $O_DIRECT, 'rw-direct' => $O_RDWR | $O_DIRECT,
+);
 my ($TUNSETIFF, $TUNGETIFF) = (0x400454ca, 0x800454d2);
 my ($IFF_TAP, $IFF_MULTI_QUEUE, $IFF_PERSIST, $IFF_NO_PI, $IFF_VNET_HDR) = (0x2, 0x100, 0x800, 0x1000, 0x4000);
 my ($ENODEV, $EINVAL, $EBADF, $ECONNRESET) = (19, 22, 9, 104);

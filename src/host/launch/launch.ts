@@ -13,7 +13,8 @@ import { getSystemErrorMap } from 'node:util';
 /** A file that the program finds open at the descriptor `fd`, opened with the caller's rights. */
 export interface LaunchFile {
   path: string;
-  mode: 'ro' | 'rw';
+  /** `direct`: past the host's page cache (O_DIRECT), which QEMU can't turn on afterwards for a file it was given. */
+  mode: 'ro' | 'rw' | 'ro-direct' | 'rw-direct';
   fd: number;
 }
 

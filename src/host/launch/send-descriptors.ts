@@ -7,10 +7,11 @@
 import { fileURLToPath } from 'node:url';
 import { getSystemErrorMap } from 'node:util';
 import { CommandError, run } from '../command.ts';
+import { type LaunchFile } from './launch.ts';
 
 /** What is opened, with the caller's rights, and sent along with a command. A tap is one queue of an existing link. */
 export type SentDescriptor =
-  | { readonly path: string; readonly mode: 'ro' | 'wo' | 'rw' }
+  | { readonly path: string; readonly mode: LaunchFile['mode'] | 'wo' }
   | { readonly tapName: string; readonly isMultiQueue?: boolean };
 
 /** A command of QMP. */
