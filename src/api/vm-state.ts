@@ -37,7 +37,8 @@ export type VmAction =
   | 'delete'
   | 'console'
   | 'guest'
-  | 'update';
+  | 'update'
+  | 'fork';
 
 /** In which states each action is allowed, what the VM is meanwhile, and what it ends in. */
 export const vmActions: Readonly<
@@ -59,6 +60,7 @@ export const vmActions: Readonly<
   delete: { from: ['creating', 'stopped', 'suspended', 'deleting'], during: 'deleting', to: null },
   console: { from: ['starting', 'running', 'paused', 'stopping', 'suspending', 'crashed'], during: null, to: null },
   guest: { from: ['running'], during: null, to: null },
+  fork: { from: ['running'], during: null, to: null },
   update: {
     from: ['stopped', 'starting', 'running', 'paused', 'stopping', 'suspending', 'suspended', 'crashed'],
     during: null,
@@ -68,7 +70,7 @@ export const vmActions: Readonly<
 
 /** States a VM may pass into from each state, by an action or by itself. */
 export const vmTransitions: Readonly<Record<VmState, readonly VmState[]>> = {
-  creating: ['stopped', 'deleting'],
+  creating: ['stopped', 'running', 'deleting'],
   stopped: ['starting', 'deleting'],
   starting: ['running', 'paused', 'stopping', 'stopped', 'suspended', 'crashed'],
   running: ['paused', 'stopping', 'suspending', 'stopped', 'crashed', 'starting'],

@@ -6,6 +6,7 @@ import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 import { vmGuestRoutes } from './vm-guest.ts';
 import { vmConsoleRoutes } from './vm-console.ts';
+import { vmForkRoutes, vmLineage } from './vm-fork.ts';
 import { vmDevice, vmHardware } from './vm-hardware.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
@@ -120,6 +121,7 @@ export const vmStatus = z
       .describe(
         'Kernel panic that the guest has shown on its serial console since it was started or reset; a hint: state is what the hypervisor knows',
       ),
+    lineage: vmLineage.nullable().describe('What it was made from; null: it was made on its own'),
     lastExit: vmExit.nullable(),
     restarts: z.object({ count: z.int().describe('Automatic starts in a row'), nextAt: timestamp.nullable() }),
     startedSpec: vmSpec
@@ -147,6 +149,14 @@ export const vmUsage = z
       .nullable()
       .describe('Of one host CPU, over the last sampling interval; null until there are two samples'),
     memoryMib: z.number().nullable().describe('Resident memory of the hypervisor process, MiB'),
+    memoryPrivateMib: z
+      .number()
+      .nullable()
+      .describe('Of that, what no other process has: it would be free again if the VM ended. MiB'),
+    memorySharedMib: z
+      .number()
+      .nullable()
+      .describe('Of that, what other processes have too: programs, and what forks have in common. MiB'),
     diskReadBytes: z.number().nullable().describe('Since the start'),
     diskWrittenBytes: z.number().nullable(),
     networkReceivedBytes: z.number().nullable().describe('By the guest, since the start'),
@@ -360,6 +370,7 @@ export const vmRoutes = {
     response: bytes('text/plain; charset=utf-8', 'At most the last 256 KiB'),
     errors: ['not_found'],
   }),
+  ...vmForkRoutes,
   ...vmConsoleRoutes,
   ...vmGuestRoutes,
 } as const satisfies RouteTable;

@@ -63,6 +63,7 @@ import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
+import { forkTask } from './vm/vm-fork-tasks.ts';
 import { vmTasks } from './vm/vm-tasks.ts';
 import { LayerFiles } from './volume/layer-files.ts';
 import { LayerMerging } from './volume/layer-merging.ts';
@@ -192,6 +193,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     node: nodes.name,
   });
   const vmJobs = vmTasks(stepParts);
+  const fork = forkTask(stepParts);
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vmObjects.all(),
@@ -199,7 +201,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const engine = new TaskEngine({
     store,
-    types: listTaskTypes({ vm: vmJobs, image: imageJobs, volume: volumeJobs, stopGuests }),
+    types: listTaskTypes({ vm: vmJobs, fork, image: imageJobs, volume: volumeJobs, stopGuests }),
     node: nodes.name,
     log,
   });
@@ -245,6 +247,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       driver,
       engine,
       tasks: vmJobs,
+      forkTask: fork,
       events,
       nodes,
       references,

@@ -2,6 +2,7 @@
 // tasks by test/integration/tasks.test.ts.
 import { type ImageTasks } from './image/image-tasks.ts';
 import { type TaskType } from './task/task.ts';
+import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
 import { type VolumeTasks } from './volume/volume-tasks.ts';
 
@@ -9,9 +10,19 @@ export interface TaskTypeParts {
   vm: VmTasks;
   image: ImageTasks;
   volume: VolumeTasks;
+  fork: TaskType<ForkInput>;
   stopGuests: TaskType<Record<never, never>>;
 }
 
-export function listTaskTypes({ vm, image, volume, stopGuests }: TaskTypeParts): TaskType[] {
-  return [...listVmTasks(vm), image.create, image.importUpload, image.delete, volume.create, volume.delete, stopGuests];
+export function listTaskTypes({ vm, fork, image, volume, stopGuests }: TaskTypeParts): TaskType[] {
+  return [
+    ...listVmTasks(vm),
+    fork,
+    image.create,
+    image.importUpload,
+    image.delete,
+    volume.create,
+    volume.delete,
+    stopGuests,
+  ];
 }

@@ -103,7 +103,12 @@ export type GuestMessage =
 /** Use of resources since the guest's start. `null` where it can't be read. */
 export interface GuestUsage {
   cpuSeconds: number | null;
+  /** In memory at all, with what others have too. */
   memoryMib: number | null;
+  /** Only here: what would be free again if it ended. */
+  memoryPrivateMib: number | null;
+  /** Here, and in other processes as well: programs, and what copies of a guest have in common. */
+  memorySharedMib: number | null;
   diskReadBytes: number | null;
   diskWrittenBytes: number | null;
   networkReceivedBytes: number | null;
@@ -126,12 +131,15 @@ export interface SuspendOptions extends CallOptions {
 
 /** Running copies of a running guest that are wanted. */
 export interface ForkRequest extends CallOptions {
+  /** Spec that the guest was started with. */
+  spec: Pick<VmSpec, 'machine' | 'memoryMib'>;
   /**
-   * The copies, with the hardware that the guest was started with: same machine, memory, processors, devices in the same
-   * places. Their own are identity (id, name, user, folder), addresses, what NICs are attached to, whether their links are
-   * up, and the files that the disks' layers lie in, whose content is the same.
+   * Gives the definition of each copy, called when its process is about to be started, while the guest is being saved or
+   * after that. They have the hardware that the guest was started with: same machine, memory, processors, devices in the
+   * same places. Their own are identity (id, name, user, folder), addresses, what NICs are attached to, whether their links
+   * are up, and the files that the disks' layers lie in, whose content is the same.
    */
-  copies: readonly GuestDefinition[];
+  copies: readonly (() => Promise<GuestDefinition>)[];
   /** Called while the guest stands still, with all it has written in its disks: they are frozen here. When it throws, nothing was made. */
   onStopped?: () => Promise<void>;
   /** Called for each copy as soon as it runs, in any order; when it throws, the fork fails. */
@@ -164,6 +172,8 @@ export interface GuestAgent {
   exec(request: GuestExecRequest, options?: CallOptions): AsyncIterable<ExecOutput>;
   readFile(path: string, options?: CallOptions): AsyncIterable<Uint8Array>;
   writeFile(path: string, content: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<void>;
+  /** Sets the guest's clock, milliseconds since 1970. */
+  setTime(timeMs: number, options?: CallOptions): Promise<void>;
   /** Number of file systems frozen. */
   freeze(options?: CallOptions): Promise<number>;
   /** Number of file systems thawed. */

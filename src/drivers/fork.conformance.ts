@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { LodgeError } from '../api/errors.ts';
 import { failure, Messages, type Subject } from './conformance-subject.ts';
-import { type Driver, type Guest } from './driver.ts';
+import { type ForkRequest, type Guest, type GuestDefinition } from './driver.ts';
 
 /** Adds the tests; `check` makes one of a title and what it does. */
 export function forkConformance(check: (title: string, run: (subject: Subject) => Promise<void>) => void): void {
@@ -26,7 +26,7 @@ export function forkConformance(check: (title: string, run: (subject: Subject) =
     const copies = [await subject.defineCopy(guest, definition), await subject.defineCopy(guest, definition)];
     const order: string[] = [];
     const outcome = await subject.driver.fork(guest, {
-      copies,
+      ...wanted(...copies),
       onStopped: async () => void order.push('stopped'),
       onCopy: async (copy) => void order.push(copy.id),
     });
@@ -59,10 +59,10 @@ export function forkConformance(check: (title: string, run: (subject: Subject) =
     const { guest, definition } = await subject.start();
     await subject.given.untilUp(guest);
     const child = await subject.defineCopy(guest, definition);
-    const { copies } = await subject.driver.fork(guest, { copies: [child] });
+    const { copies } = await subject.driver.fork(guest, wanted(child));
     await guest.end();
     const grandchild = await subject.defineCopy(copies[0]!, child);
-    const later = await subject.driver.fork(copies[0]!, { copies: [grandchild] });
+    const later = await subject.driver.fork(copies[0]!, wanted(grandchild));
     await copies[0]!.end();
     assert.equal(await later.copies[0]!.state(), 'running');
     assert.ok(await later.copies[0]!.agent.isAnswering());
@@ -70,33 +70,28 @@ export function forkConformance(check: (title: string, run: (subject: Subject) =
 
   check('a fork that fails, or is cancelled, leaves no copy, and the guest runs on', async (subject) => {
     const { guest, definition } = await subject.start();
-    const fails: [string, Parameters<Driver['fork']>[1]][] = [
-      ['cancelled', { copies: [await subject.defineCopy(guest, definition)], signal: AbortSignal.abort() }],
-      [
-        'disks',
-        {
-          copies: [await subject.defineCopy(guest, definition)],
-          onStopped: () => Promise.reject(new LodgeError('storage_full', 'There is no room for a layer.')),
-        },
-      ],
-      [
-        'copy',
-        {
-          copies: [await subject.defineCopy(guest, definition), await subject.defineCopy(guest, definition)],
-          onCopy: (copy) =>
-            copy.id === fails[2]![1].copies[1]!.id
-              ? Promise.reject(new LodgeError('agent_unavailable', 'It does not answer.'))
-              : Promise.resolve(),
-        },
-      ],
+    const copy = (): Promise<GuestDefinition> => subject.defineCopy(guest, definition);
+    const [one, other, third, fourth] = [await copy(), await copy(), await copy(), await copy()];
+    const noRoom = (): Promise<never> =>
+      Promise.reject(new LodgeError('storage_full', 'There is no room for a layer.'));
+    const fails: [string, GuestDefinition[], Partial<ForkRequest>][] = [
+      ['cancelled', [one], { signal: AbortSignal.abort() }],
+      ['its disks', [other], { onStopped: noRoom }],
+      ['its definition', [one], { copies: [noRoom] }],
+      ['a copy', [third, fourth], { onCopy: ({ id }) => (id === fourth.id ? noRoom() : Promise.resolve()) }],
     ];
-    for (const [what, request] of fails) {
-      await failure(subject.driver.fork(guest, request), ['cancelled', 'storage_full', 'agent_unavailable'], what);
-      for (const copy of request.copies) assert.deepEqual(await subject.given.traces(copy), [], what);
+    for (const [what, copies, change] of fails) {
+      const call = subject.driver.fork(guest, { ...wanted(...copies), ...change });
+      await failure(call, ['cancelled', 'storage_full'], what);
+      for (const each of copies) assert.deepEqual(await subject.given.traces(each), [], what);
       assert.deepEqual([...(await subject.driver.discover())], [definition.id], what);
       assert.equal(await guest.state(), 'running', what);
     }
-    const { copies } = await subject.driver.fork(guest, { copies: [await subject.defineCopy(guest, definition)] });
+    const { copies } = await subject.driver.fork(guest, wanted(await copy()));
     assert.equal(await copies[0]!.state(), 'running', 'and the next one succeeds');
   });
+}
+
+function wanted(...copies: GuestDefinition[]): ForkRequest {
+  return { spec: copies[0]!.spec, copies: copies.map((copy) => () => Promise.resolve(copy)) };
 }

@@ -48,6 +48,10 @@ export interface ProcessMemory {
   readonly rssBytes: number;
   /** Resident pages, each divided by the number of processes that map it; null where smaps_rollup can't be read. */
   readonly pssBytes: number | null;
+  /** Resident pages that only this process maps; null where smaps_rollup can't be read. */
+  readonly privateBytes: number | null;
+  /** Resident pages that others map too. */
+  readonly sharedBytes: number | null;
   readonly swapBytes: number | null;
   /** Huge pages of hugetlbfs, private and shared. */
   readonly hugetlbBytes: number | null;
@@ -126,6 +130,8 @@ export function parseSmapsRollup(text: string): ProcessMemory {
   return {
     rssBytes: value('Rss'),
     pssBytes: value('Pss'),
+    privateBytes: value('Private_Clean') + value('Private_Dirty'),
+    sharedBytes: value('Shared_Clean') + value('Shared_Dirty'),
     swapBytes: value('Swap'),
     hugetlbBytes: value('Private_Hugetlb') + value('Shared_Hugetlb'),
   };
@@ -308,7 +314,8 @@ export async function readProcessMemory(pid: number): Promise<ProcessMemory | nu
   if (statm === null) return null;
   // statm counts pages; x86-64, and arm64 as Debian builds it, have pages of 4 KiB.
   const pages = Number(statm.split(' ')[1]);
-  return { rssBytes: pages * 4096, pssBytes: null, swapBytes: null, hugetlbBytes: null };
+  const unknown = { pssBytes: null, privateBytes: null, sharedBytes: null, swapBytes: null, hugetlbBytes: null };
+  return { rssBytes: pages * 4096, ...unknown };
 }
 
 /** Parses /proc/PID/task/TID/schedstat: time on a processor, time waiting for one (both ns), number of time slices. */

@@ -65,6 +65,16 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     });
     return { target, input: { timeoutS: 0 } };
   },
+  'vm.fork': async (world) => {
+    const target = await world.addVm('web1', { ...spec, disks: [] });
+    await world.run('vm.create', target);
+    await world.run('vm.start', target);
+    const copies = ['web1-1', 'web1-2'].map((name, index) => ({
+      id: `01900000-0000-7000-8000-00000000000${index}`,
+      name,
+    }));
+    return { target, input: { copies, isIsolated: false } };
+  },
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),
   'vm.delete': async (world) => ({ target: await madeVm(world) }),
   'vm.delete of a suspended VM': async (world) => ({ target: await suspendedVm(world) }),

@@ -27,6 +27,7 @@ import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
+import { forkTask } from '../../src/daemon/vm/vm-fork-tasks.ts';
 import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
 import { LayerFiles } from '../../src/daemon/volume/layer-files.ts';
 import { LayerMerging } from '../../src/daemon/volume/layer-merging.ts';
@@ -165,13 +166,14 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     node: 'here',
   };
   const vm = vmTasks(parts);
+  const fork = forkTask(parts);
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vms.all(),
     stop: (one) =>
       engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
   });
-  const types = listTaskTypes({ vm, image, volume, stopGuests });
+  const types = listTaskTypes({ vm, fork, image, volume, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',

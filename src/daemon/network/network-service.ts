@@ -78,6 +78,10 @@ export class NetworkService {
     return this.#parts.networks.require(project, reference);
   }
 
+  find(project: string, reference: string): Network | null {
+    return this.#parts.networks.find(project, reference);
+  }
+
   all(): IterableIterator<Network> {
     return this.#parts.networks.all();
   }

@@ -208,6 +208,18 @@ export class NodeService {
     }
   }
 
+  /** Refuses what the hypervisor of this node can't do, with its reason. `what`: "VM web1 can not be forked". */
+  requireCapability(name: string, what: string): void {
+    const capability = this.self.status.driver.capabilities[name];
+    if (capability?.isSupported === false) throw new LodgeError('unsupported', `${what}: ${capability.reason}`);
+  }
+
+  /** Memory that is free now, beside what is left for the host itself, MiB. */
+  async spareMemoryMib(): Promise<number> {
+    const { availableBytes } = await readMemory();
+    return Math.max(0, availableBytes / mib - hostReserveMib);
+  }
+
   async close(): Promise<void> {
     await this.#probing?.catch(() => {});
   }

@@ -11,6 +11,8 @@ const staleMs = 60_000;
 const noUsage: GuestUsage = {
   cpuSeconds: null,
   memoryMib: null,
+  memoryPrivateMib: null,
+  memorySharedMib: null,
   diskReadBytes: null,
   diskWrittenBytes: null,
   networkReceivedBytes: null,

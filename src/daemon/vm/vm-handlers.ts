@@ -54,6 +54,7 @@ export function vmHandlers({
     reset: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'reset')),
     pause: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'pause')),
     resume: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'resume')),
+    fork: async (request, { caller }) => toTask(await service.fork(find(request), request.body, caller.name)),
     suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),

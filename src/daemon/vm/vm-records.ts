@@ -20,6 +20,7 @@ const actionWords: Record<VmAction, string> = {
   console: 'opened on a console',
   guest: 'asked through its agent',
   update: 'changed',
+  fork: 'forked',
 };
 
 /** Status of a VM that has only just been asked for. */
@@ -41,6 +42,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     nics: [],
     guest: null,
     consolePanic: null,
+    lineage: null,
     lastExit: null,
     restarts: { count: 0, nextAt: null },
     startedSpec: null,

@@ -2,6 +2,7 @@
 // guest.
 import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
+import { type VmFork } from '../../api/vm-fork.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { type VmAction } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -10,14 +11,16 @@ import { type EventService } from '../event/event-service.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
-import { type TaskRecord } from '../task/task.ts';
+import { type TaskRecord, type TaskType } from '../task/task.ts';
 import { imageOf, planHardware, plannedDevices, vmDirectory, type DefinitionParts } from './definition.ts';
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
+import { namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
 import { checkSpec, effectiveDisks } from './hardware.ts';
 import { composeSeed, hashPassword } from './seed.ts';
 import { pendingOf } from './vm-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
+import { type ForkInput } from './vm-fork-tasks.ts';
 import { type VmTasks } from './vm-tasks.ts';
 
 export interface VmServiceParts extends DefinitionParts {
@@ -26,6 +29,7 @@ export interface VmServiceParts extends DefinitionParts {
   driver: Driver;
   engine: TaskEngine;
   tasks: VmTasks;
+  forkTask: TaskType<ForkInput>;
   events: EventService;
   nodes: NodeService;
   references: ReferenceLock;
@@ -155,6 +159,39 @@ export class VmService {
 
   suspend(vm: Vm, requestedBy: string): Promise<TaskRecord> {
     return this.#submit(vm, 'suspend', this.#parts.tasks.suspend, requestedBy);
+  }
+
+  /** Makes running copies of a running VM. */
+  async fork(given: Vm, { count, name, isIsolated }: VmFork, requestedBy: string): Promise<TaskRecord> {
+    const { records, engine, nodes, references, forkTask, guests } = this.#parts;
+    this.#requireIdle(given);
+    records.requireAllowed(given, 'fork');
+    const started = { spec: given.status.startedSpec ?? given.spec };
+    const reason = whyNotForkable(started);
+    if (reason) throw new LodgeError('unsupported', `VM ${given.name} can not be forked: ${reason}.`);
+    nodes.requireCapability('fork', `VM ${given.name} can not be forked`);
+    const usage = await guests.require(given).usage();
+    requireMemoryForCopies(given, {
+      count,
+      frozenMib: Math.min(started.spec.memoryMib, usage.memoryMib ?? started.spec.memoryMib),
+      availableMib: await nodes.spareMemoryMib(),
+      node: nodes.name,
+    });
+    return references.hold(async () => {
+      const vm = records.byId(given.id);
+      this.#requireIdle(vm);
+      const names = namesOfCopies(name ?? vm.name, {
+        count,
+        isWhole: name !== undefined,
+        isTaken: (candidate) => records.collection.byName(vm.project, candidate) !== null,
+      });
+      const copies = names.map((copy) => ({ id: uuidv7(), name: copy }));
+      return engine.submit(forkTask, {
+        target: vmSubject(vm),
+        input: { id: vm.id, copies, isIsolated },
+        requestedBy,
+      });
+    });
   }
 
   /** Switches off whatever else is being done: a start or suspension is cancelled, a stop cut short. */

@@ -128,7 +128,8 @@ export class FakeDriver implements Driver {
     const made: FakeGuest[] = [];
     try {
       await onStopped?.();
-      for (const definition of copies) {
+      for (const define of copies) {
+        const definition = await define();
         if (definition.spec.firmware.commandLineExtra.includes('fake.fail-start'))
           throw new LodgeError('hypervisor_failed', `VM ${definition.name} could not be started: it was told to fail.`);
         await mkdir(definition.directory, { recursive: true });
@@ -141,7 +142,6 @@ export class FakeDriver implements Driver {
         await onCopy?.(guest, definition);
       }
     } catch (error) {
-      for (const { id } of copies) await this.endUnknown(id);
       await Promise.all(made.map((guest) => guest.end()));
       throw error;
     }

@@ -199,6 +199,8 @@ export class FakeGuest implements Guest {
     return {
       cpuSeconds: 0,
       memoryMib: 1,
+      memoryPrivateMib: 1,
+      memorySharedMib: 0,
       diskReadBytes: 0,
       diskWrittenBytes: 0,
       networkReceivedBytes: 0,
@@ -208,6 +210,14 @@ export class FakeGuest implements Guest {
 
   async release(): Promise<void> {
     this.#listeners.clear();
+  }
+
+  /** The one script it knows gives a copy its own addresses. */
+  async #runScript(environment: readonly string[]): Promise<void> {
+    const pairs = environment.find((entry) => entry.startsWith('LODGE_MACS='))?.slice('LODGE_MACS='.length);
+    const process = await this.#require();
+    const given = new Map((pairs ?? '').split(' ').map((pair) => pair.split('=') as [string, string]));
+    await this.#parts.write({ ...process, macs: process.macs.map((mac) => given.get(mac) ?? mac) });
   }
 
   async #require(): Promise<FakeProcess> {
@@ -239,6 +249,7 @@ export class FakeGuest implements Guest {
       return process;
     };
     const files = this.#files;
+    const runScript = (environment: readonly string[]): Promise<void> => this.#runScript(environment);
     return {
       isAnswering: async () => (await this.#parts.read())?.state === 'running',
       info: async () => {
@@ -261,6 +272,7 @@ export class FakeGuest implements Guest {
         await requireRunning();
         yield { type: 'started', pid: 1 };
         const [program, ...rest] = request.command;
+        if (program === '/bin/sh') await runScript(request.environment);
         if (program === 'echo') yield { type: 'stdout', data: Buffer.from(`${rest.join(' ')}\n`).toString('base64') };
         if (program === 'cat' && request.input)
           yield { type: 'stdout', data: Buffer.from(request.input).toString('base64') };
@@ -277,6 +289,9 @@ export class FakeGuest implements Guest {
         const chunks: Uint8Array[] = [];
         for await (const chunk of content) chunks.push(chunk);
         files.set(path, Buffer.concat(chunks));
+      },
+      setTime: async () => {
+        await requireRunning();
       },
       freeze: async () => {
         await requireRunning();

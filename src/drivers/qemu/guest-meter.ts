@@ -7,6 +7,10 @@ import { type QmpConnection } from './qmp/connection.ts';
 /** A QEMU busy with something long answers later; what /proc shows is enough for now. */
 const answerMs = 1000;
 
+function mibOf(bytes: number | null): number | null {
+  return bytes === null ? null : bytes / 2 ** 20;
+}
+
 export class GuestMeter {
   readonly #identity: ProcessIdentity;
   readonly #qmp: QmpConnection;
@@ -28,6 +32,8 @@ export class GuestMeter {
     return {
       cpuSeconds: stat && (stat.userMicroseconds + stat.systemMicroseconds) / 1e6,
       memoryMib: stat && memory && memory.rssBytes / 2 ** 20,
+      memoryPrivateMib: stat && memory && mibOf(memory.privateBytes),
+      memorySharedMib: stat && memory && mibOf(memory.sharedBytes),
       diskReadBytes: disks && disks.reduce((sum, disk) => sum + disk.stats.rd_bytes, 0),
       diskWrittenBytes: disks && disks.reduce((sum, disk) => sum + disk.stats.wr_bytes, 0),
       networkReceivedBytes: network && network.receivedBytes,

@@ -215,9 +215,7 @@ export class QemuDriver implements Driver {
   async fork(parent: Guest, request: ForkRequest): Promise<ForkOutcome> {
     const source = [...this.#guests].find((guest) => guest === parent);
     if (!source) throw new LodgeError('internal', `Guest ${parent.id} is not one of this driver.`);
-    const [first] = request.copies;
-    if (!first) throw new LodgeError('internal', 'A fork needs a copy at least.');
-    const { signal, timeoutMs = forkMs, onStopped, onCopy } = request;
+    const { spec, signal, timeoutMs = forkMs, onStopped, onCopy } = request;
     const late = AbortSignal.timeout(timeoutMs);
     const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
     const { forkable } = source;
@@ -225,7 +223,7 @@ export class QemuDriver implements Driver {
       {
         name: forkable.name,
         freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
-        block: { name: memoryBlock(first.spec.machine), size: first.spec.memoryMib * 2 ** 20 },
+        block: { name: memoryBlock(spec.machine), size: spec.memoryMib * 2 ** 20 },
         launch: (definition, incoming, end) => this.#launchCopy(definition, incoming, end, { signal, late, timeoutMs }),
       },
       { copies: request.copies, deadline, onStopped, onCopy },

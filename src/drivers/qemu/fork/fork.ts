@@ -58,7 +58,7 @@ export interface ForkParts<G extends Guest> {
 }
 
 export interface ForkWork<G extends Guest> {
-  copies: readonly GuestDefinition[];
+  copies: readonly (() => Promise<GuestDefinition>)[];
   deadline: AbortSignal;
   onStopped?: (() => Promise<void>) | undefined;
   onCopy?: ((guest: G, definition: GuestDefinition) => Promise<void>) | undefined;
@@ -95,8 +95,9 @@ export async function forkGuest<G extends Guest>(
   const waiting: WaitingCopy<G>[] = [];
   const incoming = { block: parts.block.name, path: memory.path, offset: expected, streamPath: stream.path };
   try {
-    const copies = await inPool(work.copies, availableParallelism() + 1, async (definition) => {
+    const copies = await inPool(work.copies, availableParallelism() + 1, async (define) => {
       signal.throwIfAborted();
+      const definition = await define();
       let copy = await parts.launch(definition, incoming, signal);
       waiting.push(copy);
       const { pagesOffset } = await frozen;
