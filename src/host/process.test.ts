@@ -74,6 +74,8 @@ Locked:                0 kB
   assert.deepEqual(parseSmapsRollup(text), {
     rssBytes: 44136 * 1024,
     pssBytes: 30021 * 1024,
+    privateBytes: 18920 * 1024,
+    sharedBytes: 20444 * 1024,
     swapBytes: 128 * 1024,
     hugetlbBytes: 6144 * 1024,
   });

@@ -66,9 +66,7 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     return { target, input: { timeoutS: 0 } };
   },
   'vm.fork': async (world) => {
-    const target = await world.addVm('web1', { ...spec, disks: [] });
-    await world.run('vm.create', target);
-    await world.run('vm.start', target);
+    const target = await runningVm(world);
     const copies = ['web1-1', 'web1-2'].map((name, index) => ({
       id: `01900000-0000-7000-8000-00000000000${index}`,
       name,

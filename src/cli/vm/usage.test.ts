@@ -10,6 +10,8 @@ const usage = (name: string, change: Partial<VmUsage> = {}): VmUsage => ({
   state: 'running',
   cpuPercent: 1,
   memoryMib: 100,
+  memoryPrivateMib: 60,
+  memorySharedMib: 40,
   diskReadBytes: 0,
   diskWrittenBytes: 0,
   networkReceivedBytes: 0,

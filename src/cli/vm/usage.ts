@@ -12,6 +12,8 @@ export interface UsageRow {
   state: VmUsage['state'];
   cpuPercent: number | null;
   memoryMib: number | null;
+  memoryPrivateMib: number | null;
+  memorySharedMib: number | null;
   diskReadRate: number | null;
   diskWriteRate: number | null;
   receiveRate: number | null;
@@ -41,6 +43,8 @@ export function usageRows(now: UsageReading, before: UsageReading | null): Usage
       state: item.state,
       cpuPercent: item.cpuPercent,
       memoryMib: item.memoryMib,
+      memoryPrivateMib: item.memoryPrivateMib,
+      memorySharedMib: item.memorySharedMib,
       diskReadRate: rate(item.diskReadBytes, last?.diskReadBytes),
       diskWriteRate: rate(item.diskWrittenBytes, last?.diskWrittenBytes),
       receiveRate: rate(item.networkReceivedBytes, last?.networkReceivedBytes),
@@ -49,6 +53,7 @@ export function usageRows(now: UsageReading, before: UsageReading | null): Usage
   });
 }
 
+const memoryText = (mib: number | null): string => (mib === null ? '' : formatBytes(mib * 2 ** 20));
 const rateText = (rate: number | null): string => (rate === null ? '' : formatRate(rate));
 
 export const usageColumns: readonly Column<UsageRow>[] = [
@@ -57,9 +62,11 @@ export const usageColumns: readonly Column<UsageRow>[] = [
   { header: 'CPU', value: (row) => (row.cpuPercent === null ? '' : `${row.cpuPercent.toFixed(1)} %`), side: 'right' },
   {
     header: 'MEMORY',
-    value: (row) => (row.memoryMib === null ? '' : formatBytes(row.memoryMib * 2 ** 20)),
+    value: (row) => memoryText(row.memoryMib),
     side: 'right',
   },
+  // Of the memory: what programs and forks have in common counts in full for each.
+  { header: 'SHARED', value: (row) => memoryText(row.memorySharedMib), side: 'right' },
   { header: 'DISK READ', value: (row) => rateText(row.diskReadRate), side: 'right' },
   { header: 'DISK WRITE', value: (row) => rateText(row.diskWriteRate), side: 'right' },
   { header: 'NET IN', value: (row) => rateText(row.receiveRate), side: 'right' },

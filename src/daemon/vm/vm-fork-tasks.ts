@@ -4,6 +4,7 @@
 // A copy is `creating` until it runs, so that a daemon that finds one after the other has died removes it: half a fork is
 // none. Once all run there is no way back; what is left then is done by the next daemon.
 import { copyFile, mkdir, rm } from 'node:fs/promises';
+import { uuidv7 } from 'uuidv7';
 import * as z from 'zod';
 import { LodgeError } from '../../api/errors.ts';
 import { networkSpec } from '../../api/network.ts';
@@ -11,6 +12,7 @@ import { type Vm } from '../../api/vm.ts';
 import { type Guest, type GuestDefinition } from '../../drivers/driver.ts';
 import { defineTask, type TaskStep, type TaskType } from '../task/task.ts';
 import { defineGuest, imageOf, seedPath, vmDirectory } from './definition.ts';
+import { forkDisks } from './fork-disks.ts';
 import { specOfCopy, statusOfCopy } from './fork-copies.ts';
 import { assignMacs, needsSeed } from './hardware.ts';
 import { giveIdentity } from './identity.ts';
@@ -99,29 +101,41 @@ function makeCopies(parts: VmStepParts): ForkStep {
     timeoutMs: forkTimeoutMs,
     isPivot: true,
     run: async ({ input: { id, copies }, taskId, signal }) => {
+      const isDone = ({ id: copyId }: { id: string }): boolean =>
+        records.collection.get(copyId)?.status.state === 'running' && guests.get(copyId) !== null;
+      if (copies.every(isDone)) return;
+      await parts.volumes.layers.release({ kind: 'fork', id: taskId });
       // Those that an interrupted run has made are of another moment.
       for (const copy of copies) await endCopy(parts, copy.id);
       const original = records.byId(id);
       const guest = guests.require(original);
       const image = imageOf(parts, original);
+      const disks = forkDisks(parts.volumes, original, guest, `${taskId}/${uuidv7()}`, taskId);
       const define = async (copyId: string): Promise<GuestDefinition> => {
-        const vm = records.byId(copyId);
+        const own = await disks.provide(records.byId(copyId));
+        const vm = await records.patch(copyId, { disks: inOrder(original, own) });
         if (needsSeed(startedSpec(original), image)) await copySeed(parts, id, copyId);
         const definition = await defineGuest(parts, vm, { isRestoring: true });
         return { ...definition, nics: definition.nics.map((nic) => ({ ...nic, isConnected: false })) };
       };
-      const outcome = await driver.fork(guest, {
-        spec: startedSpec(original),
-        signal,
-        copies: copies.map((copy) => () => define(copy.id)),
-        onCopy: async (copy) => {
-          await guests.exclusively(copy.id, async () => {
-            guests.attach(copy.id, copy);
-            await records.patch(copy.id, { pinned: copy.pinned, pid: copy.pid });
-          });
-        },
-      });
+      const outcome = await driver
+        .fork(guest, {
+          spec: startedSpec(original),
+          signal,
+          copies: copies.map((copy) => () => define(copy.id)),
+          onStopped: () => disks.freeze(),
+          onCopy: async (copy) => {
+            await guests.exclusively(copy.id, async () => {
+              guests.attach(copy.id, copy);
+              await records.patch(copy.id, { pinned: copy.pinned, pid: copy.pid });
+            });
+          },
+        })
+        .finally(() => disks.abandon());
+      // The copies themselves need the layers now.
+      await parts.volumes.layers.release({ kind: 'fork', id: taskId });
       await Promise.all(outcome.copies.map((copy) => noteRunning(parts, original, copy)));
+      parts.images.planShowUsers();
       const names = copies.map(({ name }) => name).join(', ');
       await parts.events.record({
         type: 'vm.forked',
@@ -130,8 +144,9 @@ function makeCopies(parts: VmStepParts): ForkStep {
         details: { forkId: taskId, pauseMs: outcome.pauseMs, sharedMib: Math.round(outcome.frozenMib) },
       });
     },
-    undo: async ({ input: { copies } }) => {
+    undo: async ({ input: { copies }, taskId }) => {
       for (const copy of copies) await endCopy(parts, copy.id);
+      await parts.volumes.layers.release({ kind: 'fork', id: taskId });
     },
   };
 }
@@ -233,6 +248,11 @@ async function noteRunning(parts: VmStepParts, original: Vm, guest: Guest): Prom
       hostInterface: networks.hostInterface(project, nic.network, guest.id, index),
     })),
   });
+}
+
+/** Disks in the order of the original’s, its CD-ROMs among them. */
+function inOrder(original: Vm, own: Vm['status']['disks']): Vm['status']['disks'] {
+  return original.status.disks.map((disk) => own.find(({ name }) => name === disk.name) ?? disk);
 }
 
 /** Ends what there is of a copy’s guest, with all that only it used. Can be repeated. */

@@ -106,11 +106,7 @@ export class FakeDriver implements Driver {
       pinned,
       macs: definition.nics.map((nic) => nic.mac),
       links: definition.nics.map((nic) => nic.isConnected),
-      disks: Object.fromEntries(
-        definition.disks
-          .filter(({ layers }) => layers.length > 0)
-          .map(({ name, layers }) => [name, layers.map(({ path }) => path)]),
-      ),
+      disks: filesOf(definition),
       wasRestored: options.isRestoring ?? false,
     });
     // Memory is continued from once: the guest that exists now has gone on from it.
@@ -135,7 +131,13 @@ export class FakeDriver implements Driver {
         await mkdir(definition.directory, { recursive: true });
         const links = definition.nics.map((nic) => nic.isConnected);
         // What runs in it has the addresses of its original until somebody changes them.
-        await this.#write(definition.id, { ...source, name: definition.name, wasRestored: true, links });
+        await this.#write(definition.id, {
+          ...source,
+          name: definition.name,
+          disks: filesOf(definition),
+          wasRestored: true,
+          links,
+        });
         const guest = await this.#track(definition, { ...source.pinned, arguments: ['fake', definition.id] });
         made.push(guest);
         guest.inherit(parent);
@@ -244,4 +246,10 @@ export class FakeDriver implements Driver {
     await guest.look();
     return guest;
   }
+}
+
+/** Files of the layers of each disk, top first. */
+function filesOf({ disks }: GuestDefinition): Record<string, string[]> {
+  const withMedium = disks.filter(({ layers }) => layers.length > 0);
+  return Object.fromEntries(withMedium.map(({ name, layers }) => [name, layers.map(({ path }) => path)]));
 }
