@@ -6,6 +6,8 @@
 //                 │           ▲            ▼
 //                 │           └─────── suspending ─▶ suspended ─▶ starting
 //                 └── deleting (ends in nothing)
+//
+// A VM that is made as a running copy of another goes from creating to running.
 import * as z from 'zod';
 
 export const vmState = z

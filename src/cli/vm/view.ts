@@ -109,6 +109,17 @@ async function namesOfDisks(vm: Vm, { client }: Session): Promise<ReadonlyMap<st
   return new Map(found.flatMap((one) => (one.status === 'fulfilled' ? [[one.value.id, one.value.name] as const] : [])));
 }
 
+/** What a running VM takes of the host's memory, and how much of that it has in common with others. */
+async function memoryText(vm: Vm, { client }: Session): Promise<string | null> {
+  if (!liveVmStates.has(vm.status.state)) return null;
+  const { items } = await client.vm.usage();
+  const usage = items.find((item) => item.id === vm.id);
+  if (!usage || usage.memoryMib === null) return null;
+  const whole = formatMib(Math.round(usage.memoryMib));
+  if (usage.memorySharedMib === null || usage.memoryPrivateMib === null) return whole;
+  return `${whole}: ${formatMib(Math.round(usage.memoryPrivateMib))} its own, ${formatMib(Math.round(usage.memorySharedMib))} shared with other processes`;
+}
+
 /** Everything about a VM, for people. */
 export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
   const names = await namesOfDisks(vm, session);
@@ -146,6 +157,13 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
             : null,
       ],
       ['Works on it', status.taskId === null ? null : `task ${status.taskId}`],
+      [
+        'Made from',
+        status.lineage === null
+          ? null
+          : `${status.lineage.parentName} by ${status.lineage.kind}, ${momentOf(status.lineage.at) ?? ''}${status.lineage.hasOwnIdentity ? '' : '; it has no identity of its own'}`,
+      ],
+      ['Memory in use', await memoryText(vm, session)],
       ['Description', spec.description],
       ['Addresses', addressesOf(vm).join(' ')],
       ['Guest', guest === null ? null : [guest.osName, guest.kernel, guest.hostname].filter(Boolean).join(', ')],
