@@ -1,8 +1,8 @@
 // Forking a VM, as a task: objects for the copies, then all of them at once from one moment of the guest, then an own
 // identity for each.
 //
-// A copy is `creating` until it runs, so that a daemon that finds one after the other has died removes it: half a fork is
-// none. Once all run there is no way back; what is left then is done by the next daemon.
+// Half a fork is none: until all copies run, a failure, a cancellation and the daemon's death undo it. After that there is
+// no way back; what is left then is done by the next daemon.
 import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { uuidv7 } from 'uuidv7';
 import * as z from 'zod';
@@ -127,14 +127,14 @@ function makeCopies(parts: VmStepParts): ForkStep {
           onCopy: async (copy) => {
             await guests.exclusively(copy.id, async () => {
               guests.attach(copy.id, copy);
-              await records.patch(copy.id, { pinned: copy.pinned, pid: copy.pid });
+              await noteRunning(parts, original, copy);
             });
+            guests.facts.wake(copy.id);
           },
         })
         .finally(() => disks.abandon());
       // The copies themselves need the layers now.
       await parts.volumes.layers.release({ kind: 'fork', id: taskId });
-      await Promise.all(outcome.copies.map((copy) => noteRunning(parts, original, copy)));
       parts.images.planShowUsers();
       const names = copies.map(({ name }) => name).join(', ');
       await parts.events.record({
@@ -238,11 +238,10 @@ async function finishCopy({ records, guests }: VmStepParts, id: string): Promise
 async function noteRunning(parts: VmStepParts, original: Vm, guest: Guest): Promise<void> {
   const { records, networks } = parts;
   const { project, status } = records.byId(guest.id);
-  const now = new Date().toISOString();
   await records.transition(guest.id, 'running', `It goes on from where VM ${original.name} was.`, {
-    startedAt: now,
-    isUp: original.status.isUp,
-    upAt: original.status.isUp ? now : null,
+    pinned: guest.pinned,
+    pid: guest.pid,
+    startedAt: new Date().toISOString(),
     nics: status.nics.map((nic, index) => ({
       ...nic,
       hostInterface: networks.hostInterface(project, nic.network, guest.id, index),
