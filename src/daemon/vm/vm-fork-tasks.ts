@@ -118,8 +118,9 @@ function makeCopies(parts: VmStepParts): ForkStep {
         const definition = await defineGuest(parts, vm, { isRestoring: true });
         return { ...definition, nics: definition.nics.map((nic) => ({ ...nic, isConnected: false })) };
       };
-      const outcome = await driver
-        .fork(guest, {
+      let outcome;
+      try {
+        outcome = await driver.fork(guest, {
           spec: startedSpec(original),
           signal,
           copies: copies.map((copy) => () => define(copy.id)),
@@ -131,8 +132,10 @@ function makeCopies(parts: VmStepParts): ForkStep {
             });
             guests.facts.wake(copy.id);
           },
-        })
-        .finally(() => disks.abandon());
+        });
+      } finally {
+        await disks.abandon();
+      }
       // The copies themselves need the layers now.
       await parts.volumes.layers.release({ kind: 'fork', id: taskId });
       parts.images.planShowUsers();
