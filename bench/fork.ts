@@ -31,6 +31,7 @@ const isTiny = image === 'tiny';
 const memoryMib = isTiny ? 256 : 768;
 const many = isTiny ? 20 : 5;
 const mib = 2 ** 20;
+const qemu = 'qemu-system-x86_64';
 
 interface Measured {
   ms: number;
@@ -138,7 +139,7 @@ async function startBare(
   const start = (name: string, machine: string, more: readonly string[]): ChildProcess => {
     const socket = (kind: string): string => `path=${join(folder, `${name}.${kind}`)},server=on,wait=off`;
     const child = spawn(
-      'qemu-system-x86_64',
+      qemu,
       [
         ...[
           '-nodefaults',
