@@ -1,5 +1,5 @@
 // An own identity for a guest that goes on from the memory or the disks of another: clock, host name, addresses, machine
-// id, ssh host keys, random numbers. The guest does it to itself, asked through its agent, by identity.sh.
+// id, ssh host keys, random numbers. The guest does it to itself, asked through its agent, by guest/linux/take-identity.
 //
 // Promise: when `giveIdentity` has answered, nothing is left in the guest that would make it be taken for its original on
 // a network. Until then its cables are to be pulled out.
@@ -14,7 +14,7 @@ export interface NewIdentity {
   macs: readonly { before: string; now: string }[];
 }
 
-const script = readFileSync(new URL('./identity.sh', import.meta.url), 'utf8');
+const script = readFileSync(new URL('../../../guest/linux/take-identity', import.meta.url), 'utf8');
 const identityMs = 120_000;
 
 /** Gives a running guest its identity. Throws `agent_unavailable` where no agent answers, `unsupported` where none could. */
