@@ -263,6 +263,28 @@ export interface GuestSnapshots {
    * merge is cancelled, and what is open beside these layers is closed.
    */
   settle(layers: ReadonlyMap<string, readonly string[]>, options?: CallOptions): Promise<void>;
+  /**
+   * Freezes the disks and saves memory and devices as they are in the same moment. Answers as soon as the guest runs on;
+   * `finish` of the answer waits until all is saved. When it fails before, the disks may be frozen all the same.
+   */
+  capture(fresh: readonly FreshLayer[], options: CaptureOptions): Promise<MemoryCapture>;
+}
+
+export interface CaptureOptions extends CallOptions {
+  /** File that is made for the memory; `Driver.useSavedState` takes it. */
+  path: string;
+  onProgress?: (bytesDone: number, bytesTotal: number) => void;
+}
+
+/** Memory that is being saved. */
+export interface MemoryCapture {
+  /** Whether the guest ran while its memory was saved, and why or why not. */
+  isLive: boolean;
+  reason: string;
+  /** How long it stood still, milliseconds. */
+  pauseMs: number;
+  /** Resolves when everything is saved for good, with the bytes of the file. When it fails, there is no file. */
+  finish: () => Promise<number>;
 }
 
 /** A guest that exists: running, paused, or waiting to be ended. */
@@ -350,6 +372,12 @@ export interface Driver {
 
   /** Ends a guest that nobody knows, by its id. */
   endUnknown(id: string): Promise<void>;
+
+  /**
+   * Makes memory that `capture` has saved what `start` with `isRestoring` goes on from, in place of what there is. The file
+   * stays. Only while the guest doesn't exist.
+   */
+  useSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>, path: string): Promise<void>;
 
   /** Whether there is saved memory that `start` with `isRestoring` would use. Only while the guest doesn't exist. */
   hasSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>): Promise<boolean>;

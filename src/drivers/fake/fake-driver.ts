@@ -2,7 +2,7 @@
 // (the driver, a later daemon, or a test) plays the hypervisor process. It keeps the promises of driver.ts and passes
 // the same conformance suite as the real ones; it claims no capability that it doesn't play.
 import { watch, type FSWatcher } from 'node:fs';
-import { appendFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { appendFile, copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
@@ -175,6 +175,11 @@ export class FakeDriver implements Driver {
   async endUnknown(id: string): Promise<void> {
     await rm(this.#path(id), { force: true });
     await rm(`${this.#path(id)}.new`, { force: true });
+  }
+
+  async useSavedState(definition: Pick<GuestDefinition, 'directory'>, path: string): Promise<void> {
+    await mkdir(definition.directory, { recursive: true });
+    await copyFile(path, join(definition.directory, 'memory.state'));
   }
 
   hasSavedState(definition: Pick<GuestDefinition, 'directory'>): Promise<boolean> {

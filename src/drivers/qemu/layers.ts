@@ -11,19 +11,23 @@
 //
 // From `pending` on both layers are equal and the guest's writes wait (mirror_run in QEMU's block/mirror.c keeps the node
 // drained), so what onSwitch writes down is true before the first write goes to the lower layer.
+import { stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { sendDescriptors, SendDescriptorsError, type MonitorCommand } from '../../host/launch/send-descriptors.ts';
 import {
   type CallOptions,
+  type CaptureOptions,
   type FreshLayer,
   type GuestSnapshots,
   type LayerMerge,
   type LayerMergeOptions,
+  type MemoryCapture,
 } from '../driver.ts';
 import { readBlockGraph, type BlockGraph, type OpenLayer } from './block-graph.ts';
 import { layerMode, layerNode, layerNodes } from './device-arguments.ts';
 import { type VmFolder } from './folder.ts';
+import { captureMemory } from './memory-capture.ts';
 import { asking } from './qmp-failure.ts';
 import { type QmpConnection } from './qmp/connection.ts';
 import { QmpError } from './qmp/errors.ts';
@@ -33,6 +37,8 @@ export interface QemuLayersParts {
   name: string;
   qmp: QmpConnection;
   folder: VmFolder;
+  /** Runs work that stops and continues the guest without telling so. */
+  withoutTellingState: <T>(work: () => Promise<T>) => Promise<T>;
 }
 
 type Job = QmpReturn<'query-jobs'>[number];
@@ -88,7 +94,11 @@ export class QemuLayers implements GuestSnapshots {
 
   async freeze(fresh: readonly FreshLayer[]): Promise<void> {
     await this.open(fresh);
-    await this.#ask('freeze the disks of', async () => {
+    await this.#switchTo(fresh);
+  }
+
+  #switchTo(fresh: readonly FreshLayer[]): Promise<void> {
+    return this.#ask('freeze the disks of', async () => {
       const graph = await this.#graph();
       const actions = fresh.map(({ disk, layer }) => ({
         type: 'blockdev-snapshot' as const,
@@ -163,6 +173,13 @@ export class QemuLayers implements GuestSnapshots {
       const used = new Set([...now.disks.values()].flat().map((layer) => layer.node));
       await this.#closeUnused([...now.layers.keys()].filter((name) => !used.has(name)));
     });
+  }
+
+  async capture(fresh: readonly FreshLayer[], options: CaptureOptions): Promise<MemoryCapture> {
+    const { name, qmp, folder, withoutTellingState } = this.#parts;
+    const { uid } = await stat(folder.work);
+    await this.open(fresh);
+    return withoutTellingState(() => captureMemory({ name, uid, qmp, folder }, () => this.#switchTo(fresh), options));
   }
 
   #graph(): Promise<BlockGraph> {

@@ -6,13 +6,14 @@
 //   by `discover` or was never there.
 // - A start that fails leaves no process, no control group and no socket; what QEMU said stays in its log.
 import { existsSync, readFileSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { link, rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { CgroupError, type CgroupGroup } from '../../host/cgroup-group.ts';
 import { openCgroupTree, type CgroupTree } from '../../host/cgroup.ts';
+import { makeDurable } from '../../host/image/durable.ts';
 import { launchConfined, type LaunchedProcess } from '../../host/launch/launch.ts';
 import {
   findProcesses,
@@ -56,6 +57,7 @@ import { QemuGuest, setLink, type QemuGuestParts } from './qemu-guest.ts';
 import { qmpFailure } from './qmp-failure.ts';
 import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
 import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
+import { settleCapture } from './memory-capture.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
 import { checkSpec } from './spec-check.ts';
@@ -328,6 +330,7 @@ export class QemuDriver implements Driver {
       await Promise.all([guest.state(), guest.lookAtPort()]);
       await settleUsedState(qmp, folder);
       await settleFreeze(name, qmp);
+      await settleCapture(qmp);
       return guest;
     } catch (error) {
       if (!isAlive(identity)) return null;
@@ -358,6 +361,14 @@ export class QemuDriver implements Driver {
     const identity = (await this.#findProcesses()).get(id);
     if (identity) await terminateProcess(identity, { termTimeoutMs: 2000 });
     await this.#removeGroup(id);
+  }
+
+  async useSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>, path: string): Promise<void> {
+    const folder = vmFolder(definition.directory);
+    await rm(folder.savedState, { force: true, recursive: true });
+    // Another name of the file: it loses that name when the guest runs on, and stays what it is.
+    await link(path, folder.savedState);
+    await makeDurable(folder.work);
   }
 
   hasSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>): Promise<boolean> {

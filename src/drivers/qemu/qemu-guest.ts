@@ -105,7 +105,10 @@ export class QemuGuest implements Guest {
     this.pid = parts.identity.pid;
     this.pinned = parts.pinned;
     this.agent = parts.agent;
-    this.snapshots = new QemuLayers(parts);
+    this.snapshots = new QemuLayers({
+      ...parts,
+      withoutTellingState: (work) => this.withoutTellingState(work),
+    });
     this.#parts = parts;
     this.#meter = new GuestMeter(parts.identity, parts.qmp);
     parts.qmp.onEvent((event) => this.#onEvent(event));

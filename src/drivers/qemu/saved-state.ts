@@ -99,7 +99,8 @@ export async function settleUsedState(qmp: QmpConnection, folder: VmFolder): Pro
   else await rm(folder.usedState, { force: true });
 }
 
-async function runOn(qmp: QmpConnection): Promise<void> {
+/** Lets a guest run on, as soon as QEMU lets it. */
+export async function runOn(qmp: QmpConnection): Promise<void> {
   for (const end = performance.now() + runOnMs; performance.now() < end && qmp.client !== null;) {
     try {
       await qmp.execute('cont');

@@ -1,0 +1,214 @@
+// A running guest's memory and devices in a file, with its disks frozen in the same moment, while it goes on.
+//
+//   running ─▶ stands still ─▶ disks frozen ─▶ devices saved, writes to memory followed ─▶ running, memory being saved ─▶ saved
+//
+// QEMU follows the guest's writes by userfaultfd and saves a page before it changes (capability background-snapshot). Its
+// own pause for that can't have the disks in it: what else is asked of QEMU waits until the guest runs again. So the guest
+// is stopped first, and let run when the first pages were saved, which is when writes are being followed for sure.
+// Where userfaultfd is not allowed, the guest stands still until all of its memory is saved.
+//
+// Promise: however it ends, a guest that ran runs on, and its migration settings are those from before.
+import { chmod, chown, open, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { LodgeError } from '../../api/errors.ts';
+import { makeDurable } from '../../host/image/durable.ts';
+import { sendDescriptors, SendDescriptorsError } from '../../host/launch/send-descriptors.ts';
+import { withUserfaultfd } from '../../host/userfaultfd.ts';
+import { type CaptureOptions, type MemoryCapture } from '../driver.ts';
+import { type VmFolder } from './folder.ts';
+import { qmpFailure } from './qmp-failure.ts';
+import { type QmpConnection } from './qmp/connection.ts';
+import { QmpError } from './qmp/errors.ts';
+import { runOn } from './saved-state.ts';
+
+export interface CaptureTarget {
+  name: string;
+  /** User and group of its process. */
+  uid: number;
+  qmp: QmpConnection;
+  folder: Pick<VmFolder, 'descriptorSocket'>;
+}
+
+const defaultMs = 3_600_000;
+/** The longest that the guest may stand still for what should take milliseconds. */
+const longestPauseMs = 10_000;
+
+/**
+ * Begins to save a guest's memory. Answers when the guest runs on; `finished` of the answer resolves when all is saved.
+ * `freezeDisks` is called while it stands still. When this throws, nothing was saved; the disks may be frozen.
+ */
+export async function captureMemory(
+  target: CaptureTarget,
+  freezeDisks: () => Promise<void>,
+  options: CaptureOptions,
+): Promise<MemoryCapture> {
+  const { name, qmp } = target;
+  const { path, signal, timeoutMs = defaultMs } = options;
+  const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
+  deadline.throwIfAborted();
+  const wasRunning = (await qmp.execute('query-status')).running;
+  await makeFile(path, target.uid);
+  let fdset: number | null = null;
+  const undo = async (): Promise<void> => {
+    await qmp.execute('migrate_cancel').catch(() => {});
+    await untilIdle(qmp).catch(() => {});
+    if (wasRunning) await runOn(qmp);
+    await cleanUp(qmp, fdset);
+    await rm(path, { force: true });
+  };
+  try {
+    fdset = await handIn(target, path);
+    const whyNot = wasRunning ? await followWrites(target) : null;
+    const isLive = wasRunning && whyNot === null;
+    // No limit: nobody else waits for the disk on this guest's behalf.
+    await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
+    const stoppedAt = performance.now();
+    if (wasRunning) await qmp.execute('stop');
+    await freezeDisks();
+    await qmp.execute('migrate', { uri: `file:/dev/fdset/${fdset}` });
+    if (isLive) {
+      await untilFollowed(target, deadline);
+      await qmp.execute('cont');
+    }
+    const pauseMs = performance.now() - stoppedAt;
+    const finish = async (): Promise<number> => {
+      try {
+        const bytes = await untilSaved(target, deadline, options);
+        if (wasRunning && !isLive) await qmp.execute('cont');
+        await cleanUp(qmp, fdset);
+        await makeDurable(path);
+        await makeDurable(dirname(path));
+        return bytes;
+      } catch (error) {
+        await undo();
+        throw explain(error, name, signal, timeoutMs);
+      }
+    };
+    if (isLive) return { isLive, reason: 'QEMU saves each page before the guest changes it.', pauseMs, finish };
+    const bytes = await finish();
+    return {
+      isLive: false,
+      reason: whyNot ?? 'The guest was paused anyway.',
+      pauseMs: wasRunning ? performance.now() - stoppedAt : 0,
+      finish: () => Promise.resolve(bytes),
+    };
+  } catch (error) {
+    await undo();
+    throw explain(error, name, signal, timeoutMs);
+  }
+}
+
+/** Takes back what a daemon that died has begun. Does nothing where nothing was. */
+export async function settleCapture(qmp: QmpConnection): Promise<void> {
+  const capabilities = await qmp.execute('query-migrate-capabilities');
+  if (!capabilities.some(({ capability, state }) => capability === 'background-snapshot' && state)) return;
+  await qmp.execute('migrate_cancel').catch(() => {});
+  await untilIdle(qmp);
+  await setCapability(qmp, false);
+  // Only a guest that ran is saved in this way.
+  if ((await qmp.execute('query-status')).status === 'paused') await runOn(qmp);
+}
+
+/** Root's, readable by the VM's own user, who is to read it when it is restored. */
+async function makeFile(path: string, gid: number): Promise<void> {
+  await rm(path, { force: true });
+  const file = await open(path, 'wx', 0o600);
+  await file.close();
+  await chown(path, 0, gid);
+  await chmod(path, 0o640);
+}
+
+async function handIn({ name, folder }: CaptureTarget, path: string): Promise<number> {
+  try {
+    const [given] = (await sendDescriptors({
+      socketPath: folder.descriptorSocket,
+      commands: [{ execute: 'add-fd', arguments: {}, descriptor: { path, mode: 'wo' } }],
+    })) as { 'fdset-id': number }[];
+    return given!['fdset-id'];
+  } catch (error) {
+    if (!(error instanceof SendDescriptorsError)) throw error;
+    throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} could not be given a file: ${error.message}.`, {
+      cause: error,
+    });
+  }
+}
+
+/** Makes QEMU follow what the guest writes. Why it can't; null: it does. */
+async function followWrites({ uid, qmp }: CaptureTarget): Promise<string | null> {
+  try {
+    // QEMU opens the device when it is asked whether it could, and keeps it.
+    await withUserfaultfd(uid, () => setCapability(qmp, true));
+    return null;
+  } catch (error) {
+    if (!(error instanceof QmpError)) throw error;
+    return `QEMU can’t follow what the guest writes while it is saved (${error.description}), so the guest stood still.`;
+  }
+}
+
+function setCapability(qmp: QmpConnection, state: boolean): Promise<unknown> {
+  return qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'background-snapshot', state }] });
+}
+
+/** Resolves when the first page was saved: bg_migration_thread of QEMU's migration.c follows writes before that. */
+async function untilFollowed({ name, qmp }: CaptureTarget, deadline: AbortSignal): Promise<void> {
+  const late = AbortSignal.any([AbortSignal.timeout(longestPauseMs), deadline]);
+  for (;;) {
+    const migration = await qmp.execute('query-migrate');
+    if (migration.status === 'completed') return;
+    if (migration.status === 'failed' || migration.status === 'cancelled')
+      throw captureFailure(name, migration['error-desc'] ?? migration.status);
+    if (migration.ram && migration.ram.normal + migration.ram.duplicate > 0) return;
+    late.throwIfAborted();
+  }
+}
+
+async function untilSaved(
+  { name, qmp }: CaptureTarget,
+  deadline: AbortSignal,
+  { onProgress }: CaptureOptions,
+): Promise<number> {
+  for (let pauseMs = 5; ; pauseMs = Math.min(pauseMs * 2, 250)) {
+    const migration = await qmp.execute('query-migrate');
+    if (migration.ram) onProgress?.(migration.ram.total - migration.ram.remaining, migration.ram.total);
+    if (migration.status === 'completed') return migration.ram?.transferred ?? 0;
+    if (migration.status === 'failed' || migration.status === 'cancelled')
+      throw captureFailure(name, migration['error-desc'] ?? migration.status);
+    await delay(pauseMs, undefined, { signal: deadline });
+  }
+}
+
+/** Waits until a migration that was cancelled is over: until then QEMU takes no other. */
+async function untilIdle(qmp: QmpConnection): Promise<void> {
+  for (const end = performance.now() + longestPauseMs; performance.now() < end;) {
+    const { status = 'none' } = await qmp.execute('query-migrate');
+    if (['none', 'completed', 'failed', 'cancelled'].includes(status)) return;
+    await delay(20);
+  }
+}
+
+async function cleanUp(qmp: QmpConnection, fdset: number | null): Promise<void> {
+  await setCapability(qmp, false).catch(() => {});
+  if (fdset !== null) await qmp.execute('remove-fd', { 'fdset-id': fdset }).catch(() => {});
+}
+
+function captureFailure(name: string, words: string): LodgeError {
+  const message = `QEMU could not save the memory of VM ${name}: ${words}. The guest runs on.`;
+  return /No space left|quota/i.test(words)
+    ? new LodgeError('storage_full', message)
+    : new LodgeError('hypervisor_failed', message);
+}
+
+function explain(error: unknown, name: string, signal: AbortSignal | undefined, timeoutMs: number): unknown {
+  if (signal?.aborted)
+    return new LodgeError('cancelled', `Saving the memory of VM ${name} was cancelled; it runs on.`, { cause: error });
+  if (error instanceof DOMException && error.name === 'TimeoutError')
+    return new LodgeError(
+      'timeout',
+      `Saving the memory of VM ${name} took longer than ${timeoutMs / 1000} s; it runs on.`,
+      {
+        cause: error,
+      },
+    );
+  return qmpFailure(error, `save the memory of VM ${name}`);
+}
