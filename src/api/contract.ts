@@ -5,6 +5,7 @@ import { networkRoutes } from './network.ts';
 import { nodeRoutes } from './node.ts';
 import type { Route, RouteAnswer, RouteInput, RouteRequest, RouteTable } from './route.ts';
 import { serverRoutes } from './server.ts';
+import { snapshotRoutes } from './snapshot.ts';
 import { taskRoutes } from './task.ts';
 import { tokenRoutes } from './token.ts';
 import { vmRoutes } from './vm.ts';
@@ -15,6 +16,7 @@ export const contract = {
   server: serverRoutes,
   node: nodeRoutes,
   vm: vmRoutes,
+  snapshot: snapshotRoutes,
   image: imageRoutes,
   volume: volumeRoutes,
   network: networkRoutes,

@@ -73,7 +73,7 @@ export const vmActions: Readonly<
 /** States a VM may pass into from each state, by an action or by itself. */
 export const vmTransitions: Readonly<Record<VmState, readonly VmState[]>> = {
   creating: ['stopped', 'running', 'deleting'],
-  stopped: ['starting', 'deleting'],
+  stopped: ['starting', 'suspended', 'deleting'],
   starting: ['running', 'paused', 'stopping', 'stopped', 'suspended', 'crashed'],
   running: ['paused', 'stopping', 'suspending', 'stopped', 'crashed', 'starting'],
   paused: ['running', 'stopping', 'suspending', 'stopped', 'crashed'],

@@ -44,6 +44,11 @@ import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
+import { snapshotHandlers } from './snapshot/snapshot-handlers.ts';
+import { SnapshotRecords } from './snapshot/snapshot-records.ts';
+import { SnapshotService } from './snapshot/snapshot-service.ts';
+import { type SnapshotStepParts } from './snapshot/snapshot-steps.ts';
+import { snapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { Collection } from './store/collection.ts';
 import { ReferenceLock } from './store/reference-lock.ts';
 import { SqliteStore } from './store/sqlite.ts';
@@ -124,7 +129,13 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const events = new EventService(store, log);
   const collections = [nodeObjects, vmObjects, imageObjects, volumeObjects, networkObjects];
   const layerRecords = new LayerRecords(store, log);
-  await Promise.all([...collections.map((each) => each.load()), events.load(), layerRecords.load()]);
+  const snapshotRecords = new SnapshotRecords(store, log);
+  await Promise.all([
+    ...collections.map((each) => each.load()),
+    events.load(),
+    layerRecords.load(),
+    snapshotRecords.load(),
+  ]);
 
   const driver = makeDriver(config);
   const records = new VmRecords(vmObjects);
@@ -191,9 +202,15 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     events,
     uids: new UidPool(config.qemu.uidBase),
     node: nodes.name,
+    forgetSnapshots: (vmId: string) => snapshots.forget(vmId),
   });
   const vmJobs = vmTasks(stepParts);
   const fork = forkTask(stepParts);
+  const snapshotParts: SnapshotStepParts = Object.assign(Object.create(stepParts) as VmStepParts, {
+    snapshots: snapshotRecords,
+    merging: () => merging,
+  });
+  const snapshotJobs = snapshotTasks(snapshotParts);
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vmObjects.all(),
@@ -201,7 +218,14 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const engine = new TaskEngine({
     store,
-    types: listTaskTypes({ vm: vmJobs, fork, image: imageJobs, volume: volumeJobs, stopGuests }),
+    types: listTaskTypes({
+      vm: vmJobs,
+      fork,
+      image: imageJobs,
+      volume: volumeJobs,
+      snapshot: snapshotJobs,
+      stopGuests,
+    }),
     node: nodes.name,
     log,
   });
@@ -240,6 +264,12 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     references,
     vms: () => vmObjects.all(),
   });
+  const snapshots = new SnapshotService({
+    records: snapshotRecords,
+    engine,
+    tasks: snapshotJobs,
+    steps: snapshotParts,
+  });
   const vmService: VmService = new VmService(
     Object.assign(Object.create(definitionParts) as DefinitionParts, {
       records,
@@ -270,6 +300,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   if (orphans.length > 0) log.info({ orphans }, 'programs that the last daemon had left running were ended');
   await images.recover(await readdir(folders.images));
   await volumes.recover();
+  await snapshots.recover();
   await networks.prepare();
 
   const tokens = new TokenService(store, log);
@@ -341,6 +372,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       }),
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),
+      snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
       network: networkHandlers(networks, networkObjects),
       task: taskHandlers(engine),
       event: eventHandlers({ store, events, sources }),
@@ -398,7 +430,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await driver.close();
       authority?.close();
       metrics.close();
-      for (const each of [...collections, layerRecords]) await each.close();
+      for (const each of [...collections, layerRecords, snapshotRecords]) await each.close();
       await store.close();
     },
   };

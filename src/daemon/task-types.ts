@@ -1,6 +1,7 @@
 // Every kind of long operation of the daemon. What isn't in this list is not run; what is, is held to the promises of
 // tasks by test/integration/tasks.test.ts.
 import { type ImageTasks } from './image/image-tasks.ts';
+import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
 import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
@@ -11,10 +12,11 @@ export interface TaskTypeParts {
   image: ImageTasks;
   volume: VolumeTasks;
   fork: TaskType<ForkInput>;
+  snapshot: SnapshotTasks;
   stopGuests: TaskType<Record<never, never>>;
 }
 
-export function listTaskTypes({ vm, fork, image, volume, stopGuests }: TaskTypeParts): TaskType[] {
+export function listTaskTypes({ vm, fork, image, volume, snapshot, stopGuests }: TaskTypeParts): TaskType[] {
   return [
     ...listVmTasks(vm),
     fork,
@@ -23,6 +25,7 @@ export function listTaskTypes({ vm, fork, image, volume, stopGuests }: TaskTypeP
     image.delete,
     volume.create,
     volume.delete,
+    ...listSnapshotTasks(snapshot),
     stopGuests,
   ];
 }

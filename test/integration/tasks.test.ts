@@ -39,6 +39,13 @@ async function suspendedVm(world: TaskWorld): Promise<Subject> {
   return target;
 }
 
+/** A snapshot that was taken of a VM. Its id. */
+async function withSnapshot(world: TaskWorld, target: Subject, name: string, input: object = {}): Promise<string> {
+  const id = await world.addSnapshot(target, name);
+  await world.run('snapshot.create', target, { snapshotIds: [id], ...input });
+  return id;
+}
+
 /** Sets up what each kind of task works on; one kind may have several scenes. */
 const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
   'vm.create': async (world) => ({ target: await world.addVm('web1', withFirstBootData) }),
@@ -77,6 +84,39 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
   'vm.delete': async (world) => ({ target: await madeVm(world) }),
   'vm.delete of a suspended VM': async (world) => ({ target: await suspendedVm(world) }),
   'vm.forceDelete': async (world) => ({ target: await runningVm(world) }),
+  'snapshot.create': async (world) => {
+    const target = await madeVm(world);
+    return { target, input: { snapshotIds: [await world.addSnapshot(target, 'before')] } };
+  },
+  'snapshot.create of a running VM': async (world) => {
+    const target = await runningVm(world);
+    await withSnapshot(world, target, 'first');
+    return { target, input: { snapshotIds: [await world.addSnapshot(target, 'before')], quiesce: 'required' } };
+  },
+  'snapshot.create with memory': async (world) => {
+    const target = await runningVm(world);
+    return { target, input: { snapshotIds: [await world.addSnapshot(target, 'before')], withMemory: true } };
+  },
+  'snapshot.delete': async (world) => {
+    const target = await runningVm(world);
+    await withSnapshot(world, target, 'first');
+    const second = await withSnapshot(world, target, 'second', { withMemory: true });
+    await withSnapshot(world, target, 'third');
+    return { target, input: { snapshotIds: [second] } };
+  },
+  'snapshot.revert': async (world) => {
+    const target = await madeVm(world);
+    const first = await withSnapshot(world, target, 'first');
+    await withSnapshot(world, target, 'second');
+    await world.run('vm.start', target);
+    return { target, input: { snapshotIds: [first] } };
+  },
+  'snapshot.revertAndStart': async (world) => {
+    const target = await runningVm(world);
+    const first = await withSnapshot(world, target, 'first', { withMemory: true });
+    await withSnapshot(world, target, 'second');
+    return { target, input: { snapshotIds: [first] } };
+  },
   'image.create': async (world) => {
     const path = await writeDisk(join(world.folder, 'source.raw'));
     return { target: await world.addImage('base', { type: 'file', path }) };

@@ -14,6 +14,9 @@ import { imageTasks } from '../../src/daemon/image/image-tasks.ts';
 import { NatNetworks } from '../../src/daemon/network/nat-networks.ts';
 import { initialNetworkStatus, NetworkService } from '../../src/daemon/network/network-service.ts';
 import { stopGuestsTask } from '../../src/daemon/node/stop-guests.ts';
+import { SnapshotRecords } from '../../src/daemon/snapshot/snapshot-records.ts';
+import { forgetSnapshots } from '../../src/daemon/snapshot/snapshot-steps.ts';
+import { snapshotTasks } from '../../src/daemon/snapshot/snapshot-tasks.ts';
 import { Collection } from '../../src/daemon/store/collection.ts';
 import { silentLog } from '../../src/daemon/store/informer.ts';
 import { ReferenceLock } from '../../src/daemon/store/reference-lock.ts';
@@ -54,9 +57,12 @@ export interface TaskWorld {
   vms: Collection<Vm>;
   volumes: Collection<Volume>;
   images: Collection<Image>;
+  snapshots: SnapshotRecords;
   /** Makes a VM object as the API would, before any task has worked on it. */
   addVm(name: string, spec: VmSpecInput): Promise<Subject>;
   addVolume(name: string, spec: Volume['spec']): Promise<Subject>;
+  /** Makes a snapshot object as the API would. Its id. */
+  addSnapshot(vm: Subject, name: string): Promise<string>;
   addImage(name: string, source: Image['spec']['source'], state?: Image['status']['state']): Promise<Subject>;
   /** Runs a task of the world's own to its end. */
   run(type: string, target: Subject, input?: object): Promise<void>;
@@ -117,6 +123,8 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   });
   const layerRecords = new LayerRecords(store, silentLog);
   await layerRecords.load();
+  const snapshotRecords = new SnapshotRecords(store, silentLog);
+  await snapshotRecords.load();
   const layerFiles = new LayerFiles(join(folder, 'volumes'));
   const useOf = (volumeId: string): LayerUse => layerUse({ volumes, vms, guests }, volumeId);
   const layers = new VolumeLayers({
@@ -164,6 +172,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     events,
     uids: new UidPool(1_950_000_000),
     node: 'here',
+    forgetSnapshots: (vmId) => forgetSnapshots({ volumes: volumeService, snapshots: snapshotRecords }, vmId),
   };
   const vm = vmTasks(parts);
   const fork = forkTask(parts);
@@ -173,7 +182,12 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     stop: (one) =>
       engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
   });
-  const types = listTaskTypes({ vm, fork, image, volume, stopGuests });
+  const snapshotParts = Object.assign(Object.create(parts) as VmStepParts, {
+    snapshots: snapshotRecords,
+    merging: () => merging,
+  });
+  const snapshot = snapshotTasks(snapshotParts);
+  const types = listTaskTypes({ vm, fork, image, volume, snapshot, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',
@@ -201,6 +215,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     vms,
     volumes,
     images,
+    snapshots: snapshotRecords,
     addVm: async (name, spec) => subject('vm', await vms.create({ ...common, name, spec: vmSpec.parse(spec) })),
     addVolume: async (name, spec) => subject('volume', await volumes.create({ ...common, name, spec })),
     addImage: async (name, source, state = 'pending') =>
@@ -221,14 +236,23 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       if (ended.state !== 'succeeded') throw new Error(`${name}: ${ended.error?.message}`);
       await records.releaseTask(target.id, id);
     },
-    observe: () => observe(folder, { vms, volumes, images }),
+    addSnapshot: async (vm, name) => {
+      const { id } = await snapshotRecords.collection.create({
+        name,
+        project: vm.id,
+        labels: {},
+        spec: { description: '' },
+      });
+      return id;
+    },
+    observe: () => observe(folder, { vms, volumes, images, snapshots: snapshotRecords }),
     close: async () => {
       await engine.stop();
       await merging.close();
       await networkService.close();
       guests.release();
       await driver.close();
-      for (const each of [vms, images, volumes, networks, layerRecords]) await each.close();
+      for (const each of [vms, images, volumes, networks, layerRecords, snapshotRecords]) await each.close();
       await store.close();
       for (let next = undo.pop(); next !== undefined; next = undo.pop()) await next();
     },
@@ -239,11 +263,13 @@ interface Objects {
   vms: Collection<Vm>;
   volumes: Collection<Volume>;
   images: Collection<Image>;
+  snapshots: SnapshotRecords;
 }
 
-async function observe(folder: string, { vms, volumes, images }: Objects): Promise<unknown> {
+async function observe(folder: string, { vms, volumes, images, snapshots }: Objects): Promise<unknown> {
   const names = new Map<string, string>();
-  for (const { id, name } of [...vms.all(), ...volumes.all(), ...images.all()]) names.set(id, name);
+  for (const { id, name } of [...vms.all(), ...volumes.all(), ...images.all(), ...snapshots.collection.all()])
+    names.set(id, name);
   const named = (text: string): string =>
     text.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g, (id) => names.get(id) ?? 'of nobody');
   const files = (await readdir(folder, { recursive: true, withFileTypes: true }))
@@ -270,6 +296,20 @@ async function observe(folder: string, { vms, volumes, images }: Objects): Promi
       .filter(({ status }) => status.state !== 'pending')
       .map(({ name, status }) =>
         [name, status.state, status.virtualSizeMib, status.usedBy?.name, status.isOwnedByVm].join(' '),
+      )
+      .toSorted(),
+    snapshots: [...snapshots.collection.all()]
+      .filter(({ status }) => status.state !== 'creating')
+      .map(({ name, project, status }) =>
+        [
+          name,
+          status.state,
+          status.consistency,
+          status.disks.length,
+          status.memoryChecksum,
+          named(status.parentId ?? '-'),
+          snapshots.currentOf(project)?.name === name,
+        ].join(' '),
       )
       .toSorted(),
     images: [...images.all()]

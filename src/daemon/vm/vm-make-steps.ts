@@ -120,6 +120,7 @@ export function deleteEverything(parts: VmStepParts): VmStep {
       });
       await disconnect(parts, vm);
       await driver.forget({ id, directory: vmDirectory(parts, id) }, 'everything');
+      await parts.forgetSnapshots(id);
       await parts.volumes.surrender(vm);
       await records.collection.delete(id);
       await parts.networks.membersChanged();

@@ -15,6 +15,8 @@ export interface VmStepParts extends DefinitionParts {
   events: EventService;
   uids: UidPool;
   node: string;
+  /** Takes away the snapshots of a VM that is being deleted. Can be repeated. */
+  forgetSnapshots: (vmId: string) => Promise<void>;
 }
 
 /** What every task on a VM is given. */

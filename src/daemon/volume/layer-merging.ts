@@ -55,13 +55,18 @@ export class LayerMerging {
       const work = this.run(treeId, { signal: this.#closing.signal }).catch((error: unknown) => {
         if (this.#closing.signal.aborted) return;
         this.#parts.log.warn({ err: error, treeId }, 'layers of a disk could not be merged; it is tried again');
-        this.plan(treeId, this.#parts.retryMs ?? defaultRetryMs);
+        this.retry(treeId);
       });
       this.#running.add(work);
       void work.finally(() => this.#running.delete(work));
     }, afterMs);
     timer.unref();
     this.#planned.set(treeId, timer);
+  }
+
+  /** Tries again later what has failed now. */
+  retry(treeId: string): void {
+    this.plan(treeId, this.#parts.retryMs ?? defaultRetryMs);
   }
 
   /** The same in all trees: what could not be merged before may be possible now, when a guest has ended. */
@@ -92,7 +97,7 @@ export class LayerMerging {
           await this.#merge(next.layer, next.child, { signal: AbortSignal.any([signal, mustYield]), onProgress });
         } catch (error) {
           if (!mustYield.aborted || signal.aborted) throw error;
-          this.plan(treeId, this.#parts.retryMs ?? defaultRetryMs);
+          this.retry(treeId);
           return false;
         }
       }

@@ -98,6 +98,19 @@ export class VolumeLayers {
     return lineOf(this.#parts.records, this.topOf(volume));
   }
 
+  /** How many layers a layer is made of, itself included. */
+  depthOf(layer: Layer): number {
+    return lineOf(this.#parts.records, layer).length;
+  }
+
+  /** Whether a freeze under this key has begun, whatever became of it. */
+  hasBegun(key: string): boolean {
+    const { records } = this.#parts;
+    if (records.change(key)) return true;
+    for (const layer of records.all()) if (layer.madeBy === key) return true;
+    return false;
+  }
+
   /** The files of a layer and what it is based on, its image included, itself first. */
   filesOf(layer: Layer): DiskLayer[] {
     const { records, files, imageLayer } = this.#parts;
@@ -277,10 +290,33 @@ export class VolumeLayers {
         () => this.#settle(change),
       ).catch((error: unknown) => log.warn({ err: error, change: change.key }, 'a change of layers must wait'));
     }
+    await this.#settleGuests();
     const orphans = [...records.all()].filter(({ volumeId }) => volumeId !== null && volume(volumeId) === null);
     if (orphans.length > 0) for (const layer of orphans) await records.write({ put: [{ ...layer, volumeId: null }] });
     const trees = new Set([...records.all()].map(({ treeId }) => treeId));
     for (const treeId of trees) await this.within([treeId], () => this.#sweep(treeId));
+  }
+
+  /** Ends what the last daemon has left under way in guests. */
+  async #settleGuests(): Promise<void> {
+    const { records, useOf, log } = this.#parts;
+    const guests = new Map<GuestSnapshots, Map<string, string[]>>();
+    for (const layer of records.all()) {
+      const use = useOf(layer.volumeId ?? '');
+      if (use.state !== 'on') continue;
+      const disks = guests.get(use.snapshots) ?? new Map<string, string[]>();
+      guests.set(
+        use.snapshots,
+        disks.set(
+          use.disk,
+          this.filesOf(layer).map(({ path }) => path),
+        ),
+      );
+    }
+    for (const [guest, disks] of guests)
+      await guest
+        .settle(disks)
+        .catch((error: unknown) => log.warn({ err: error }, 'the disks of a guest could not be settled'));
   }
 
   /** Runs `work` while nothing else changes in these trees; a merge there makes way. */

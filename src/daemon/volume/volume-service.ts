@@ -280,6 +280,30 @@ export class VolumeService {
     return this.#takeLayer(volume.id, await layers.addTop(volume, layerId, disk.sizeMib));
   }
 
+  /**
+   * The volume that a disk of a VM was made of when `layerId` was frozen: the same, also where the VM has let go of it
+   * since; where it was deleted, a new one on that layer. Refuses one that another VM has by now. Can be repeated.
+   */
+  async retake(
+    vm: Pick<Vm, 'id' | 'name' | 'project'>,
+    disk: Pick<VmDisk, 'name'>,
+    volumeId: string,
+    layerId: string,
+  ): Promise<Volume> {
+    const volume = this.#parts.volumes.get(volumeId);
+    if (!volume) return this.provideOn(vm, disk, layerId);
+    return this.#parts.volumes.setStatus(volumeId, (status) => {
+      if (status.usedBy && status.usedBy.id !== vm.id)
+        throw new LodgeError(
+          'in_use',
+          `Disk ${disk.name} was the volume ${volume.name}, which VM ${status.usedBy.name} uses by now.`,
+          { hint: 'Take the disk out of that VM’s spec, or clone the snapshot.' },
+        );
+      const isOwnedByVm = status.isOwnedByVm || volume.name === ownName(vm, disk);
+      return { ...status, usedBy: { id: vm.id, name: vm.name }, isOwnedByVm };
+    });
+  }
+
   async #takeLayer(id: string, layer: Layer): Promise<Volume> {
     const { layers } = this.#parts;
     const [{ virtualSizeMib, allocatedBytes }, imageId] = [await layers.measure(layer), layers.imageIdOf(layer)];
