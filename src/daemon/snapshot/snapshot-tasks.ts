@@ -34,12 +34,7 @@ export interface SnapshotTasks {
 
 export function snapshotTasks(parts: SnapshotStepParts): SnapshotTasks {
   // Once the guest was switched off, a revert can only go on: what fails then is tried again.
-  const reverting: Step[] = [
-    checkMemory(parts),
-    endGuest(parts, 'forced-off') as Step,
-    putBack(parts),
-    putMemoryBack(parts),
-  ];
+  const reverting: Step[] = [checkMemory(parts), endGuest(parts, 'forced-off'), putBack(parts), putMemoryBack(parts)];
   return {
     // A moment that has passed can't be caught again: what was cut off is undone.
     create: defineTask({
@@ -53,7 +48,7 @@ export function snapshotTasks(parts: SnapshotStepParts): SnapshotTasks {
     revertAndStart: defineTask({
       type: 'snapshot.revertAndStart',
       input,
-      steps: [...reverting, startGuest(parts) as Step],
+      steps: [...reverting, startGuest(parts)],
     }),
   };
 }
