@@ -106,6 +106,8 @@ test('a running guest is forked', { timeout: 300_000 }, async (context) => {
     const expected = await Promise.all(names.map(async (name) => (await host.vm(name)).status.nics[0]?.mac));
     assert.deepEqual(macs, expected);
     assert.equal(new Set(macs).size, 3);
+    const local = await Promise.all(names.map((name) => inGuest(host, name, 'cat /proc/net/if_inet6 | grep eth0')));
+    assert.equal(new Set(local).size, 3, local.join(' '));
     const addresses = await Promise.all(names.map((name) => addressOf(host, name)));
     assert.equal(new Set(addresses).size, 3, addresses.join(' '));
     assert.equal(addresses[0], address, 'the guest itself keeps its address');

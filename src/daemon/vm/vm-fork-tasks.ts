@@ -80,7 +80,6 @@ function makeObjects(parts: VmStepParts): ForkStep {
           await records.collection.create({ ...copy, project, labels, spec, status });
         }),
       );
-      await parts.networks.membersChanged();
     },
     undo: async ({ input: { id, copies, isIsolated }, taskId }) => {
       for (const copy of copies) await removeCopy(parts, copy.id);
@@ -163,6 +162,7 @@ function giveIdentities(parts: VmStepParts): ForkStep {
     timeoutMs: identityTimeoutMs,
     run: async ({ input: { id, copies }, signal, progress }) => {
       const original = records.collection.get(id);
+      await parts.networks.membersChanged();
       const left = copies.entries();
       let done = 0;
       const work = async (): Promise<void> => {

@@ -186,8 +186,8 @@ export class QemuDriver implements Driver {
     }
     const attempt: Attempt = { launched: null, guest: null };
     try {
-      const command = await this.#prepare(definition, installation, folder, { isRestoring });
-      const { guest, qmp } = await this.#launch(definition, command, folder, attempt, deadline);
+      const prepared = this.#prepare(definition, installation, folder, { isRestoring });
+      const { guest, qmp, command } = await this.#launch(definition, prepared, folder, attempt, deadline);
       if (isRestoring) await loadMemory(qmp, deadline);
       else {
         guest.noteFresh();
@@ -242,7 +242,7 @@ export class QemuDriver implements Driver {
   /** Starts the process of a copy, up to where it waits for its devices' state. */
   async #launchCopy(
     definition: GuestDefinition,
-    incoming: IncomingMemory,
+    given: Promise<IncomingMemory>,
     deadline: AbortSignal,
     { signal, late, timeoutMs }: { signal: AbortSignal | undefined; late: AbortSignal; timeoutMs: number },
   ): Promise<WaitingCopy<QemuGuest>> {
@@ -262,12 +262,16 @@ export class QemuDriver implements Driver {
     };
     try {
       const installation = await this.#getInstallation();
-      const command = await this.#prepare(definition, installation, folder, { isRestoring: true, incoming });
-      const { guest, qmp } = await this.#launch(definition, command, folder, attempt, deadline);
+      const prepared = given.then((incoming) =>
+        this.#prepare(definition, installation, folder, { isRestoring: true, incoming }),
+      );
+      const { guest, qmp, command } = await this.#launch(definition, prepared, folder, attempt, deadline);
       const run = async (): Promise<void> => {
         await pullOutCables(qmp, definition);
         await qmp.execute('cont');
-        await Promise.all([guest.state(), guest.lookAtPort()]);
+        // What is known of it now; whoever needs the answers waits for them by themselves.
+        void guest.lookAtPort();
+        await guest.state();
       };
       return { guest, qmp, streamUri: command.streamUri ?? '', run, giveUp };
     } catch (error) {
@@ -278,13 +282,16 @@ export class QemuDriver implements Driver {
   /** Starts QEMU in a group of its own and connects to it. What there is of it is in `attempt`, also when this throws. */
   async #launch(
     definition: GuestDefinition,
-    command: QemuCommand,
+    prepared: Promise<QemuCommand>,
     folder: VmFolder,
     attempt: Attempt,
     deadline: AbortSignal,
-  ): Promise<{ guest: QemuGuest; qmp: QmpConnection }> {
+  ): Promise<{ guest: QemuGuest; qmp: QmpConnection; command: QemuCommand }> {
     const { id, name } = definition;
-    const group = await this.#makeGroup(id);
+    // Side by side, but both are over before anything is taken back.
+    const making = this.#makeGroup(id);
+    await Promise.allSettled([prepared, making]);
+    const [command, group] = await Promise.all([prepared, making]);
     const launched = await launchConfined({
       argv: command.argv,
       uid: definition.uid,
@@ -308,7 +315,7 @@ export class QemuDriver implements Driver {
       deadline,
     );
     attempt.guest = opened.guest;
-    return opened;
+    return { ...opened, command };
   }
 
   async discover(): Promise<ReadonlySet<string>> {

@@ -51,6 +51,7 @@ const kinds: readonly (readonly [number, (world: World) => Operation])[] = [
   [22, createVm],
   [22, power],
   [10, deleteVm],
+  [6, forkVm],
   [5, updateVm],
   [7, createVolume],
   [4, growVolume],
@@ -110,6 +111,16 @@ function createVm(world: World): Operation {
   return {
     name: `create VM ${name}${start ? ' and start it' : ''}`,
     run: () => client.vm.create({ body, query: { start } }),
+  };
+}
+
+function forkVm({ client, random, known }: World): Operation {
+  const running = [...known.vms].filter(([, state]) => state === 'running').map(([name]) => name);
+  const vm = existing(random, vms, running);
+  const name = missing(random, vms, known.vms.keys());
+  return {
+    name: `fork VM ${vm} as ${name}`,
+    run: () => client.vm.fork({ params: { vm }, body: { name } }),
   };
 }
 

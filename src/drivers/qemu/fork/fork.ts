@@ -54,7 +54,11 @@ export interface ForkParts<G extends Guest> {
   /** Block of memory that is mapped, bytes. */
   block: { name: string; size: number };
   /** Starts the process of a copy. Throws, and then leaves nothing. */
-  launch: (definition: GuestDefinition, incoming: IncomingMemory, deadline: AbortSignal) => Promise<WaitingCopy<G>>;
+  launch: (
+    definition: GuestDefinition,
+    incoming: Promise<IncomingMemory>,
+    deadline: AbortSignal,
+  ) => Promise<WaitingCopy<G>>;
 }
 
 export interface ForkWork<G extends Guest> {
@@ -82,29 +86,35 @@ export async function forkGuest<G extends Guest>(
   parts: ForkParts<G>,
   work: ForkWork<G>,
 ): Promise<{ copies: G[]; pauseMs: number; frozenBytes: number }> {
-  const [memory, stream] = (await MemoryFile.create(2)) as [MemoryFile, MemoryFile];
+  const files = MemoryFile.create(2) as Promise<[MemoryFile, MemoryFile]>;
   const failed = new AbortController();
   const signal = AbortSignal.any([work.deadline, failed.signal]);
   const expected = expectedPagesOffset(parts.block.size);
   // The copies' processes may start before there is anything in the file: they take one that is shorter than where the
   // memory begins, and its whole length is there before any memory is.
-  const frozen = parts
-    .freeze({ path: memory.path, signal, onStopped: work.onStopped })
-    .then(async ({ pauseMs }) => ({ pauseMs, ...(await finishImage(parts, memory, stream)) }));
+  const freeze = async (): Promise<{ pauseMs: number; pagesOffset: number; frozenBytes: number }> => {
+    const [memory, stream] = await files;
+    const { pauseMs } = await parts.freeze({ path: memory.path, signal, onStopped: work.onStopped });
+    return { pauseMs, ...(await finishImage(parts, memory, stream)) };
+  };
+  const frozen = freeze();
   frozen.catch(() => {});
   const waiting: WaitingCopy<G>[] = [];
-  const incoming = { block: parts.block.name, path: memory.path, offset: expected, streamPath: stream.path };
+  const incoming = async (offset: number): Promise<IncomingMemory> => {
+    const [memory, stream] = await files;
+    return { block: parts.block.name, path: memory.path, offset, streamPath: stream.path };
+  };
   try {
     const copies = await inPool(work.copies, availableParallelism() + 1, async (define) => {
       signal.throwIfAborted();
       const definition = await define();
-      let copy = await parts.launch(definition, incoming, signal);
+      let copy = await parts.launch(definition, incoming(expected), signal);
       waiting.push(copy);
       const { pagesOffset } = await frozen;
-      if (pagesOffset !== incoming.offset) {
+      if (pagesOffset !== expected) {
         await copy.giveUp(new Error('the memory is elsewhere'));
         waiting.splice(waiting.indexOf(copy), 1);
-        copy = await parts.launch(definition, { ...incoming, offset: pagesOffset }, signal);
+        copy = await parts.launch(definition, incoming(pagesOffset), signal);
         waiting.push(copy);
       }
       await load(copy.qmp, copy.streamUri, signal);
@@ -121,8 +131,7 @@ export async function forkGuest<G extends Guest>(
     throw reasons.find(({ code }) => code !== 'cancelled' && code !== 'internal') ?? error;
   } finally {
     // Copies that run have it mapped; their own state they have read.
-    memory.close();
-    stream.close();
+    for (const file of await files.catch(() => [])) file.close();
   }
 }
 
