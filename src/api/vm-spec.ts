@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
 import { ipv4Address, macAddress } from './network.ts';
+import { vmFirmware, vmSmbios } from './vm-firmware.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { maxVolumeMib } from './volume.ts';
 
@@ -132,8 +133,6 @@ export const vmUsbDevice = z
   })
   .meta({ id: 'VmUsbDevice' });
 
-export const firmwareType = z.enum(['auto', 'direct', 'bios', 'uefi']).meta({ id: 'FirmwareType' });
-
 const sshKey = z
   .string()
   .max(16_384)
@@ -214,19 +213,8 @@ export const vmSpec = z
       .enum(['auto', 'kvm', 'tcg'])
       .default('auto')
       .describe('auto takes the best rung of the node’s accelerator ladder'),
-    firmware: z
-      .strictObject({
-        type: firmwareType
-          .default('auto')
-          .describe('auto: direct for kernel images, else UEFI where the image boots by it, else BIOS'),
-        commandLineExtra: z
-          .string()
-          .max(2000)
-          .regex(/^[\x20-\x7e]*$/, 'takes printable ASCII')
-          .default('')
-          .describe('Added to the kernel command line of direct boot'),
-      })
-      .prefault({}),
+    firmware: vmFirmware.prefault({}),
+    smbios: vmSmbios.optional().describe('What the guest is told of the machine it is. Without it, QEMU’s'),
     disks: z.array(vmDisk).max(64).default([]).describe('The first bootable one is booted'),
     nics: z
       .array(vmNic)

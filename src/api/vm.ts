@@ -8,6 +8,7 @@ import { vmGuestRoutes } from './vm-guest.ts';
 import { vmConsoleRoutes } from './vm-console.ts';
 import { vmForkRoutes, vmLineage } from './vm-fork.ts';
 import { vmDevice, vmHardware } from './vm-hardware.ts';
+import { firmwareReset } from './vm-firmware.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
 
@@ -115,6 +116,12 @@ export const vmStatus = z
         kernel: z.string().nullable(),
       })
       .nullable(),
+    generationId: z
+      .string()
+      .nullable()
+      .describe(
+        'VM generation ID, which changes when the VM goes on from a copied or earlier state; null before its first start',
+      ),
     consolePanic: z
       .string()
       .nullable()
@@ -341,6 +348,17 @@ export const vmRoutes = {
     permission: 'vm.power',
     response: vm,
     errors: powerErrors,
+  }),
+  resetFirmware: route({
+    ...action,
+    path: '/v1/vms/{vm}/firmware/reset',
+    summary: 'Make the UEFI variable store of a stopped VM anew',
+    description:
+      'What was kept is gone: boot entries and keys that the guest enrolled. Its disks stay. The next start begins with the keys of spec.firmware.secureBoot.',
+    permission: 'vm.update',
+    body: firmwareReset,
+    response: vm,
+    errors: ['not_found', 'wrong_state', 'busy', 'unsupported', 'host_failed'],
   }),
   suspend: route({
     ...action,

@@ -68,6 +68,8 @@ export interface GuestDefinition {
   kernel: { kernelPath: string; initramfsPath: string | null; commandLine: string } | null;
   disks: GuestDisk[];
   nics: GuestNic[];
+  /** VM generation ID, a UUID; without it the guest is given none. Microsoft’s “Virtual Machine Generation ID” specification. */
+  generationId?: string | null;
   /** Folder of this VM on the node; the driver makes it and keeps what belongs to the guest in it. */
   directory: string;
   /** Unprivileged user and group the hypervisor's process runs as. */
@@ -384,6 +386,12 @@ export interface Driver {
 
   /** Removes what the driver keeps of a guest that doesn't exist any more: its saved memory (`state`), or everything. */
   forget(definition: Pick<GuestDefinition, 'id' | 'directory'>, what: 'state' | 'everything'): Promise<void>;
+
+  /**
+   * Makes the UEFI variable store anew, as the next start would for a VM that was never started. Only while the guest
+   * doesn't exist. Throws `unsupported` where it has none.
+   */
+  resetFirmware(definition: Pick<GuestDefinition, 'id' | 'name' | 'directory' | 'spec' | 'firmware'>): Promise<void>;
 
   /** The last bytes of the serial console's kept output; works while the guest doesn't exist too. */
   serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array>;

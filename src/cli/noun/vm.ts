@@ -18,6 +18,7 @@ import type { PowerOptions } from '../vm/power.ts';
 import { choicesAt } from '../schema-fields.ts';
 import { fetchVms, pendingText, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
+import { addFirmwareVerb } from './vm-firmware.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
 import { usageError } from '../usage-error.ts';
 
@@ -30,6 +31,7 @@ export function vmNoun(): Command {
   addChangeVerbs(vm);
   addRename(vm);
   addForkVerbs(vm);
+  addFirmwareVerb(vm);
   vm.commandsGroup('Switch:');
   addPowerVerbs(vm);
   vm.commandsGroup('Consoles:');
@@ -236,6 +238,19 @@ function addChangeVerbs(vm: Command): void {
     .addOption(choice('--usb <controller>', 'USB controller', choicesAt(vmSpec, ['usb'])))
     .addOption(choice('--machine <type>', 'machine type', choicesAt(vmSpec, ['machine'])))
     .addOption(choice('--firmware <type>', 'what boots it', choicesAt(vmSpec, ['firmware', 'type'])))
+    .addOption(
+      choice(
+        '--secure-boot <keys>',
+        'only loaders signed for these keys are run',
+        choicesAt(vmSpec, ['firmware', 'secureBoot', 'keys']),
+      ),
+    )
+    .option(
+      '--secure-boot-certificate <file>',
+      'own certificate (PEM) whose signatures count; may be given several times',
+      collected,
+    )
+    .option('--smbios <fields>', 'what the guest is told of its machine: manufacturer=ACME,product=X1,serial=42')
     .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')
     .option('--cpu-model <model>', 'auto, host, max, x86-64-v2, x86-64-v3, x86-64-v4, or one of QEMU’s')
     .option('--cpu-enable <features>', 'CPU features to switch on, with commas', collected)

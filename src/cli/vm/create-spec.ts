@@ -28,6 +28,9 @@ export interface CreateSpecOptions {
   usb?: string;
   machine?: string;
   firmware?: string;
+  secureBoot?: string;
+  secureBootCertificate?: string[];
+  smbios?: string;
   kernelArgs?: string;
   accelerator?: string;
   display?: string;
@@ -71,7 +74,9 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
     firmware: withoutUndefined({
       type: options.firmware as NonNullable<VmSpecInput['firmware']>['type'],
       commandLineExtra: options.kernelArgs,
+      secureBoot: await secureBootFrom(options),
     }),
+    smbios: options.smbios === undefined ? undefined : keyValues(options.smbios, smbiosKeys, '--smbios'),
     disks: disks.length === 0 ? undefined : disks,
     nics,
     display: options.display as VmSpecInput['display'],
@@ -82,6 +87,20 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
       options.restart === undefined ? undefined : { mode: options.restart as 'never' | 'on-failure' | 'always' },
     stopTimeoutS: options.stopTimeout,
   });
+}
+
+const smbiosKeys = ['manufacturer', 'product', 'serial', 'uuid', 'assetTag', 'sku', 'family'] as const;
+
+/** Certificates mean own keys, unless it is said otherwise. */
+async function secureBootFrom({
+  secureBoot,
+  secureBootCertificate: files = [],
+}: CreateSpecOptions): Promise<NonNullable<VmSpecInput['firmware']>['secureBoot']> {
+  if (secureBoot === undefined && files.length === 0) return undefined;
+  const ownCertificates: string[] = [];
+  for (const file of files) ownCertificates.push(await readText(file, '--secure-boot-certificate'));
+  const keys = (secureBoot ?? 'own') as 'microsoft' | 'own';
+  return withoutUndefined({ keys, ownCertificates: files.length === 0 ? undefined : ownCertificates });
 }
 
 /** A copy without the fields that are undefined. */

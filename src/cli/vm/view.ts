@@ -97,6 +97,18 @@ function valueText(value: PendingChange['current']): string {
   return value === null ? 'none' : String(value);
 }
 
+function secureBootText({ firmware: { secureBoot } }: Vm['spec']): string | null {
+  if (!secureBoot?.isEnabled) return null;
+  const { keys, ownCertificates } = secureBoot;
+  return keys === 'microsoft' ? 'with Microsoft’s keys' : `with own keys, ${ownCertificates.length} certificates`;
+}
+
+function smbiosText(smbios: NonNullable<Vm['spec']['smbios']>): string {
+  return Object.entries(smbios)
+    .map(([name, value]) => `${name}=${Array.isArray(value) ? value.join(' ') : value}`)
+    .join(', ');
+}
+
 /** Names of the volumes and images that a VM's status names by their ids. */
 async function namesOfDisks(vm: Vm, { client }: Session): Promise<ReadonlyMap<string, string>> {
   const query = { project: vm.project };
@@ -186,6 +198,9 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ],
       ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
       ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
+      ['Secure Boot', secureBootText(started ?? spec)],
+      ['SMBIOS', spec.smbios === undefined ? null : smbiosText(spec.smbios)],
+      ['Generation ID', status.generationId],
       [
         'Accelerator',
         pinned === null ? spec.accelerator : `${pinned.rung}: ${firstSentence(pinned.acceleratorReason)}`,

@@ -45,7 +45,7 @@ export async function planHardware(
   const image = imageOf(parts, vm);
   const { pinned } = vm.status;
   const firmware =
-    pinned?.firmware && vm.spec.firmware.type === 'auto'
+    pinned?.firmware && vm.spec.firmware.type === 'auto' && !vm.spec.firmware.secureBoot?.isEnabled
       ? pinned.firmware
       : chooseFirmware(vm.spec, image, await parts.hasUefi());
   const accelerator = await parts.acceleratorFor(vm.spec);
@@ -143,6 +143,7 @@ export async function defineGuest(
         : null,
     disks,
     nics,
+    generationId: vm.status.generationId,
     directory: vmDirectory(parts, vm.id),
     uid,
   };

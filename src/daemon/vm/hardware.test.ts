@@ -175,3 +175,30 @@ describe('A spec', () => {
     limited({ readIops: 100, writeIops: 50, bytesPerSecond: 1, burst: { readIops: 200, lengthS: 5 } })();
   });
 });
+
+describe('Secure Boot', () => {
+  const secureBoot = (change: object): VmSpec => spec({ firmware: { secureBoot: change } });
+
+  it('means UEFI, and refuses what boots otherwise', () => {
+    assert.equal(chooseFirmware(secureBoot({}), null, true), 'uefi');
+    assert.equal(chooseFirmware(secureBoot({}), image({}), true), 'uefi');
+    assert.equal(chooseFirmware(secureBoot({ isEnabled: false }), null, true), 'bios');
+    refuses(
+      () => chooseFirmware(secureBoot({}), image({ firmware: ['bios'] }), true),
+      'spec.firmware.secureBoot.isEnabled',
+    );
+    refuses(
+      () => chooseFirmware(spec({ firmware: { type: 'bios', secureBoot: {} } }), null, true),
+      'spec.firmware.type',
+    );
+  });
+
+  it('takes certificates that are some, for own keys', () => {
+    const noCertificate = '-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----';
+    const field = 'spec.firmware.secureBoot.ownCertificates';
+    refuses(() => checkSpec(secureBoot({ keys: 'own' }), null), field);
+    refuses(() => checkSpec(secureBoot({ keys: 'own', ownCertificates: [noCertificate] }), null), `${field}.0`);
+    refuses(() => checkSpec(secureBoot({ ownCertificates: [noCertificate] }), null), 'spec.firmware.secureBoot.keys');
+    checkSpec(secureBoot({}), null);
+  });
+});

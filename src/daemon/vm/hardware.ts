@@ -1,6 +1,6 @@
 // From what a user asked for to what a VM is made of: fills in what the image decides (firmware, first disk, memory) and
 // keeps what was decided before (MAC addresses). Pure, so that it can be tested without a machine.
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { presetOf, resolveHardware } from '../../api/resolve-hardware.ts';
@@ -132,7 +132,19 @@ export function hardwareOf(spec: VmSpec, facts: HardwareFacts): VmHardware {
 
 /** What boots the VM: as asked for, else as the image can. */
 export function chooseFirmware(spec: VmSpec, image: Image | null, hasUefi: boolean): VmPinned['firmware'] {
-  const { type } = spec.firmware;
+  const { type, secureBoot } = spec.firmware;
+  if (secureBoot?.isEnabled) {
+    const known = image?.status.firmware ?? [];
+    if (known.length > 0 && !known.includes('uefi'))
+      throw invalidField(
+        'spec.firmware.secureBoot.isEnabled',
+        `Secure Boot is of UEFI, and image ${image?.name} boots by ${known.join(' or ')}`,
+        true,
+      );
+    if (type !== 'auto' && type !== 'uefi')
+      throw invalidField('spec.firmware.type', 'Secure Boot is of UEFI: auto or uefi', type);
+    return 'uefi';
+  }
   if (type === 'direct' && image?.status.kind !== 'kernel') {
     throw invalidField('spec.firmware.type', 'direct boot needs an image with a kernel, such as tiny', type);
   }
@@ -197,6 +209,7 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
     });
   }
   checkRoom(spec);
+  checkKeys(spec);
   checkBootOrder(spec);
   for (const [index, disk] of spec.disks.entries()) checkLimits(disk.limits, `spec.disks.${index}.limits`);
   const usbNames = new Set<string>();
@@ -208,6 +221,23 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
   const minimum = Math.max(image?.status.minMemoryMib ?? 0, image?.spec.minMemoryMib ?? 0);
   if (spec.memoryMib < minimum) {
     throw invalidField('spec.memoryMib', `image ${image?.name} needs at least ${minimum} MiB`, spec.memoryMib);
+  }
+}
+
+function checkKeys({ firmware: { secureBoot } }: VmSpec): void {
+  if (!secureBoot) return;
+  const { keys, ownCertificates } = secureBoot;
+  const field = 'spec.firmware.secureBoot.ownCertificates';
+  if (keys === 'own' && ownCertificates.length === 0)
+    throw invalidField(field, 'needs a certificate at least where keys is own', ownCertificates.length);
+  if (keys === 'microsoft' && ownCertificates.length > 0)
+    throw invalidField('spec.firmware.secureBoot.keys', 'is own where ownCertificates are given', keys);
+  for (const [index, text] of ownCertificates.entries()) {
+    try {
+      void new X509Certificate(text);
+    } catch {
+      throw invalidField(`${field}.${index}`, 'is no X.509 certificate', text.slice(0, 60));
+    }
   }
 }
 

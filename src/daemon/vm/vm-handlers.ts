@@ -55,6 +55,7 @@ export function vmHandlers({
     pause: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'pause')),
     resume: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'resume')),
     fork: async (request, { caller }) => toTask(await service.fork(find(request), request.body, caller.name)),
+    resetFirmware: async (request, { caller }) => vmFor(caller, await service.resetFirmware(find(request))),
     suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),

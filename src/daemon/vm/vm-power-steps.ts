@@ -5,6 +5,7 @@ import { type Vm, type VmExit } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest, type GuestMessage } from '../../drivers/driver.ts';
 import { defineGuest, vmDirectory } from './definition.ts';
+import { provideGenerationId } from './generation-id.ts';
 import { alignHardware } from './vm-make-steps.ts';
 import { vmSubject } from './vm-records.ts';
 import { disconnect, hostTimeoutMs, type VmStep, type VmStepParts } from './vm-step.ts';
@@ -79,6 +80,7 @@ async function giveUpStart(parts: VmStepParts, id: string, isRestoring: boolean,
 /** From here on the spec may change without the guest: it is started with the one of this moment. */
 async function beginStart(parts: VmStepParts, id: string, taskId: string, isRestoring: boolean): Promise<Vm> {
   if (!isRestoring) await alignHardware(parts, id);
+  await provideGenerationId(parts.records, id);
   const vm = parts.records.byId(id);
   const startedSpec = isRestoring ? (vm.status.startedSpec ?? vm.spec) : vm.spec;
   const reason = isRestoring ? 'Its memory is being restored.' : 'Its hypervisor process is being started.';

@@ -41,6 +41,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     disks: [],
     nics: [],
     guest: null,
+    generationId: null,
     consolePanic: null,
     lineage: null,
     lastExit: null,

@@ -253,6 +253,30 @@ export class VmService {
     return records.byId(vm.id);
   }
 
+  /** Makes the UEFI variable store of a stopped VM anew. */
+  async resetFirmware(given: Vm): Promise<Vm> {
+    const { records, guests, driver, events } = this.#parts;
+    this.#requireIdle(given);
+    await guests.exclusively(given.id, async () => {
+      const vm = records.byId(given.id);
+      if (vm.status.state !== 'stopped') {
+        throw new LodgeError(
+          'wrong_state',
+          `VM ${vm.name} is ${vm.status.state}; what its firmware keeps can be reset while it is stopped.`,
+          { hint: `Stop it first: lodge vm stop ${vm.name}.` },
+        );
+      }
+      const { firmware } = await planHardware(this.#parts, vm);
+      await driver.resetFirmware({ ...this.place(vm), name: vm.name, spec: vm.spec, firmware });
+      await events.record({
+        type: 'vm.firmware-reset',
+        subject: vmSubject(vm),
+        message: `The UEFI variable store of VM ${vm.name} was made anew.`,
+      });
+    });
+    return records.byId(given.id);
+  }
+
   /** The guest of a VM, for consoles (`console`) or its agent (`guest`). */
   guest(vm: Vm, action: Extract<VmAction, 'console' | 'guest'>): Guest {
     this.#parts.records.requireAllowed(vm, action);

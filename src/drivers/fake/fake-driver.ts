@@ -55,6 +55,7 @@ export class FakeDriver implements Driver {
           serial: yes,
           agent: yes,
           uefi: yes,
+          secureBoot: yes,
           nmi: yes,
           fork: yes,
         },
@@ -194,6 +195,11 @@ export class FakeDriver implements Driver {
       recursive: true,
       force: true,
     });
+  }
+
+  async resetFirmware({ name, firmware }: Pick<GuestDefinition, 'name' | 'firmware'>): Promise<void> {
+    if (firmware === 'uefi') return;
+    throw new LodgeError('unsupported', `VM ${name} has no UEFI variable store: it boots by ${firmware}.`);
   }
 
   async serialLog(definition: Pick<GuestDefinition, 'directory'>, maxBytes: number): Promise<Uint8Array> {

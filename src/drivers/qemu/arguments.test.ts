@@ -22,7 +22,15 @@ const installation: CommandContext['installation'] = {
   migrationCapabilities: new Set<string>(),
   chardevKinds: new Set(['socket', 'ringbuf', 'hub']),
   deviceModels: new Set(),
-  uefi: { codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
+  uefi: {
+    codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd',
+    variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd',
+    secureBoot: {
+      codePath: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd',
+      variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd',
+      microsoftVariablesPath: '/usr/share/OVMF/OVMF_VARS_4M.ms.fd',
+    },
+  },
 };
 
 const tcg: CommandContext = {
@@ -194,6 +202,40 @@ suite('the accelerator', () => {
   });
 });
 
+suite('identity', () => {
+  const generationId = '11111111-2222-4333-8444-555555555555';
+
+  test('the UUID is the VM’s id unless SMBIOS is given one', () => {
+    assert.equal(value(buildCommand(define(), tcg), '-uuid'), '0198a1b2-0000-7000-8000-000000000001');
+    const command = buildCommand(define({ smbios: { uuid: generationId } }), tcg);
+    assert.equal(value(command, '-uuid'), generationId);
+    assert.deepEqual(values(command, '-smbios'), []);
+  });
+
+  test('SMBIOS fields go into their tables, with commas written twice', () => {
+    const smbios = { manufacturer: 'ACME, Inc.', serial: 'S1', assetTag: 'A7', oemStrings: ['a=1,2', 'b'] };
+    assert.deepEqual(values(buildCommand(define({ smbios }), tcg), '-smbios'), [
+      'type=1,manufacturer=ACME,, Inc.,serial=S1',
+      'type=2,manufacturer=ACME,, Inc.,serial=S1,asset=A7',
+      'type=3,manufacturer=ACME,, Inc.,serial=S1,asset=A7',
+      'type=11,value=a=1,,2,value=b',
+    ]);
+  });
+
+  test('a guest is told its generation, but for a microvm, and one restored from memory without it', () => {
+    const told = (definition: GuestDefinition, isRestoring = false): boolean =>
+      values(buildCommand(definition, { ...tcg, isRestoring }), '-device').some(
+        (text) => text === `vmgenid,id=generation0,guid=${generationId}`,
+      );
+    assert.ok(told(define({}, { generationId })));
+    assert.ok(!told(define({}, { generationId: null })));
+    assert.ok(!told(define({ machine: 'microvm' }, { generationId, firmware: 'direct' })));
+    assert.ok(!told(define({}, { generationId }), true));
+    const { pinned } = buildCommand(define({}, { generationId }), tcg);
+    assert.ok(told(define({}, { generationId, pinned }), true));
+  });
+});
+
 suite('firmware', () => {
   test('UEFI gets its code read-only and the VM’s own variables as a descriptor', () => {
     const command = buildCommand(define({}, { firmware: 'uefi' }), { ...tcg, uefiVariablesPath: '/vms/1/vars.fd' });
@@ -201,6 +243,22 @@ suite('firmware', () => {
     assert.equal(nodes(command).get('uefi-code-file')?.['read-only'], true);
     assert.deepEqual(command.files, [{ path: '/vms/1/vars.fd', mode: 'rw', fd: 10 }]);
     assert.equal(nodes(command).get('uefi-variables-file')?.['filename'], '/dev/fdset/10');
+  });
+
+  test('Secure Boot has its own code, and flash that only system management mode writes', () => {
+    const secure = define({ firmware: { secureBoot: {} } }, { firmware: 'uefi' });
+    const command = buildCommand(secure, { ...tcg, uefiVariablesPath: '/vms/1/vars.fd' });
+    assert.match(value(command, '-machine'), /,smm=on,pflash0=/);
+    assert.ok(values(command, '-global').includes('driver=cfi.pflash01,property=secure,value=on'));
+    assert.equal(nodes(command).get('uefi-code-file')?.['filename'], '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd');
+    const plain = buildCommand(define({}, { firmware: 'uefi' }), { ...tcg, uefiVariablesPath: '/vms/1/vars.fd' });
+    assert.doesNotMatch(plain.argv.join(' '), /smm=|cfi\.pflash01/);
+  });
+
+  test('a boot menu is there when it is asked for', () => {
+    assert.equal(value(buildCommand(define(), tcg), '-boot'), 'strict=on');
+    const command = buildCommand(define({ firmware: { hasBootMenu: true } }), tcg);
+    assert.equal(value(command, '-boot'), 'strict=on,menu=on,splash-time=5000');
   });
 
   test('UEFI without firmware is refused', () => {

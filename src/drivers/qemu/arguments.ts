@@ -7,12 +7,14 @@ import { type LaunchFile, type LaunchTap } from '../../host/launch/launch.ts';
 import { cpuArgument } from './cpu-model.ts';
 import { addDisks, addNics, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
+import { identityArguments, tellsGeneration } from './identity-arguments.ts';
 import { interfaceOptions } from './cpu-interface.ts';
 import { addMachineDevices } from './machine-devices.ts';
 import { type IncomingMemory } from './fork/fork.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
 import { serialChardevArguments } from './serial/chardev.ts';
+import { chooseUefiCode } from './uefi-variables.ts';
 
 /** What the arguments depend on besides the definition. */
 export interface CommandContext {
@@ -41,6 +43,8 @@ export interface QemuCommand {
   streamUri: string | null;
 }
 
+/** How long the firmware waits for the key that opens its boot menu. */
+const bootMenuMs = 5000;
 /** Descriptors below are standard input, output, error, and the launcher's own. */
 const firstDescriptor = 10;
 
@@ -81,7 +85,10 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     places,
   };
 
-  add('-name', `guest=${definition.name},debug-threads=on`, '-uuid', definition.id);
+  add('-name', `guest=${definition.name},debug-threads=on`);
+  // A guest that is restored has the devices that its memory was saved with.
+  const hasGenerationId = !isMicrovm && (!context.isRestoring || tellsGeneration(definition.pinned?.arguments ?? []));
+  add(...identityArguments(definition, { hasGenerationId }));
   add('-nodefaults', '-no-user-config', '-msg', 'timestamp=on', '-S');
   add('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');
 
@@ -102,7 +109,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   add('-cpu', `${cpuModel}${interfaceText}`, '-smp', topology(definition), '-m', `size=${spec.memoryMib}M`);
   // A guest that suspends itself to memory would look like one that hangs.
   if (!isMicrovm) add('-global', 'ICH9-LPC.disable_s3=1', '-global', 'PIIX4_PM.disable_s3=1');
-  add('-rtc', `base=${hardware.clockBase.model},driftfix=slew`, '-boot', 'strict=on');
+  add('-rtc', `base=${hardware.clockBase.model},driftfix=slew`);
+  add('-boot', spec.firmware.hasBootMenu ? `strict=on,menu=on,splash-time=${bootMenuMs}` : 'strict=on');
   add('-action', 'reboot=reset,shutdown=pause,panic=pause');
   add('-chardev', `socket,id=qmp0,path=${workNames.qmpSocket},server=on,wait=off`, '-mon', 'chardev=qmp0,mode=control');
   add(
@@ -175,21 +183,18 @@ function chooseCpuModel({ pinned, spec: { cpu } }: GuestDefinition, context: Com
 
 /** Adds the two flash chips, and gives back what the machine is told of them. */
 function addUefi(definition: GuestDefinition, context: CommandContext, { add, passFile }: ArgumentTools): string {
-  const { uefi } = context.installation;
-  if (!uefi || !context.uefiVariablesPath) {
-    throw new LodgeError(
-      'unsupported',
-      `VM ${definition.name} boots by UEFI, and no UEFI firmware is installed on this node.`,
-      { hint: 'Install ovmf, or set firmware.type to bios.' },
-    );
-  }
+  const { codePath, isSecure } = chooseUefiCode(definition, context.installation.uefi);
+  if (!context.uefiVariablesPath)
+    throw new LodgeError('internal', `VM ${definition.name} boots by UEFI and has no variable store.`);
   const node = (value: Record<string, unknown>): void => add('-blockdev', JSON.stringify(value));
-  node({ driver: 'file', 'node-name': 'uefi-code-file', filename: uefi.codePath, 'read-only': true });
+  node({ driver: 'file', 'node-name': 'uefi-code-file', filename: codePath, 'read-only': true });
   node({ driver: 'raw', 'node-name': 'uefi-code', file: 'uefi-code-file', 'read-only': true });
   const variables = passFile(context.uefiVariablesPath, 'rw');
   node({ driver: 'file', 'node-name': 'uefi-variables-file', filename: variables });
   node({ driver: 'raw', 'node-name': 'uefi-variables', file: 'uefi-variables-file' });
-  return 'pflash0=uefi-code,pflash1=uefi-variables';
+  // Flash that only system management mode can write: the guest's kernel can't change keys behind the firmware's back.
+  if (isSecure) add('-global', 'driver=cfi.pflash01,property=secure,value=on');
+  return `${isSecure ? 'smm=on,' : ''}pflash0=uefi-code,pflash1=uefi-variables`;
 }
 
 /**

@@ -3,15 +3,7 @@ import { link, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite, test, type TestContext } from 'node:test';
-import {
-  hasFile,
-  prepareFolder,
-  provideUefiVariables,
-  readTail,
-  removeLeftovers,
-  vmFolder,
-  workNames,
-} from './folder.ts';
+import { hasFile, prepareFolder, readTail, removeLeftovers, vmFolder, workNames } from './folder.ts';
 
 async function temporaryFolder(context: TestContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'lodge-folder-'));
@@ -85,17 +77,4 @@ test('leftovers are gone also where there were none', async (context) => {
   const folder = vmFolder(join(await temporaryFolder(context), 'vm'));
   await removeLeftovers(folder);
   assert.equal(await hasFile(folder.qmpSocket), false);
-});
-
-test('UEFI variables are copied once, and stay the VM’s own', async (context) => {
-  const base = await temporaryFolder(context);
-  const template = join(base, 'template.fd');
-  await writeFile(template, 'fresh');
-  const folder = vmFolder(join(base, 'vm'));
-  await prepareFolder(folder, ownUid);
-  await provideUefiVariables(folder, template);
-  await writeFile(folder.uefiVariables, 'changed by the guest');
-  await provideUefiVariables(folder, template);
-  assert.equal(await readFile(folder.uefiVariables, 'utf8'), 'changed by the guest');
-  assert.deepEqual((await readdir(folder.directory)).toSorted(), ['qemu', 'uefi-variables.fd']);
 });

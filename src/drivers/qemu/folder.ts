@@ -2,7 +2,7 @@
 // a QEMU that was taken over can't put a link in its place. Its subfolder belongs to the VM's own user: QEMU works in it
 // and makes its sockets there, under relative names, so it needs no way to the folder from above. Whatever is read from
 // the subfolder is read as what an enemy may have put there: no link is followed, no pipe waited for.
-import { chmod, chown, copyFile, lstat, mkdir, open, rename, rm } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdir, open, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
@@ -24,6 +24,8 @@ export interface VmFolder {
   usedState: string;
   processLog: string;
   uefiVariables: string;
+  /** With which keys the variable store was made. */
+  uefiKeys: string;
 }
 
 /** Names of the files in the work folder, as QEMU is given them. */
@@ -56,6 +58,7 @@ export function vmFolder(directory: string): VmFolder {
     usedState: inWork('usedState'),
     processLog: join(directory, 'qemu.log'),
     uefiVariables: join(directory, 'uefi-variables.fd'),
+    uefiKeys: join(directory, 'uefi-variables.keys'),
   };
 }
 
@@ -85,13 +88,6 @@ export async function removeLeftovers(folder: VmFolder): Promise<void> {
   const leftovers = [qmpSocket, descriptorSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState];
   // Whatever stands under such a name goes, be it a folder that the VM's user put there.
   await Promise.all(leftovers.map((path) => rm(path, { force: true, recursive: true })));
-}
-
-/** Gives the VM its own store of UEFI variables, if it has none yet: the whole of it or nothing. */
-export async function provideUefiVariables(folder: VmFolder, templatePath: string): Promise<void> {
-  if (await hasFile(folder.uefiVariables)) return;
-  await copyFile(templatePath, `${folder.uefiVariables}.new`);
-  await rename(`${folder.uefiVariables}.new`, folder.uefiVariables);
 }
 
 /**

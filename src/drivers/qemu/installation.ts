@@ -25,16 +25,47 @@ export interface QemuInstallation {
   /** What it can do when it saves or moves a guest: mapped-ram, multifd. */
   migrationCapabilities: ReadonlySet<string>;
   /** UEFI firmware and the template of its variable store; null where it is not installed. */
-  uefi: { codePath: string; variablesPath: string } | null;
+  uefi: UefiFirmware | null;
 }
 
-const uefiCandidates = [
-  { codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
-  { codePath: '/usr/share/edk2/x64/OVMF_CODE.4m.fd', variablesPath: '/usr/share/edk2/x64/OVMF_VARS.4m.fd' },
-  { codePath: '/usr/share/edk2/ovmf/OVMF_CODE.fd', variablesPath: '/usr/share/edk2/ovmf/OVMF_VARS.fd' },
-  { codePath: '/usr/share/qemu/ovmf-x86_64-code.bin', variablesPath: '/usr/share/qemu/ovmf-x86_64-vars.bin' },
-  { codePath: '/usr/share/OVMF/OVMF_CODE.fd', variablesPath: '/usr/share/OVMF/OVMF_VARS.fd' },
+/** Where UEFI firmware lies: its code, and templates of its variable store. */
+export interface UefiFirmware {
+  codePath: string;
+  variablesPath: string;
+  /** The build with Secure Boot, an empty store for it, and one with Microsoft's keys; null where it is not installed. */
+  secureBoot: { codePath: string; variablesPath: string; microsoftVariablesPath: string | null } | null;
+}
+
+/** Places in Debian, Arch, Fedora, SUSE, and Debian's smaller build; those for Secure Boot are of the same flash size. */
+const uefiCandidates: readonly UefiFirmware[] = [
+  uefiIn('/usr/share/OVMF', 'OVMF_CODE_4M.fd', 'OVMF_VARS_4M.fd', 'OVMF_CODE_4M.secboot.fd', 'OVMF_VARS_4M.ms.fd'),
+  uefiIn('/usr/share/edk2/x64', 'OVMF_CODE.4m.fd', 'OVMF_VARS.4m.fd', 'OVMF_CODE.secboot.4m.fd', null),
+  uefiIn('/usr/share/edk2/ovmf', 'OVMF_CODE.fd', 'OVMF_VARS.fd', 'OVMF_CODE.secboot.fd', 'OVMF_VARS.secboot.fd'),
+  uefiIn(
+    '/usr/share/qemu',
+    'ovmf-x86_64-code.bin',
+    'ovmf-x86_64-vars.bin',
+    'ovmf-x86_64-smm-code.bin',
+    'ovmf-x86_64-smm-ms-vars.bin',
+  ),
+  uefiIn('/usr/share/OVMF', 'OVMF_CODE.fd', 'OVMF_VARS.fd', 'OVMF_CODE.secboot.fd', 'OVMF_VARS.ms.fd'),
 ];
+
+function uefiIn(
+  folder: string,
+  code: string,
+  variables: string,
+  secureCode: string,
+  microsoftVariables: string | null,
+): UefiFirmware {
+  const path = (name: string): string => `${folder}/${name}`;
+  const microsoftVariablesPath = microsoftVariables === null ? null : path(microsoftVariables);
+  return {
+    codePath: path(code),
+    variablesPath: path(variables),
+    secureBoot: { codePath: path(secureCode), variablesPath: path(variables), microsoftVariablesPath },
+  };
+}
 
 /** Reads `QEMU emulator version 10.0.2 (Debian …)`. */
 export function parseQemuVersion(text: string): string | null {
@@ -138,14 +169,23 @@ export function parseMigrationCapabilities(lines: string): Set<string> {
   return new Set([...lines.matchAll(/"capability": ?"([^"]+)"/g)].map((match) => match[1]!));
 }
 
-async function findUefi(): Promise<QemuInstallation['uefi']> {
+async function findUefi(): Promise<UefiFirmware | null> {
   for (const candidate of uefiCandidates) {
-    try {
-      await Promise.all([access(candidate.codePath), access(candidate.variablesPath)]);
-      return candidate;
-    } catch {
-      // Another distribution's place comes next.
-    }
+    if (!(await isThere(candidate.codePath)) || !(await isThere(candidate.variablesPath))) continue;
+    const { secureBoot } = candidate;
+    if (!secureBoot || !(await isThere(secureBoot.codePath))) return { ...candidate, secureBoot: null };
+    const { microsoftVariablesPath: keys } = secureBoot;
+    return {
+      ...candidate,
+      secureBoot: { ...secureBoot, microsoftVariablesPath: keys !== null && (await isThere(keys)) ? keys : null },
+    };
   }
   return null;
+}
+
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }

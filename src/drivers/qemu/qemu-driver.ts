@@ -40,15 +40,7 @@ import { requireCpuFeatures } from './cpu-check.ts';
 import { readInterface } from './cpu-interface.ts';
 import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
-import {
-  hasFile,
-  prepareFolder,
-  provideUefiVariables,
-  readTail,
-  removeLeftovers,
-  vmFolder,
-  type VmFolder,
-} from './folder.ts';
+import { hasFile, prepareFolder, readTail, removeLeftovers, vmFolder, type VmFolder } from './folder.ts';
 import { forkGuest, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
 import { freezeGuest, missingForFreeze, settleFreeze } from './fork/freeze.ts';
 import { AcceleratorLadder } from './ladder.ts';
@@ -62,6 +54,7 @@ import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-
 import { SerialLog } from './serial/log.ts';
 import { checkSpec } from './spec-check.ts';
 import { startFailure } from './start-failure.ts';
+import { provideVariables, resetVariables } from './uefi-variables.ts';
 
 export interface QemuDriverOptions {
   /** Name of this installation of Lodge; marks its processes and groups. */
@@ -153,6 +146,7 @@ export class QemuDriver implements Driver {
           serial: { isSupported: true, reason: 'Emulated 16550 serial port' },
           agent: { isSupported: true, reason: 'virtio-serial port org.qemu.guest_agent.0' },
           uefi,
+          secureBoot: canSecureBoot(installation),
           nmi: { isSupported: true, reason: 'QMP inject-nmi' },
           fork: canFork(installation),
         },
@@ -388,6 +382,23 @@ export class QemuDriver implements Driver {
     else await rm(folder.directory, { recursive: true, force: true });
   }
 
+  async resetFirmware(
+    definition: Pick<GuestDefinition, 'id' | 'name' | 'directory' | 'spec' | 'firmware'>,
+  ): Promise<void> {
+    const { uefi } = await this.#getInstallation();
+    const folder = vmFolder(definition.directory);
+    if (definition.firmware !== 'uefi' || !uefi) {
+      throw new LodgeError(
+        'unsupported',
+        `VM ${definition.name} has no UEFI variable store: it boots by ${definition.firmware}.`,
+        {
+          hint: 'Only UEFI keeps variables; lodge vm show tells what boots a VM.',
+        },
+      );
+    }
+    await resetVariables(folder, definition, uefi);
+  }
+
   async serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array> {
     const { serialLog } = vmFolder(definition.directory);
     try {
@@ -420,7 +431,7 @@ export class QemuDriver implements Driver {
   ): Promise<QemuCommand> {
     await prepareFolder(folder, definition.uid);
     const isUefi = definition.firmware === 'uefi';
-    if (isUefi && installation.uefi) await provideUefiVariables(folder, installation.uefi.variablesPath);
+    if (isUefi && installation.uefi) await provideVariables(folder, definition, installation.uefi);
     // Saved memory goes on with the accelerator it was saved under.
     const wanted = isRestoring && definition.pinned ? definition.pinned.accelerator : definition.spec.accelerator;
     const choice = await this.#ladder.choose(installation, wanted);
@@ -561,6 +572,12 @@ async function waitForSocket(path: string, identity: ProcessIdentity, deadline: 
     if (!isAlive(identity)) throw new LodgeError('hypervisor_failed', 'QEMU ended while it started.');
     await delay(2);
   }
+}
+
+function canSecureBoot({ uefi }: QemuInstallation): { isSupported: boolean; reason: string } {
+  return uefi?.secureBoot
+    ? { isSupported: true, reason: `OVMF with Secure Boot: ${uefi.secureBoot.codePath}` }
+    : { isSupported: false, reason: 'No UEFI firmware with Secure Boot is installed: install the package ovmf.' };
 }
 
 function canFork({ migrationCapabilities }: QemuInstallation): { isSupported: boolean; reason: string } {

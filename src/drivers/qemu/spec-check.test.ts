@@ -22,7 +22,11 @@ const installation: Parameters<typeof checkSpec>[2] = {
       'virtio-serial-device virtio-balloon-device virtio-rng-device'
     ).split(' '),
   ),
-  uefi: { codePath: '/code', variablesPath: '/vars' },
+  uefi: {
+    codePath: '/code',
+    variablesPath: '/vars',
+    secureBoot: { codePath: '/secure', variablesPath: '/vars', microsoftVariablesPath: '/microsoft' },
+  },
 };
 
 /** The field that the refusal names. */
@@ -85,12 +89,21 @@ test('what it can not do is refused with the name of the field', () => {
     [{ machine: 'microvm', nics: Array.from({ length: 22 }, () => ({})) }, 'spec.nics'],
     [{ machine: 'microvm', firmware: { type: 'bios' } }, 'spec.firmware.type'],
     [{ machine: 'microvm', display: 'vnc' }, 'spec.display'],
+    [{ machine: 'pc', firmware: { secureBoot: {} } }, 'spec.machine'],
   ];
   for (const [spec, field] of cases) assert.equal(refusedField(spec), field, JSON.stringify(spec));
 });
 
 test('what is not installed is refused with what to install', () => {
   assert.equal(refusedField({ firmware: { type: 'uefi' } }, { ...installation, uefi: null }), 'spec.firmware.type');
+  const uefi = { codePath: '/code', variablesPath: '/vars', secureBoot: null };
+  const secure = { firmware: { secureBoot: {} } };
+  assert.equal(refusedField(secure, { ...installation, uefi }), 'spec.firmware.secureBoot.isEnabled');
+  const withoutKeys = { codePath: '/secure', variablesPath: '/vars', microsoftVariablesPath: null };
+  assert.equal(
+    refusedField(secure, { ...installation, uefi: { ...uefi, secureBoot: withoutKeys } }),
+    'spec.firmware.secureBoot.keys',
+  );
   assert.equal(refusedField({}, { ...installation, machines: new Map([['pc', 'pc-i440fx-10.0']]) }), 'spec.machine');
 });
 

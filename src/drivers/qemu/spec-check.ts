@@ -42,6 +42,30 @@ export function checkSpec(spec: VmSpec, hardware: VmHardware, installation: Inst
       'Install the package ovmf, or set firmware.type to bios.',
     );
   }
+  checkSecureBoot(spec, installation);
+}
+
+function checkSecureBoot({ firmware: { secureBoot }, machine }: VmSpec, { uefi }: Installation): void {
+  if (!secureBoot?.isEnabled) return;
+  const field = 'spec.firmware.secureBoot';
+  if (machine !== 'q35')
+    throw invalidField('spec.machine', 'Secure Boot needs machine type q35, for its system management mode', machine);
+  if (!uefi?.secureBoot) {
+    throw unsupportedField(
+      `${field}.isEnabled`,
+      'no UEFI firmware with Secure Boot is installed on this node',
+      true,
+      'Install the package ovmf, or set it to false.',
+    );
+  }
+  if (secureBoot.keys === 'microsoft' && uefi.secureBoot.microsoftVariablesPath === null) {
+    throw unsupportedField(
+      `${field}.keys`,
+      'no variable store with Microsoft’s keys is installed on this node',
+      secureBoot.keys,
+      'Install the package that has it (Debian: ovmf), or set it to own.',
+    );
+  }
 }
 
 /** An `unsupported` for one field. */
