@@ -70,7 +70,6 @@ export const vmSmbios = z
       .describe('OEM strings, SMBIOS type 11; systemd reads credentials from them'),
   })
   .meta({ id: 'VmSmbios' });
-export type VmSmbios = z.output<typeof vmSmbios>;
 
 export const vmFirmware = z.strictObject({
   type: firmwareType
@@ -97,4 +96,3 @@ export const firmwareReset = z
       .describe('variables: the UEFI variable store, with boot entries and keys that the guest enrolled'),
   })
   .meta({ id: 'VmFirmwareReset' });
-export type FirmwareReset = z.output<typeof firmwareReset>['what'];

@@ -36,6 +36,7 @@ export function specOfCopy(
   return {
     ...started,
     autostart: false,
+    ...(started.smbios ? { smbios: { ...started.smbios, uuid: undefined, serial: undefined } } : {}),
     disks: started.disks.map((disk) => {
       const { volume, ...rest } = disk;
       return volume === undefined ? disk : { ...rest, sizeMib: sizes.get(disk.name) };
@@ -52,7 +53,15 @@ export function specOfCopy(
 export function statusOfCopy(
   original: Vm,
   initial: Vm['status'],
-  own: { spec: VmSpec; node: string; uid: number; macs: readonly string[]; taskId: string; lineage: VmLineage },
+  own: {
+    spec: VmSpec;
+    node: string;
+    uid: number;
+    macs: readonly string[];
+    taskId: string;
+    lineage: VmLineage;
+    generationId: string;
+  },
 ): Vm['status'] {
   const { status } = original;
   return {
@@ -61,6 +70,7 @@ export function statusOfCopy(
     node: own.node,
     uid: own.uid,
     taskId: own.taskId,
+    generationId: own.generationId,
     pinned: status.pinned,
     devices: status.devices,
     // Those of disks that were made with a VM are filled in when they are there.

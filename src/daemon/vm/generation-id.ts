@@ -5,12 +5,17 @@
 import { randomUUID } from 'node:crypto';
 import { type VmRecords } from './vm-records.ts';
 
+/** One that no VM has, for an object that is only being made. */
+export function newGenerationId(): string {
+  return randomUUID();
+}
+
 /**
  * Gives a VM a new generation ID, which its guest sees from its next start, restore or fork on: a guest that is restored
  * from memory is told by an ACPI notification. For whoever makes a VM from another's state, or sets one back.
  */
-export async function renewGenerationId(records: VmRecords, id: string): Promise<string> {
-  const generationId = randomUUID();
+async function renewGenerationId(records: VmRecords, id: string): Promise<string> {
+  const generationId = newGenerationId();
   await records.patch(id, { generationId });
   return generationId;
 }

@@ -14,6 +14,7 @@ import { defineTask, type TaskStep, type TaskType } from '../task/task.ts';
 import { defineGuest, imageOf, seedPath, vmDirectory } from './definition.ts';
 import { forkDisks } from './fork-disks.ts';
 import { specOfCopy, statusOfCopy } from './fork-copies.ts';
+import { newGenerationId } from './generation-id.ts';
 import { assignMacs, needsSeed } from './hardware.ts';
 import { giveIdentity } from './identity.ts';
 import { removeSeed } from './seed.ts';
@@ -74,7 +75,8 @@ function makeObjects(parts: VmStepParts): ForkStep {
           const uid = parts.uids.take(records.collection.all());
           const macs = assignMacs(spec.nics, [], inUse);
           for (const mac of macs) inUse.add(mac);
-          const own = { spec, node: parts.node, uid, macs, taskId, lineage };
+          const generationId = newGenerationId();
+          const own = { spec, node: parts.node, uid, macs, taskId, lineage, generationId };
           const { project, labels } = original;
           const status = statusOfCopy(original, initialVmStatus(at), own);
           await records.collection.create({ ...copy, project, labels, spec, status });

@@ -54,7 +54,7 @@ import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-
 import { SerialLog } from './serial/log.ts';
 import { checkSpec } from './spec-check.ts';
 import { startFailure } from './start-failure.ts';
-import { provideVariables, resetVariables } from './uefi-variables.ts';
+import { copyVariables, provideVariables, resetVariables } from './uefi-variables.ts';
 
 export interface QemuDriverOptions {
   /** Name of this installation of Lodge; marks its processes and groups. */
@@ -220,7 +220,10 @@ export class QemuDriver implements Driver {
         name: forkable.name,
         freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
         block: { name: memoryBlock(spec.machine), size: spec.memoryMib * 2 ** 20 },
-        launch: (definition, incoming, end) => this.#launchCopy(definition, incoming, end, { signal, late, timeoutMs }),
+        launch: async (definition, incoming, end) => {
+          await copyVariables(forkable.folder, vmFolder(definition.directory));
+          return this.#launchCopy(definition, incoming, end, { signal, late, timeoutMs });
+        },
       },
       { copies: request.copies, deadline, onStopped, onCopy },
     ).catch((error: unknown) => {

@@ -268,9 +268,9 @@ export class QemuGuest implements Guest {
   }
 
   /** What freezing it needs. */
-  get forkable(): { name: string; qmp: QmpConnection; descriptorSocket: string } {
+  get forkable(): { name: string; qmp: QmpConnection; descriptorSocket: string; folder: VmFolder } {
     const { name, qmp, folder } = this.#parts;
-    return { name, qmp, descriptorSocket: folder.descriptorSocket };
+    return { name, qmp, descriptorSocket: folder.descriptorSocket, folder };
   }
 
   openSerial(): Promise<Duplex> {

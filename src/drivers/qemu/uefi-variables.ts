@@ -6,7 +6,7 @@
 //
 // Promises: a store is there whole or not at all; one that was there and is not, or is not sound, is never replaced unasked.
 import { createHash } from 'node:crypto';
-import { copyFile, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmSecureBoot } from '../../api/vm-firmware.ts';
@@ -73,6 +73,16 @@ export async function provideVariables(
       hint: `Make a new store with these keys (lodge vm firmware reset ${name}; its boot entries go, its disks stay), or set firmware.secureBoot as it was.`,
     },
   );
+}
+
+/** Gives a copy of a guest that stands still its store, where the guest has one. What the copy has of its own goes. */
+export async function copyVariables(from: VmFolder, to: VmFolder): Promise<void> {
+  if (!(await hasFile(from.uefiVariables))) return;
+  await mkdir(to.directory, { recursive: true, mode: 0o711 });
+  await rm(to.uefiVariables, { force: true });
+  if (await hasFile(from.uefiKeys)) await copyFile(from.uefiKeys, to.uefiKeys);
+  await copyFile(from.uefiVariables, `${to.uefiVariables}.new`);
+  await rename(`${to.uefiVariables}.new`, to.uefiVariables);
 }
 
 /** Makes the store anew, whatever was there. */
