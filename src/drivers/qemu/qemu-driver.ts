@@ -35,6 +35,7 @@ import {
 } from '../driver.ts';
 import { QemuGuestAgent } from './agent/guest-agent.ts';
 import { buildCommand, memoryBlock, type QemuCommand } from './arguments.ts';
+import { capabilitiesOf } from './capabilities.ts';
 import { openConsoles } from './consoles.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
 import { readInterface } from './cpu-interface.ts';
@@ -42,7 +43,7 @@ import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { hasFile, prepareFolder, readTail, removeLeftovers, vmFolder, type VmFolder } from './folder.ts';
 import { forkGuest, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
-import { freezeGuest, missingForFreeze, settleFreeze } from './fork/freeze.ts';
+import { freezeGuest, settleFreeze } from './fork/freeze.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
 import { QemuGuest, setLink, type QemuGuestParts } from './qemu-guest.ts';
@@ -127,29 +128,13 @@ export class QemuDriver implements Driver {
       };
     }
     const { rungs, chosen } = await this.#ladder.climb(installation, options);
-    const display = { isSupported: true, reason: 'QEMU’s VNC server' };
-    const uefi = installation.uefi
-      ? { isSupported: true, reason: `OVMF: ${installation.uefi.codePath}` }
-      : { isSupported: false, reason: 'No UEFI firmware is installed: install the package ovmf.' };
     return {
       driver: {
         name: this.name,
         version: installation.version,
         isReady: true,
         reason: `QEMU ${installation.version} answers.`,
-        capabilities: {
-          pause: { isSupported: true, reason: 'QMP stop and cont' },
-          suspend: { isSupported: true, reason: 'Migration to a file' },
-          reset: { isSupported: true, reason: 'QMP system_reset' },
-          vnc: display,
-          screenshot: display,
-          serial: { isSupported: true, reason: 'Emulated 16550 serial port' },
-          agent: { isSupported: true, reason: 'virtio-serial port org.qemu.guest_agent.0' },
-          uefi,
-          secureBoot: canSecureBoot(installation),
-          nmi: { isSupported: true, reason: 'QMP inject-nmi' },
-          fork: canFork(installation),
-        },
+        capabilities: capabilitiesOf(installation),
         machines: [...installation.machines.keys()],
         cpuModels: ['auto', 'host', ...cpuLevels, ...installation.cpuModels],
       },
@@ -575,19 +560,6 @@ async function waitForSocket(path: string, identity: ProcessIdentity, deadline: 
     if (!isAlive(identity)) throw new LodgeError('hypervisor_failed', 'QEMU ended while it started.');
     await delay(2);
   }
-}
-
-function canSecureBoot({ uefi }: QemuInstallation): { isSupported: boolean; reason: string } {
-  return uefi?.secureBoot
-    ? { isSupported: true, reason: `OVMF with Secure Boot: ${uefi.secureBoot.codePath}` }
-    : { isSupported: false, reason: 'No UEFI firmware with Secure Boot is installed: install the package ovmf.' };
-}
-
-function canFork({ migrationCapabilities }: QemuInstallation): { isSupported: boolean; reason: string } {
-  const missing = missingForFreeze(migrationCapabilities);
-  return missing === null
-    ? { isSupported: true, reason: 'Memory saved by mapped-ram, and mapped by the copies' }
-    : { isSupported: false, reason: `${missing}.` };
 }
 
 /** Links that are to be down are so before anything runs. */
