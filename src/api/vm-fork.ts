@@ -25,12 +25,22 @@ export type VmFork = z.output<typeof vmFork>;
 
 export const vmLineage = z
   .object({
-    kind: z.enum(['fork']).describe('fork: it goes on from the memory of a running VM'),
+    kind: z
+      .enum(['fork', 'linked-clone', 'full-clone'])
+      .describe(
+        'fork: it goes on from the memory of a running VM; linked-clone: it began with its disks, and still reads from them what it has not written itself; full-clone: it began with copies of them',
+      ),
     parentId: z.string().describe('VM it was made from'),
     parentName: z.string().describe('What that was called then'),
-    forkId: z.string().describe('The same for all copies of one fork: id of the task that made them'),
+    forkId: z.string().describe('The same for all copies of one request: id of the task that made them'),
     at: timestamp,
     hasOwnIdentity: z.boolean().describe('It was given a host name, addresses and keys of its own'),
+    identityBy: z
+      .enum(['agent', 'cloud-init'])
+      .optional()
+      .describe(
+        'Who gives it these: the guest agent, as soon as it answers, or cloud-init at the first boot. Addresses of NICs are its own from the beginning, but for a fork',
+      ),
   })
   .meta({ id: 'VmLineage' });
 export type VmLineage = z.output<typeof vmLineage>;

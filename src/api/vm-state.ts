@@ -40,7 +40,8 @@ export type VmAction =
   | 'console'
   | 'guest'
   | 'update'
-  | 'fork';
+  | 'fork'
+  | 'clone';
 
 /** In which states each action is allowed, what the VM is meanwhile, and what it ends in. */
 export const vmActions: Readonly<
@@ -63,6 +64,7 @@ export const vmActions: Readonly<
   console: { from: ['starting', 'running', 'paused', 'stopping', 'suspending', 'crashed'], during: null, to: null },
   guest: { from: ['running'], during: null, to: null },
   fork: { from: ['running'], during: null, to: null },
+  clone: { from: ['stopped', 'running', 'paused', 'suspended', 'crashed'], during: null, to: null },
   update: {
     from: ['stopped', 'starting', 'running', 'paused', 'stopping', 'suspending', 'suspended', 'crashed'],
     during: null,

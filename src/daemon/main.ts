@@ -68,6 +68,8 @@ import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
+import { cloneTask } from './vm/vm-clone-tasks.ts';
+import { VmCloning } from './vm/vm-cloning.ts';
 import { forkTask } from './vm/vm-fork-tasks.ts';
 import { vmTasks } from './vm/vm-tasks.ts';
 import { LayerFiles } from './volume/layer-files.ts';
@@ -211,6 +213,12 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     merging: () => merging,
   });
   const snapshotJobs = snapshotTasks(snapshotParts);
+  const clone = cloneTask(
+    Object.assign(Object.create(stepParts) as VmStepParts, {
+      start: (vm: Vm, requestedBy: string) => vmService.start(vm, requestedBy),
+      requestedBy: (taskId: string) => engine.require(taskId).requestedBy,
+    }),
+  );
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vmObjects.all(),
@@ -220,6 +228,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     store,
     types: listTaskTypes({
       vm: vmJobs,
+      clone,
       fork,
       image: imageJobs,
       volume: volumeJobs,
@@ -365,6 +374,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests }),
       vm: vmHandlers({
         service: vmService,
+        cloning: new VmCloning({ records, volumes, engine, nodes, references, task: clone }),
         records,
         driver,
         tickets: new ConsoleTickets(),

@@ -3,6 +3,7 @@
 import { type ImageTasks } from './image/image-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
+import { type CloneInput } from './vm/vm-clone-tasks.ts';
 import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
 import { type VolumeTasks } from './volume/volume-tasks.ts';
@@ -11,14 +12,16 @@ export interface TaskTypeParts {
   vm: VmTasks;
   image: ImageTasks;
   volume: VolumeTasks;
+  clone: TaskType<CloneInput>;
   fork: TaskType<ForkInput>;
   snapshot: SnapshotTasks;
   stopGuests: TaskType<Record<never, never>>;
 }
 
-export function listTaskTypes({ vm, fork, image, volume, snapshot, stopGuests }: TaskTypeParts): TaskType[] {
+export function listTaskTypes({ vm, clone, fork, image, volume, snapshot, stopGuests }: TaskTypeParts): TaskType[] {
   return [
     ...listVmTasks(vm),
+    clone,
     fork,
     image.create,
     image.importUpload,

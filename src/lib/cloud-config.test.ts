@@ -63,6 +63,15 @@ test('a login of its own is created with sudo, its keys and a locked password', 
   ]);
 });
 
+test('a copy of another machine gets a machine id and host keys of its own, once', () => {
+  const config = parse(composeUserData({ isCopy: true })) as { ssh_deletekeys: boolean; bootcmd: string[][] };
+  assert.equal(config.ssh_deletekeys, true);
+  assert.deepEqual(config.bootcmd[0]?.slice(0, 3), ['cloud-init-per', 'instance', 'lodge-machine-id']);
+  assert.equal(composeUserData({ isCopy: false }), composeUserData({}));
+  const network = composeNetworkConfig([{ macAddress: '52:54:00:00:00:01', isKnownByMac: true }]);
+  assert.match(network, /dhcp-identifier: mac/);
+});
+
 test('nothing given is still a valid cloud-config', () => {
   assert.deepEqual(read(composeUserData({})), {});
 });

@@ -19,6 +19,8 @@ export interface CloudConfigFields {
   runCommands?: readonly (string | readonly string[])[];
   timezone?: string;
   locale?: string;
+  /** The disk was that of another machine: machine id and ssh host keys are made anew, once for this instance id. */
+  isCopy?: boolean;
 }
 
 /** Something given for cloud-init can't be taken. The message says what and why; `field` which. */
@@ -33,6 +35,15 @@ export class CloudConfigError extends Error {
 }
 
 const LIMITS = { userDataBytes: 1024 * 1024, hostnameLength: 253 } as const;
+
+/** machine-id(5); D-Bus has one of its own where it is no link to that. Systems without one are left without. */
+const newMachineId = [
+  '[ -s /etc/machine-id ] || exit 0',
+  'rm -f /etc/machine-id',
+  '[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id',
+  'if command -v systemd-machine-id-setup; then systemd-machine-id-setup; else dbus-uuidgen --ensure=/etc/machine-id; fi',
+  '[ ! -d /var/lib/dbus ] || [ -e /var/lib/dbus/machine-id ] || cp /etc/machine-id /var/lib/dbus/machine-id',
+].join('; ');
 
 type YamlMap = Record<string, unknown>;
 
@@ -115,6 +126,10 @@ function composeFields(fields: CloudConfigFields): YamlMap {
   }
   if (fields.runCommands?.length)
     config['runcmd'] = fields.runCommands.map((command) => (typeof command === 'string' ? command : [...command]));
+  if (fields.isCopy === true) {
+    config['ssh_deletekeys'] = true;
+    config['bootcmd'] = [['cloud-init-per', 'instance', 'lodge-machine-id', 'sh', '-c', newMachineId]];
+  }
   if (fields.timezone !== undefined) config['timezone'] = fields.timezone;
   if (fields.locale !== undefined) config['locale'] = fields.locale;
   return config;
@@ -289,6 +304,8 @@ export interface CloudNetworkInterface {
   nameservers?: readonly string[];
   searchDomains?: readonly string[];
   mtu?: number;
+  /** Ask for an address in the name of the MAC address, whatever else the system knows itself by. */
+  isKnownByMac?: boolean;
   routes?: readonly { to: string; via: string }[];
 }
 
@@ -312,6 +329,7 @@ export function composeNetworkConfig(interfaces: readonly CloudNetworkInterface[
     ethernets[`lodge${index}`] = {
       match: { macaddress: one.macAddress.toLowerCase() },
       dhcp4: one.isDhcp4 ?? !hasAddresses,
+      'dhcp-identifier': one.isKnownByMac === true ? 'mac' : undefined,
       dhcp6: one.isDhcp6,
       addresses: hasAddresses ? one.addresses : undefined,
       routes: routes.length > 0 ? routes : undefined,

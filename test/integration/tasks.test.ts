@@ -5,6 +5,7 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { type Subject } from '../../src/api/object.ts';
+import { vmSpec } from '../../src/api/vm-spec.ts';
 import { taskConformance, type TaskFixture } from '../../src/daemon/task/task.conformance.ts';
 import { openTaskWorld, writeDisk, type TaskWorld } from '../support/task-world.ts';
 
@@ -46,6 +47,15 @@ async function withSnapshot(world: TaskWorld, target: Subject, name: string, inp
   return id;
 }
 
+function cloneScene(target: Subject, mode: 'linked' | 'full'): Scene {
+  const copies = ['web2-1', 'web2-2'].map((name, index) => ({
+    id: `01900000-0000-7000-8000-00000000000${index}`,
+    name,
+  }));
+  const own = vmSpec.parse(withFirstBootData);
+  return { target, input: { copies, project: 'default', labels: {}, spec: own, mode, isStarted: false } };
+}
+
 /** Sets up what each kind of task works on; one kind may have several scenes. */
 const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
   'vm.create': async (world) => ({ target: await world.addVm('web1', withFirstBootData) }),
@@ -80,6 +90,9 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     }));
     return { target, input: { copies, isIsolated: false } };
   },
+  'vm.clone': async (world) => cloneScene(await madeVm(world), 'linked'),
+  'vm.clone of a running VM': async (world) => cloneScene(await runningVm(world), 'linked'),
+  'vm.clone with disks of its own': async (world) => cloneScene(await madeVm(world), 'full'),
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),
   'vm.delete': async (world) => ({ target: await madeVm(world) }),
   'vm.delete of a suspended VM': async (world) => ({ target: await suspendedVm(world) }),

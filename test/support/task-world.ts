@@ -30,6 +30,7 @@ import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
+import { cloneTask } from '../../src/daemon/vm/vm-clone-tasks.ts';
 import { forkTask } from '../../src/daemon/vm/vm-fork-tasks.ts';
 import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
 import { LayerFiles } from '../../src/daemon/volume/layer-files.ts';
@@ -176,6 +177,12 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   };
   const vm = vmTasks(parts);
   const fork = forkTask(parts);
+  const clone = cloneTask({
+    ...parts,
+    start: (one, requestedBy) =>
+      engine.submit(vm.start, { target: vmSubject(one), input: { id: one.id }, requestedBy }),
+    requestedBy: () => 'test',
+  });
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vms.all(),
@@ -187,7 +194,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     merging: () => merging,
   });
   const snapshot = snapshotTasks(snapshotParts);
-  const types = listTaskTypes({ vm, fork, image, volume, snapshot, stopGuests });
+  const types = listTaskTypes({ vm, clone, fork, image, volume, snapshot, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',
@@ -245,7 +252,12 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       });
       return id;
     },
-    observe: () => observe(folder, { vms, volumes, images, snapshots: snapshotRecords }),
+    observe: async () => {
+      // What nobody needs any more goes in the background.
+      for (const treeId of new Set([...layerRecords.all()].map((layer) => layer.treeId)))
+        await merging.run(treeId, { signal: AbortSignal.timeout(30_000) });
+      return observe(folder, { vms, volumes, images, snapshots: snapshotRecords });
+    },
     close: async () => {
       await engine.stop();
       await merging.close();

@@ -3,6 +3,7 @@
 import { Option, type Command } from 'commander';
 import { imageRecipe } from '../../api/image.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
+import { maxClones } from '../../api/vm-clone.ts';
 import { maxCopies } from '../../api/vm-fork.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
 import type { Vm } from '../../api/vm.ts';
@@ -13,6 +14,7 @@ import { deleteEach } from '../delete-each.ts';
 import { listVerb, selectedNames, showVerb, withSuggestion, type SelectionOptions } from '../list.ts';
 import { printOne } from '../output/print.ts';
 import type { CreateOptions } from '../vm/create.ts';
+import type { CloneOptions } from '../vm/clone.ts';
 import type { ForkOptions } from '../vm/fork.ts';
 import type { PowerOptions } from '../vm/power.ts';
 import { choicesAt } from '../schema-fields.ts';
@@ -134,6 +136,28 @@ function addRename(vm: Command): void {
 }
 
 function addForkVerbs(vm: Command): void {
+  verb(vm, 'clone <vm> [name]', 'Make new VMs with the disks of a VM', {
+    formats: objectFormats,
+    description:
+      'Make new VMs with the disks of a VM as they are now; it may run, and goes on. Linked clones (the default) are there at once and keep only what they write themselves; --full copies the disks. Each clone gets addresses of its own; its host name, machine id and ssh host keys change at its first boot.',
+    examples: [
+      ['lodge vm clone web1 web2', 'a linked clone, not started'],
+      ['lodge vm clone web1 web2 --full', 'with disks that need nothing of those of web1'],
+      ['lodge vm clone web1 --count 20 --start', 'web1-1 to web1-20, all of the same moment, started'],
+    ],
+  })
+    .option('--linked', 'read from the original’s disks what was not written since (this is the default)')
+    .option('--full', 'copy the disks')
+    .option('-n, --count <number>', 'how many, all or none (default: 1)', wholeNumber(1, maxClones))
+    .option('--start', 'start them when they are made')
+    .option('--no-wait', 'end as soon as the daemon has taken it on')
+    .action(
+      withDaemon<[vm: string, name?: string], CloneOptions>(async (session, options, one, name) => {
+        const { cloneVm } = await import('../vm/clone.ts');
+        await cloneVm(session, options, one, name);
+      }),
+    );
+
   verb(vm, 'fork <vm>', 'Make running copies of a running VM', {
     formats: objectFormats,
     description:

@@ -16,7 +16,7 @@ import { silentLog, type Log } from '../store/informer.ts';
 import type { Store } from '../store/store.ts';
 import { TaskRecords } from './task-records.ts';
 import { TaskRun, type TaskRunOptions } from './task-run.ts';
-import type { TaskRecord, TaskType } from './task.ts';
+import { keyOf, type TaskRecord, type TaskType } from './task.ts';
 
 export interface TaskEngineOptions {
   store: Store;
@@ -239,12 +239,20 @@ export class TaskEngine {
     return this.#records.onChange(listener);
   }
 
-  /** Tasks that have not ended and are about this object. */
+  /** Tasks that have not ended and work on this object: others about it wait for them. */
   activeOn(target: Pick<Subject, 'kind' | 'id'>): TaskRecord[] {
+    const key = keyOf(target);
     return Array.from(this.#records.all()).filter(
-      (record) =>
-        record.target.id === target.id && record.target.kind === target.kind && !finalTaskStates.has(record.state),
+      (record) => record.exclusiveKey === key && !finalTaskStates.has(record.state),
     );
+  }
+
+  /** Tasks that work on an object, and the one that its status names: that may be about several. */
+  activeFor(target: Pick<Subject, 'kind' | 'id'>, taskId: string | null): TaskRecord[] {
+    const own = this.activeOn(target);
+    const named = taskId === null ? null : this.get(taskId);
+    const isMore = named !== null && !finalTaskStates.has(named.state) && !own.some(({ id }) => id === taskId);
+    return isMore ? [...own, named] : own;
   }
 
   /** Resolves when the task has ended, however it did. Rejects with not_found, timeout, or the signal's reason. */

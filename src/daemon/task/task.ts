@@ -85,7 +85,7 @@ export interface TaskDefinition<
   state?: BagSchema;
   /** What steps work with; usually given by the function that makes the definition. */
   services?: Services;
-  /** Which tasks exclude each other. Default: those with the same target. */
+  /** Which tasks exclude each other. Default: those with the same target, which count as working on it. */
   exclusiveKey?(input: z.output<InputSchema>, target: Subject): string;
   /** The longest that the whole may take once it has begun; then it is cancelled and undone. Default: what its steps may take. */
   timeoutMs?: number;
@@ -106,6 +106,11 @@ export interface TaskType<Input = unknown> {
   /** What the schema makes of the input. Throws invalid_request. */
   parse(input: Input): unknown;
   exclusiveKey(input: unknown, target: Subject): string;
+}
+
+/** What excludes each other by default: all that is about one object. */
+export function keyOf({ kind, id }: Pick<Subject, 'kind' | 'id'>): string {
+  return `${kind}/${id}`;
 }
 
 /** What the default deadline has on top of what the steps may take: time for saves. */
@@ -141,7 +146,7 @@ export function defineTask<InputSchema extends z.ZodType, BagSchema extends z.Zo
       });
     },
     exclusiveKey(input, target) {
-      return definition.exclusiveKey?.(input as z.output<InputSchema>, target) ?? `${target.kind}/${target.id}`;
+      return definition.exclusiveKey?.(input as z.output<InputSchema>, target) ?? keyOf(target);
     },
   };
 }

@@ -16,13 +16,19 @@ export async function hashPassword(password: string): Promise<string> {
 }
 
 /** The three texts of a seed. Throws invalid_request for user-data that is none. */
-export function composeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec'> & { status: Pick<Vm['status'], 'nics'> }): {
+export function composeSeed(
+  vm: Pick<Vm, 'id' | 'name' | 'spec'> & {
+    status: Pick<Vm['status'], 'nics'> & Partial<Pick<Vm['status'], 'lineage'>>;
+  },
+): {
   metaData: string;
   userData: string;
   networkConfig: string;
 } {
   const { cloudInit } = vm.spec;
   const hostname = cloudInit?.hostname ?? vm.name;
+  // A fork had its own by the time it could boot.
+  const isCopy = (vm.status.lineage?.kind ?? 'fork') !== 'fork';
   try {
     return {
       metaData: composeMetaData({ instanceId: vm.id, hostname }),
@@ -33,11 +39,13 @@ export function composeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec'> & { status: Pic
           sshAuthorizedKeys: cloudInit?.sshKeys ?? [],
           passwordHash: cloudInit?.password,
           isSshPasswordAllowed: cloudInit?.password !== undefined,
+          isCopy,
         },
         cloudInit?.userData,
       ),
       networkConfig:
-        cloudInit?.networkConfig ?? composeNetworkConfig(vm.status.nics.map((nic) => ({ macAddress: nic.mac }))),
+        cloudInit?.networkConfig ??
+        composeNetworkConfig(vm.status.nics.map((nic) => ({ macAddress: nic.mac, isKnownByMac: isCopy }))),
     };
   } catch (error) {
     if (!(error instanceof CloudConfigError)) throw error;

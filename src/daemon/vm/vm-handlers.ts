@@ -11,12 +11,14 @@ import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmRecords } from './vm-records.ts';
+import { type VmCloning } from './vm-cloning.ts';
 import { type VmService } from './vm-service.ts';
 
 const maxProcessLogBytes = 262_144;
 
 export interface VmHandlersParts {
   service: VmService;
+  cloning: VmCloning;
   records: VmRecords;
   driver: Driver;
   tickets: ConsoleTickets;
@@ -25,6 +27,7 @@ export interface VmHandlersParts {
 
 export function vmHandlers({
   service,
+  cloning,
   records,
   driver,
   tickets,
@@ -54,6 +57,7 @@ export function vmHandlers({
     reset: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'reset')),
     pause: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'pause')),
     resume: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'resume')),
+    clone: async (request, { caller }) => toTask(await cloning.clone(find(request), request.body, caller.name)),
     fork: async (request, { caller }) => toTask(await service.fork(find(request), request.body, caller.name)),
     resetFirmware: async (request, { caller }) => vmFor(caller, await service.resetFirmware(find(request))),
     suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),

@@ -21,6 +21,7 @@ const actionWords: Record<VmAction, string> = {
   guest: 'asked through its agent',
   update: 'changed',
   fork: 'forked',
+  clone: 'cloned',
 };
 
 /** Status of a VM that has only just been asked for. */

@@ -220,7 +220,7 @@ export class VmService {
     const { tasks, engine, records } = this.#parts;
     if (!isForced) return this.#submit(given, 'delete', tasks.delete, requestedBy);
     const vm = records.byId(given.id);
-    for (const active of engine.activeOn({ kind: 'vm', id: vm.id })) {
+    for (const active of engine.activeFor({ kind: 'vm', id: vm.id }, vm.status.taskId)) {
       if ([tasks.delete.type, tasks.forceDelete.type].includes(active.type)) return active;
       if (active.type === tasks.stop.type) await this.#parts.guests.get(vm.id)?.end();
       else await engine.cancel(active.id).catch(ignoreEnded);
@@ -314,7 +314,7 @@ export class VmService {
   }
 
   #requireIdle(vm: Vm): void {
-    const [active] = this.#parts.engine.activeOn({ kind: 'vm', id: vm.id });
+    const [active] = this.#parts.engine.activeFor({ kind: 'vm', id: vm.id }, vm.status.taskId);
     if (active) {
       throw new LodgeError('busy', `VM ${vm.name} is being worked on: ${active.type}, task ${active.id}.`, {
         hint: `Wait for it (lodge task wait ${active.id}), or cancel it.`,

@@ -318,6 +318,6 @@ export class VmSupervisor {
   }
 
   #activeTask(vm: Vm): string | null {
-    return this.#parts.engine.activeOn({ kind: 'vm', id: vm.id })[0]?.id ?? null;
+    return this.#parts.engine.activeFor({ kind: 'vm', id: vm.id }, vm.status.taskId)[0]?.id ?? null;
   }
 }

@@ -2,7 +2,15 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type DiskLayer } from '../../drivers/driver.ts';
-import { commitLayer, createLayer, hasOwnData, readLayerSize, relabelLayer } from '../../host/image/layer.ts';
+import {
+  commitLayer,
+  copyLayers,
+  createLayer,
+  hasOwnData,
+  isEmptyLayer,
+  readLayerSize,
+  relabelLayer,
+} from '../../host/image/layer.ts';
 import { deleteVolume } from '../../host/image/volume.ts';
 import { describeImageProblem } from '../image/image-problem.ts';
 import { type Layer } from './layer.ts';
@@ -51,6 +59,24 @@ export class LayerFiles {
   async hasOwnData(layer: LayerPlace): Promise<boolean> {
     const { path } = this.place(layer);
     return (await isThere(path)) && explained(() => hasOwnData(path));
+  }
+
+  /** Whether nothing was written to a layer, which may be in use, and it is as large as what it is based on. */
+  async isEmptyOn(layer: LayerPlace, parent: LayerPlace): Promise<boolean> {
+    if (layer.format !== 'qcow2') return false;
+    const [file, below] = [this.place(layer), this.place(parent)];
+    return explained(
+      async () => (await isEmptyLayer(file.path)) && (await readLayerSize(file)) === (await readLayerSize(below)),
+    );
+  }
+
+  /** Copies what a layer reads as, with all below it, to a disk that stands alone, unless that is there already. */
+  async copy(
+    files: readonly DiskLayer[],
+    path: string,
+    options: { signal: AbortSignal; onProgress: (percent: number) => void },
+  ): Promise<void> {
+    if (!(await isThere(path))) await explained(() => copyLayers(files, path, options));
   }
 
   /** Writes what the first of these files holds into the second. Nothing may have them open. */

@@ -5,13 +5,15 @@
 //                             away in the transaction that makes them tops, or when they are given up
 import { Informer, type InformerTarget, type Log } from '../store/informer.ts';
 import { type KeyValue, type Operation, type Store, type WatchBatch } from '../store/store.ts';
-import { type Layer, type LayerForest } from './layer.ts';
+import { type Layer, type LayerForest, type LayerHolder } from './layer.ts';
 
 /** Fresh tops that are on their way. */
 export interface LayerChange {
   key: string;
   /** Each with the volume it is for and the parent that is its top until then. */
   fresh: Layer[];
+  /** Who needs the layers below them as they are. */
+  holder?: LayerHolder;
 }
 
 const layerPrefix = '/lodge/layers/';

@@ -7,7 +7,7 @@
 
 /** Something outside the volumes that needs a layer as it is. */
 export interface LayerHolder {
-  kind: 'snapshot' | 'template' | 'fork';
+  kind: 'snapshot' | 'template' | 'fork' | 'clone';
   id: string;
 }
 

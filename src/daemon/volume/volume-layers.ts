@@ -63,6 +63,10 @@ export interface Freeze {
    * other things. Null: the disks are not in use.
    */
   onSwitch: ((fresh: FreshLayer[]) => Promise<void>) | null;
+  /** Holds what is frozen from the first moment on. */
+  holder?: LayerHolder;
+  /** Takes what was frozen last where nothing was written since, so that no layer is made. */
+  isReused?: boolean;
 }
 
 export class VolumeLayers {
@@ -162,7 +166,7 @@ export class VolumeLayers {
   }
 
   /** Makes the tops of volumes immutable and goes on with fresh ones. Answers with the frozen layers by volume id. */
-  async freeze({ key, targets, onSwitch }: Freeze): Promise<ReadonlyMap<string, Layer>> {
+  async freeze({ key, targets, onSwitch, holder, isReused = false }: Freeze): Promise<ReadonlyMap<string, Layer>> {
     const { records, files } = this.#parts;
     const trees = targets.map(({ volume }) => this.topOf(volume).treeId);
     return this.within(trees, async () => {
@@ -171,11 +175,16 @@ export class VolumeLayers {
       if (begun) await this.#settle(begun);
       const before = this.#frozenBy(key, targets);
       if (before) return before;
+      const same = isReused ? await this.#untouched(targets) : null;
+      if (same) {
+        if (holder) await records.write({ put: [...same.values()].map((layer) => withHolder(layer, holder)) });
+        return same;
+      }
 
       const tops = targets.map(({ volume }) => this.topOf(volume));
       for (const [index, { volume, disk }] of targets.entries()) requireRoom(this.lineOf(volume), disk, tops[index]!);
       const fresh = targets.map(({ volume }, index) => freshLayer(volume.id, tops[index]!, key));
-      await records.write({ begin: { key, fresh } });
+      await records.write({ begin: { key, fresh, ...(holder ? { holder } : {}) } });
       try {
         await Promise.all(fresh.map((layer, index) => files.makeOn(layer, tops[index]!)));
         const named = fresh.map((layer, index) => ({ disk: targets[index]!.disk, layer: files.place(layer) }));
@@ -187,7 +196,7 @@ export class VolumeLayers {
         if (!isDone) throw error;
         return this.#frozenBy(key, targets) ?? new Map<string, Layer>();
       }
-      await this.#commit({ key, fresh });
+      await this.#commit({ key, fresh, ...(holder ? { holder } : {}) });
       return this.#frozenBy(key, targets) ?? new Map<string, Layer>();
     });
   }
@@ -205,6 +214,15 @@ export class VolumeLayers {
       await files.makeOn(layer, now, sizeMib);
       return layer;
     });
+  }
+
+  /** Copies what a frozen layer reads as to a disk that stands alone. It is to be held meanwhile. Can be repeated. */
+  async copyTo(
+    layerId: string,
+    path: string,
+    options: { signal: AbortSignal; onProgress: (percent: number) => void },
+  ): Promise<void> {
+    await this.#parts.files.copy(this.filesOf(this.#requireFrozen(layerId)), path, options);
   }
 
   /**
@@ -400,12 +418,15 @@ export class VolumeLayers {
     return isUsed;
   }
 
-  async #commit({ key, fresh }: LayerChange): Promise<void> {
+  async #commit({ key, fresh, holder }: LayerChange): Promise<void> {
     const { records, volume } = this.#parts;
     const open = fresh.filter((layer) => records.get(layer.id) === null && volume(layer.volumeId ?? '') !== null);
     for (let from = 0; from < open.length || from === 0; from += disksATransaction) {
       const part = open.slice(from, from + disksATransaction);
-      const frozen = part.map((layer) => ({ ...this.topOf(volume(layer.volumeId!)!), volumeId: null }));
+      const frozen = part.map((layer) => {
+        const top: Layer = { ...this.topOf(volume(layer.volumeId!)!), volumeId: null };
+        return holder ? withHolder(top, holder) : top;
+      });
       const isLast = from + disksATransaction >= open.length;
       await records.write({ put: [...frozen, ...part], ...(isLast ? { end: key } : {}) });
     }
@@ -427,6 +448,19 @@ export class VolumeLayers {
       frozen.set(volume.id, layer);
     }
     return frozen;
+  }
+
+  /** The layers below the tops of all volumes, if these hold nothing of their own and are as large; null: some do. */
+  async #untouched(targets: readonly FreezeTarget[]): Promise<ReadonlyMap<string, Layer> | null> {
+    const { records, files } = this.#parts;
+    const below = new Map<string, Layer>();
+    for (const { volume } of targets) {
+      const top = this.topOf(volume);
+      const parent = top.parentId === null ? null : records.get(top.parentId);
+      if (!parent || !(await files.isEmptyOn(top, parent))) return null;
+      below.set(volume.id, parent);
+    }
+    return below;
   }
 
   #requireFrozen(id: string): Layer {
@@ -482,6 +516,10 @@ function requireRoom(line: readonly Layer[], disk: string, { volumeId }: Layer):
 
 function isSame(one: LayerHolder, other: LayerHolder): boolean {
   return one.kind === other.kind && one.id === other.id;
+}
+
+function withHolder(layer: Layer, holder: LayerHolder): Layer {
+  return isHeldBy(layer, holder) ? layer : { ...layer, holders: [...layer.holders, holder] };
 }
 
 function isHeldBy(layer: Layer, holder: LayerHolder): boolean {

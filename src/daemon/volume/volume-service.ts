@@ -269,15 +269,38 @@ export class VolumeService {
     disk: Pick<VmDisk, 'name' | 'sizeMib'>,
     layerId: string,
   ): Promise<Volume> {
-    const { volumes, layers } = this.#parts;
+    const volume = await this.#ownObject(vm, disk);
+    if (volume.status.state === 'ready') return volume;
+    return this.#takeLayer(volume.id, await this.#parts.layers.addTop(volume, layerId, disk.sizeMib));
+  }
+
+  /**
+   * Makes the disk of a VM as a copy of a frozen layer that needs nothing of it any more: a full clone. The layer is to be
+   * held meanwhile. The volume belongs to the VM. Can be repeated.
+   */
+  async provideCopy(
+    vm: Pick<Vm, 'id' | 'name' | 'project'>,
+    disk: Pick<VmDisk, 'name' | 'sizeMib'>,
+    layerId: string,
+    options: { signal: AbortSignal; onProgress: (percent: number) => void },
+  ): Promise<Volume> {
+    const { layers, directory, files } = this.#parts;
+    const volume = await this.#ownObject(vm, disk);
+    if (volume.status.state === 'ready') return volume;
+    const path = volumePath(directory, volume);
+    await layers.copyTo(layerId, path, options);
+    return this.#setReady(volume.id, { ...(await files.make(path, volume.spec, null)), imageId: null });
+  }
+
+  /** The object of a disk that is made with a VM. */
+  async #ownObject(vm: Pick<Vm, 'id' | 'name' | 'project'>, disk: Pick<VmDisk, 'name' | 'sizeMib'>): Promise<Volume> {
+    const { volumes } = this.#parts;
     const name = ownName(vm, disk);
     const existing = volumes.byName(vm.project, name);
     if (existing) this.#requireOwn(vm, disk, existing);
     const status: VolumeStatus = { ...initialVolumeStatus(), usedBy: { id: vm.id, name: vm.name }, isOwnedByVm: true };
     const spec: VolumeSpec = { description: ownDescription(vm, disk), sizeMib: disk.sizeMib, format: 'qcow2' };
-    const volume = existing ?? (await volumes.create({ name, project: vm.project, labels: {}, spec, status }));
-    if (volume.status.state === 'ready') return volume;
-    return this.#takeLayer(volume.id, await layers.addTop(volume, layerId, disk.sizeMib));
+    return existing ?? (await volumes.create({ name, project: vm.project, labels: {}, spec, status }));
   }
 
   /**

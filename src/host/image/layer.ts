@@ -25,6 +25,10 @@ const headerBytes = 104;
 const sizeOffset = 24;
 const incompatibleOffset = 72;
 const externalDataFile = 4n;
+/** The table of tables: its entries, 8 bytes each, at 36; where it is, at 40. */
+const tableSizeOffset = 36;
+const tablePlaceOffset = 40;
+const longestTableBytes = 2 ** 20;
 
 /**
  * Virtual size of a disk, bytes, also of one that is in use. Throws {@link ImageProblemError} for what is no disk that Lodge
@@ -67,6 +71,50 @@ export async function createLayer(options: {
       [String(sizeBytes)],
     ),
   );
+}
+
+/**
+ * Whether nothing was ever written to a layer, also of one that is in use: a write is complete when the first table of a
+ * qcow2 file names the table that it is in.
+ */
+export async function isEmptyLayer(path: string): Promise<boolean> {
+  await readLayerSize({ path, format: 'qcow2' });
+  const file = await open(path, 'r');
+  try {
+    const header = Buffer.alloc(headerBytes);
+    await file.read(header, 0, headerBytes, 0);
+    const tableBytes = header.readUInt32BE(tableSizeOffset) * 8;
+    // 64 TiB in clusters of 64 KiB; more is no table.
+    if (tableBytes > longestTableBytes) return false;
+    const table = Buffer.alloc(tableBytes);
+    const { bytesRead } = await file.read(table, 0, tableBytes, Number(header.readBigUInt64BE(tablePlaceOffset)));
+    return bytesRead === tableBytes && table.every((byte) => byte === 0);
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Copies what these files are as one disk, top first, to a disk that stands alone. None of them may be written to
+ * meanwhile; they may be read.
+ */
+export async function copyLayers(
+  files: readonly LayerFile[],
+  path: string,
+  options: { signal?: AbortSignal; onProgress?: (percent: number) => void } = {},
+): Promise<void> {
+  for (const file of files) await readLayerSize(file);
+  await createInPlace(path, async (temporary) => {
+    await runQemuImg(['convert', '-p', '-W', '-m', '4', '-O', 'qcow2', graph(files)], [temporary], {
+      timeoutMs: mergeTimeoutMs,
+      signal: options.signal,
+      onLine: (line) => {
+        const percent = /\(([\d.]+)\/100%\)/.exec(line)?.[1];
+        if (percent !== undefined) options.onProgress?.(Number(percent));
+      },
+    });
+    await makeDurable(temporary);
+  });
 }
 
 /** Whether anything was ever written to a layer that nothing has open. */

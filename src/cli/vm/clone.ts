@@ -1,0 +1,45 @@
+// lodge vm clone: new VMs with the disks of another.
+import { randomUUID } from 'node:crypto';
+import type { CloneMode } from '../../api/vm-clone.ts';
+import type { Vm } from '../../api/vm.ts';
+import { usageError } from '../usage-error.ts';
+import type { Session } from '../connect/session.ts';
+import { collect, withSuggestion } from '../list.ts';
+import { followTask } from '../output/follow.ts';
+import { printList } from '../output/print.ts';
+import { fetchVms, vmPrintable } from './view.ts';
+
+export interface CloneOptions {
+  full?: boolean;
+  linked?: boolean;
+  count?: number;
+  start?: boolean;
+  wait: boolean;
+}
+
+/** Clones a VM and shows the clones. */
+export async function cloneVm(session: Session, options: CloneOptions, vm: string, name?: string): Promise<void> {
+  if (options.full === true && options.linked === true)
+    throw usageError('--full and --linked exclude each other', { hint: 'Without either, clones are linked.' });
+  const mode: CloneMode = options.full === true ? 'full' : 'linked';
+  const { client, project, terminal } = session;
+  const body = { name, count: options.count, mode, isStarted: options.start };
+  const idempotencyKey = randomUUID();
+  const task = await withSuggestion(session, vm, fetchVms, () =>
+    // A lost answer must not make the clones twice.
+    client.vm.clone({ params: { vm }, query: { project }, body, idempotencyKey }),
+  );
+  if (!options.wait) {
+    terminal.line(`VM ${vm} is being cloned (task ${task.id}).`);
+    terminal.note(`Follow it: lodge task wait ${task.id}`);
+    return;
+  }
+  await followTask(session, task, `clone VM ${vm}`, { done: 'cloned' });
+  const filter = `status.lineage.forkId=${task.id}`;
+  const clones = await collect((query) => fetchVms(client, query), { project, filter });
+  await printList(session, vmPrintable, clones.toSorted(byNumber), 'They were deleted meanwhile.');
+}
+
+function byNumber(one: Vm, other: Vm): number {
+  return one.name.localeCompare(other.name, 'en', { numeric: true });
+}
