@@ -30,16 +30,18 @@ export interface ItemChange<Item> {
 const shortestPauseMs = 250;
 /** How often ages are shown anew where nothing else changes, milliseconds. */
 const redrawMs = 1000;
+/** Rows of a terminal that doesn't tell its size, as some serial ones. */
+const unknownRows = 24;
 /** Columns that change by themselves. */
 const clocks: ReadonlySet<string> = new Set(['AGE', 'TOOK']);
 
 /** Watches until Ctrl-C, which is how watching ends and no failure. */
 export async function watchList<Item extends object>(session: Session, list: WatchedList<Item>): Promise<void> {
-  const { format, terminal } = session;
+  const { format } = session;
   if (format === 'yaml' || format === 'name') {
     throw usageError(`--watch does not go with -o ${format}`, { hint: 'Use -o table, wide or json.' });
   }
-  const isRedrawn = format !== 'json' && terminal.width !== null && process.env['TERM'] !== 'dumb';
+  const isRedrawn = format !== 'json' && process.stdout.isTTY && process.env['TERM'] !== 'dumb';
   const view = isRedrawn ? new RedrawnTable(session, list) : new ChangeLines(session, list);
   try {
     await untilInterrupted(session, (signal) => watch(session, list, view, signal));
@@ -201,12 +203,13 @@ class RedrawnTable<Item extends object> implements View<Item> {
     if (this.#items === null) return;
     const { stdout } = process;
     const { format, terminal } = this.#session;
-    const options = { width: stdout.columns, style: terminal.style, isWide: format === 'wide' };
+    const width = stdout.columns > 0 ? stdout.columns : null;
+    const options = { width, style: terminal.style, isWide: format === 'wide' };
     const lines =
       this.#items.length === 0
         ? [terminal.style.dim(this.#list.empty)]
         : renderTable(this.#list.printable.columns, this.#items, options);
-    const shown = fitRows(lines, stdout.rows);
+    const shown = fitRows(lines, stdout.rows > 0 ? stdout.rows : unknownRows);
     stdout.write(redraw(this.#drawnLines, shown));
     this.#drawnLines = shown.length;
   }
