@@ -14,7 +14,7 @@ export interface Candidate {
 
 /** Names of objects, by what they are; asked from the daemon. */
 export type NameSource = (kind: NamedKind, words: readonly string[]) => Promise<Candidate[]>;
-export type NamedKind = 'vm' | 'image' | 'volume' | 'network' | 'node' | 'task' | 'token' | 'context';
+export type NamedKind = 'vm' | 'snapshot' | 'image' | 'volume' | 'network' | 'node' | 'task' | 'token' | 'context';
 
 export interface Completion {
   candidates: Candidate[];
@@ -38,7 +38,17 @@ const fileOptions = new Set([
   '--file',
   '--socket',
 ]);
-const namedKinds = new Set<string>(['vm', 'image', 'volume', 'network', 'node', 'task', 'token', 'context']);
+const namedKinds = new Set<string>([
+  'vm',
+  'snapshot',
+  'image',
+  'volume',
+  'network',
+  'node',
+  'task',
+  'token',
+  'context',
+]);
 
 /** Works out the candidates for the last word. */
 export async function complete(words: readonly string[], names: NameSource): Promise<Completion> {
@@ -277,6 +287,13 @@ export async function namesFromDaemon(kind: NamedKind, words: readonly string[])
     switch (kind) {
       case 'vm':
         return (await client.vm.list({ query }, options)).items.map((vm) => ({ word: vm.name, what: vm.status.state }));
+      case 'snapshot': {
+        // lodge snapshot VERB VM …: the VM stands before.
+        const vm = vmBefore(words);
+        if (vm === null) return [];
+        const { items } = await client.snapshot.list({ params: { vm }, query }, options);
+        return items.map((one) => ({ word: one.name, what: one.spec.description || one.status.state }));
+      }
       case 'image':
         return (await client.image.list({ query }, options)).items.map((one) => ({
           word: one.name,
@@ -308,6 +325,13 @@ export async function namesFromDaemon(kind: NamedKind, words: readonly string[])
   } finally {
     session.close();
   }
+}
+
+/** The VM that stands before the name of its snapshot. */
+function vmBefore(words: readonly string[]): string | null {
+  const at = words.findIndex((word) => word === 'snapshot' || word === 'snapshots');
+  const operands = words.slice(at + 1, -1).filter((word) => !word.startsWith('-'));
+  return operands[1] ?? null;
 }
 
 /** The connection that the words on the line choose. */

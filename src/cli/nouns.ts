@@ -21,6 +21,13 @@ export const nouns: readonly NounEntry[] = [
     load: async () => (await import('./noun/vm.ts')).vmNoun(),
   },
   {
+    name: 'snapshot',
+    aliases: ['snapshots'],
+    summary: 'VMs as they were in one moment, to go back to',
+    group: 'Objects:',
+    load: async () => (await import('./noun/snapshot.ts')).snapshotNoun(),
+  },
+  {
     name: 'image',
     aliases: ['images'],
     summary: 'Images that disks and VMs are made from: build, import',
