@@ -68,20 +68,18 @@ function makeObjects(parts: VmStepParts): ForkStep {
         at,
         hasOwnIdentity: false,
       };
-      await Promise.all(
-        copies.map(async (copy) => {
-          await mkdir(vmDirectory(parts, copy.id), { recursive: true, mode: 0o711 });
-          if (records.collection.get(copy.id)) return;
-          const uid = parts.uids.take(records.collection.all());
-          const macs = assignMacs(spec.nics, [], inUse);
-          for (const mac of macs) inUse.add(mac);
-          const generationId = newGenerationId();
-          const own = { spec, node: parts.node, uid, macs, taskId, lineage, generationId };
-          const { project, labels } = original;
-          const status = statusOfCopy(original, initialVmStatus(at), own);
-          await records.collection.create({ ...copy, project, labels, spec, status });
-        }),
-      );
+      await Promise.all(copies.map((copy) => mkdir(vmDirectory(parts, copy.id), { recursive: true, mode: 0o711 })));
+      for (const copy of copies) {
+        if (records.collection.get(copy.id)) continue;
+        const uid = parts.uids.take(records.collection.all());
+        const macs = assignMacs(spec.nics, [], inUse);
+        for (const mac of macs) inUse.add(mac);
+        const generationId = newGenerationId();
+        const own = { spec, node: parts.node, uid, macs, taskId, lineage, generationId };
+        const { project, labels } = original;
+        const status = statusOfCopy(original, initialVmStatus(at), own);
+        await records.collection.create({ ...copy, project, labels, spec, status });
+      }
     },
     undo: async ({ input: { id, copies, isIsolated }, taskId }) => {
       for (const copy of copies) await removeCopy(parts, copy.id);
@@ -101,13 +99,16 @@ function makeCopies(parts: VmStepParts): ForkStep {
     weight: 5,
     timeoutMs: forkTimeoutMs,
     isPivot: true,
-    run: async ({ input: { id, copies }, taskId, signal }) => {
+    run: async ({ input: { id, copies }, taskId, signal, state, remember }) => {
       const isDone = ({ id: copyId }: { id: string }): boolean =>
         records.collection.get(copyId)?.status.state === 'running' && guests.get(copyId) !== null;
       if (copies.every(isDone)) return;
-      await parts.volumes.layers.release({ kind: 'fork', id: taskId });
-      // Those that an interrupted run has made are of another moment.
-      for (const copy of copies) await endCopy(parts, copy.id);
+      if (state['hasBegun'] === true) {
+        // Those that an interrupted run has made are of another moment.
+        for (const copy of copies) await endCopy(parts, copy.id);
+        await parts.volumes.layers.release({ kind: 'fork', id: taskId });
+      }
+      await remember({ hasBegun: true });
       const original = records.byId(id);
       const guest = guests.require(original);
       const image = imageOf(parts, original);
