@@ -1,6 +1,6 @@
 // Clones: new VMs with the disks of another, as these are in one moment.
 import * as z from 'zod';
-import { inProject, objectName } from './object.ts';
+import { inProject, objectName, objectReference } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 
@@ -23,6 +23,9 @@ export const vmClone = z
       ),
     count: z.int().min(1).max(maxClones).default(1).describe('Clones, all or none; all of the same moment'),
     mode: cloneMode.default('linked'),
+    snapshot: objectReference
+      .optional()
+      .describe('Snapshot of the VM whose disks and spec they are to have. Without it, as the VM is now'),
     isStarted: z.boolean().default(false).describe('Start them when they are made, each by a task of its own'),
   })
   .meta({ id: 'VmClone' });

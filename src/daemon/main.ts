@@ -68,6 +68,7 @@ import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
+import { CloneIdentity } from './vm/clone-identity.ts';
 import { cloneTask } from './vm/vm-clone-tasks.ts';
 import { VmCloning } from './vm/vm-cloning.ts';
 import { forkTask } from './vm/vm-fork-tasks.ts';
@@ -166,6 +167,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     checkIntervalMs: config.networks.checkIntervalS * 1000,
     onLeases: (leases) => guests.facts.setLeases(leases),
   });
+  const cloneIdentity = new CloneIdentity({ records, events, log });
   const guests: VmGuests = new VmGuests({
     records,
     events,
@@ -176,6 +178,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       merging.planAll();
     },
     onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
+    onAnswer: (id, guest) => cloneIdentity.consider(id, guest),
     serialLog: (id, maxBytes) => driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes),
   });
   const definitionParts: DefinitionParts = {
@@ -374,7 +377,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests }),
       vm: vmHandlers({
         service: vmService,
-        cloning: new VmCloning({ records, volumes, engine, nodes, references, task: clone }),
+        cloning: new VmCloning({ records, volumes, engine, nodes, references, task: clone, snapshots }),
         records,
         driver,
         tickets: new ConsoleTickets(),

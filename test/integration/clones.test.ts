@@ -97,6 +97,21 @@ suite('a clone', () => {
     await eventually(async () => (await readdir(join(daemon.folder, 'data/volumes'))).length === 0);
   });
 
+  test('of a snapshot has what the VM was then, also when the VM runs on and the snapshot goes', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeVm(daemon, 'web1', original);
+    const params = { vm: 'web1' };
+    await done(daemon, daemon.client.snapshot.create({ params, body: { name: 'before' } }));
+    const { spec } = await readVm(daemon, 'web1');
+    await daemon.client.vm.update({ params, body: { spec: { ...spec, memoryMib: 128 } } });
+    const [web2] = await clone(daemon, 'web1', { name: 'web2', snapshot: 'before' });
+    assert.equal(web2?.spec.memoryMib, 64);
+    await done(daemon, daemon.client.snapshot.delete({ params: { ...params, snapshot: 'before' } }));
+    await done(daemon, daemon.client.vm.start({ params: { vm: 'web2' } }));
+    const missing = daemon.client.vm.clone({ params, body: { snapshot: 'before' } });
+    await assertRefused(daemon, missing, 'not_found');
+  });
+
   for (const isRunning of [false, true]) {
     test(`is one of fifty that were asked for at once, of a VM that ${isRunning ? 'runs' : 'is off'}`, async (t) => {
       const { daemon } = await lodge(t);

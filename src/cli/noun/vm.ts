@@ -3,8 +3,6 @@
 import { Option, type Command } from 'commander';
 import { imageRecipe } from '../../api/image.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
-import { maxClones } from '../../api/vm-clone.ts';
-import { maxCopies } from '../../api/vm-fork.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
 import type { Vm } from '../../api/vm.ts';
 import { parseMib } from '../../lib/quantity.ts';
@@ -14,13 +12,12 @@ import { deleteEach } from '../delete-each.ts';
 import { listVerb, selectedNames, showVerb, withSuggestion, type SelectionOptions } from '../list.ts';
 import { printOne } from '../output/print.ts';
 import type { CreateOptions } from '../vm/create.ts';
-import type { CloneOptions } from '../vm/clone.ts';
-import type { ForkOptions } from '../vm/fork.ts';
 import type { PowerOptions } from '../vm/power.ts';
 import { choicesAt } from '../schema-fields.ts';
 import { fetchVms, pendingText, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
+import { addCopyVerbs } from './vm-copy.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
 import { usageError } from '../usage-error.ts';
 
@@ -32,7 +29,7 @@ export function vmNoun(): Command {
   vm.commandsGroup('Make and change:');
   addChangeVerbs(vm);
   addRename(vm);
-  addForkVerbs(vm);
+  addCopyVerbs(vm);
   addFirmwareVerb(vm);
   vm.commandsGroup('Switch:');
   addPowerVerbs(vm);
@@ -131,65 +128,6 @@ function addRename(vm: Command): void {
         session.client.vm.rename({ params: { vm: name }, query: { project: session.project }, body: { name: next } }),
       );
       await printOne(session, vmPrintable, renamed, () => [`VM ${name} is called ${renamed.name} now.`]);
-    }),
-  );
-}
-
-function addForkVerbs(vm: Command): void {
-  verb(vm, 'clone <vm> [name]', 'Make new VMs with the disks of a VM', {
-    formats: objectFormats,
-    description:
-      'Make new VMs with the disks of a VM as they are now; it may run, and goes on. Linked clones (the default) are there at once and keep only what they write themselves; --full copies the disks. Each clone gets addresses of its own; its host name, machine id and ssh host keys change at its first boot.',
-    examples: [
-      ['lodge vm clone web1 web2', 'a linked clone, not started'],
-      ['lodge vm clone web1 web2 --full', 'with disks that need nothing of those of web1'],
-      ['lodge vm clone web1 --count 20 --start', 'web1-1 to web1-20, all of the same moment, started'],
-    ],
-  })
-    .option('--linked', 'read from the original’s disks what was not written since (this is the default)')
-    .option('--full', 'copy the disks')
-    .option('-n, --count <number>', 'how many, all or none (default: 1)', wholeNumber(1, maxClones))
-    .option('--start', 'start them when they are made')
-    .option('--no-wait', 'end as soon as the daemon has taken it on')
-    .action(
-      withDaemon<[vm: string, name?: string], CloneOptions>(async (session, options, one, name) => {
-        const { cloneVm } = await import('../vm/clone.ts');
-        await cloneVm(session, options, one, name);
-      }),
-    );
-
-  verb(vm, 'fork <vm>', 'Make running copies of a running VM', {
-    formats: objectFormats,
-    description:
-      'Make running copies of a running VM: they go on from where it is, and share its memory and disks until they write to them. Each gets a host name, addresses and keys of its own before it is connected; for that a guest agent has to answer. It ends when all copies have them.',
-    examples: [
-      ['lodge vm fork web1', 'one copy, web1-1'],
-      ['lodge vm fork web1 --count 20', 'web1-1 to web1-20, all from the same moment'],
-      ['lodge vm fork web1 --name test --isolated', 'one called test, on a network of its own'],
-      ['lodge vm delete --force $(lodge vm fork web1 --count 5 -o name)', 'and away with them'],
-    ],
-  })
-    .option('--count <count>', 'how many (default: 1)', wholeNumber(1, maxCopies))
-    .option('--name <name>', 'name of a single copy, or what the numbers follow (default: the VM’s name)')
-    .option('--isolated', 'on new networks of their own, apart from those of the VM')
-    .option('--no-wait', 'end as soon as the daemon has taken it on')
-    .action(
-      withDaemon<[name: string], ForkOptions>(async (session, options, name) => {
-        const { forkVm } = await import('../vm/fork.ts');
-        await forkVm(session, options, name);
-      }),
-    );
-
-  verb(vm, 'tree [vm]', 'Show which VM was made from which', {
-    formats: objectFormats.filter((format) => format !== 'name'),
-    examples: [
-      ['lodge vm tree', 'all VMs with a family'],
-      ['lodge vm tree web1-3', 'the family of one'],
-    ],
-  }).action(
-    withDaemon<[name: string | undefined], object>(async (session, _options, name) => {
-      const { showTree } = await import('../vm/fork.ts');
-      await showTree(session, name);
     }),
   );
 }

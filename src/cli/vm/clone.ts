@@ -14,6 +14,7 @@ export interface CloneOptions {
   linked?: boolean;
   count?: number;
   start?: boolean;
+  snapshot?: string;
   wait: boolean;
 }
 
@@ -23,7 +24,7 @@ export async function cloneVm(session: Session, options: CloneOptions, vm: strin
     throw usageError('--full and --linked exclude each other', { hint: 'Without either, clones are linked.' });
   const mode: CloneMode = options.full === true ? 'full' : 'linked';
   const { client, project, terminal } = session;
-  const body = { name, count: options.count, mode, isStarted: options.start };
+  const body = { name, count: options.count, mode, isStarted: options.start, snapshot: options.snapshot };
   const idempotencyKey = randomUUID();
   const task = await withSuggestion(session, vm, fetchVms, () =>
     // A lost answer must not make the clones twice.

@@ -57,6 +57,19 @@ export class SnapshotService {
     return Promise.all(this.#parts.records.of(vm.id).map((kept) => this.view(vm, kept)));
   }
 
+  /** What a new VM that begins with a snapshot is made from: what the VM was asked to be then, and the frozen layers. */
+  async originalOf(
+    vm: Vm,
+    reference: string,
+  ): Promise<{ spec: Vm['spec']; disks: Vm['status']['disks']; layers: Record<string, string> }> {
+    const snapshot = this.require(vm, reference);
+    requireReady(snapshot);
+    const origin = await this.#parts.records.origin(snapshot.id);
+    if (!origin) throw new LodgeError('not_found', `What VM ${vm.name} was at snapshot ${snapshot.name} is not known.`);
+    const layers = Object.fromEntries(snapshot.status.disks.map(({ name, layerId }) => [name, layerId]));
+    return { spec: origin.status.startedSpec ?? origin.spec, disks: origin.status.disks, layers };
+  }
+
   async create(given: Vm, body: SnapshotCreate, requestedBy: string): Promise<TaskRecord> {
     const { engine, tasks, records, steps } = this.#parts;
     const vm = this.#requireIdle(given);

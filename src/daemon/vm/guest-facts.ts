@@ -15,6 +15,8 @@ export interface GuestFactsParts {
   log: Log;
   guestOf: (id: string) => Guest | null;
   serialLog: (id: string, maxBytes: number) => Promise<Uint8Array>;
+  /** Told after a guest has told about itself. */
+  onAnswer?: (id: string, guest: Guest) => Promise<void>;
 }
 
 /** How often a guest that is up is asked again. */
@@ -163,6 +165,12 @@ export class GuestFacts {
               nics: withAddresses(now.nics, this.#leased, info),
             },
       );
+      if (!signal.aborted)
+        void this.#parts
+          .onAnswer?.(vm.id, guest)
+          .catch((error: unknown) =>
+            this.#parts.log.warn({ err: error, vmId: vm.id }, 'what a guest told had no effect'),
+          );
       return true;
     } catch (error) {
       if (!signal.aborted) this.#parts.log.debug({ err: error, vmId: vm.id }, 'the guest agent did not answer');

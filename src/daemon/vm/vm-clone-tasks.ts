@@ -27,6 +27,8 @@ const input = z.strictObject({
   /** What each clone asks for. */
   spec: vmSpec,
   mode: cloneMode,
+  /** Frozen layers by the name of the disk; without them, the original's disks are frozen. */
+  layers: z.record(z.string(), z.string()).optional(),
   isStarted: z.boolean(),
 });
 export type CloneInput = z.input<typeof input>;
@@ -108,8 +110,13 @@ function freezeOriginal(parts: CloneTaskParts): CloneStep {
   return {
     name: 'freeze the disks',
     timeoutMs: freezeTimeoutMs,
-    run: async ({ input: { id }, taskId, state, signal, remember }) => {
+    run: async ({ input: { id, layers: given }, taskId, state, signal, remember }) => {
       if (state.layers) return;
+      if (given) {
+        await parts.volumes.layers.hold(Object.values(given), holderOf(taskId));
+        await remember({ layers: given });
+        return;
+      }
       const layers = await freezeDisks(parts, id, { key: taskId, holder: holderOf(taskId), signal });
       await remember({ layers });
     },

@@ -4,6 +4,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { type VmClone } from '../../api/vm-clone.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type NodeService } from '../node/node-service.ts';
+import { type SnapshotService } from '../snapshot/snapshot-service.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
@@ -19,6 +20,7 @@ export interface VmCloningParts {
   engine: TaskEngine;
   nodes: Pick<NodeService, 'requireRoom'>;
   references: ReferenceLock;
+  snapshots: Pick<SnapshotService, 'originalOf'>;
   task: TaskType<CloneInput>;
 }
 
@@ -30,11 +32,25 @@ export class VmCloning {
   }
 
   /** Makes clones of a VM, whatever else is being done with it; only while it goes from one state to another it can't be. */
-  async clone(given: Vm, { name, count, mode, isStarted }: VmClone, requestedBy: string): Promise<TaskRecord> {
-    const { records, nodes, references, engine, task } = this.#parts;
-    records.requireAllowed(given, 'clone');
-    nodes.requireRoom(given.spec, isStarted);
-    requireDisksToCopy(this.#parts, given);
+  async clone(
+    given: Vm,
+    { name, count, mode, isStarted, snapshot }: VmClone,
+    requestedBy: string,
+  ): Promise<TaskRecord> {
+    const { records, nodes, references, engine, task, snapshots } = this.#parts;
+    if (snapshot === undefined) {
+      records.requireAllowed(given, 'clone');
+      requireDisksToCopy(this.#parts, given);
+    }
+    const { spec, disks, layers } =
+      snapshot === undefined
+        ? { spec: given.spec, disks: given.status.disks, layers: undefined }
+        : await snapshots.originalOf(given, snapshot);
+    nodes.requireRoom(spec, isStarted);
+    const sizes = new Map(disks.map((disk) => [disk.name, disk.sizeMib ?? 0]));
+    // A volume that could only be read is in no snapshot.
+    const copied = spec.disks.filter((disk) => !disk.volume || !layers || disk.name in layers);
+    const wanted = specOfCopy({ ...spec, disks: copied }, { networks: null, sizes });
     return references.hold(async () => {
       const vm = records.byId(given.id);
       const taken = this.#namesOnTheWay(vm.project);
@@ -43,7 +59,6 @@ export class VmCloning {
         isWhole: name !== undefined,
         isTaken: (candidate) => taken.has(candidate) || records.collection.byName(vm.project, candidate) !== null,
       });
-      const sizes = new Map(vm.status.disks.map((disk) => [disk.name, disk.sizeMib ?? 0]));
       const copies = names.map((copy) => ({ id: uuidv7(), name: copy }));
       const { project, labels } = vm;
       return engine.submit(task, {
@@ -53,8 +68,9 @@ export class VmCloning {
           copies,
           project,
           labels,
-          spec: specOfCopy(vm.spec, { networks: null, sizes }),
+          spec: wanted,
           mode,
+          layers,
           isStarted,
         },
         requestedBy,
@@ -75,6 +91,14 @@ export class VmCloning {
 }
 
 function requireDisksToCopy(parts: VmCloningParts, vm: Vm): void {
+  const { startedSpec } = vm.status;
+  const readOnly = startedSpec?.disks.find((disk) => disk.device === 'disk' && disk.isReadOnly && disk.volume);
+  if (readOnly)
+    throw new LodgeError(
+      'unsupported',
+      `VM ${vm.name} can not be cloned while it runs: disk ${readOnly.name} is attached read-only, and can not be frozen.`,
+      { hint: `Stop it first (lodge vm stop ${vm.name}), or clone a snapshot of it, which goes without that disk.` },
+    );
   for (const { disk, volume } of diskVolumes(parts, vm)) {
     const { state, reason } = volume.status;
     if (state !== 'ready')

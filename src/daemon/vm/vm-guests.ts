@@ -30,6 +30,8 @@ export interface VmGuestsParts {
   onUnaskedEnd: (vm: Vm, exit: VmExit) => void;
   /** The end of what a VM's serial console has shown. */
   serialLog: (id: string, maxBytes: number) => Promise<Uint8Array>;
+  /** Told after a guest has told about itself, through its agent. */
+  onAnswer?: (id: string, guest: Guest) => Promise<void>;
 }
 
 type EndedMessage = Extract<GuestMessage, { type: 'ended' }>;
@@ -57,6 +59,7 @@ export class VmGuests {
       log: parts.log,
       guestOf: (id) => this.get(id),
       serialLog: parts.serialLog,
+      ...(parts.onAnswer ? { onAnswer: parts.onAnswer } : {}),
     });
   }
 
