@@ -152,7 +152,7 @@ function addChangeVerbs(vm: Command): void {
         'to install Windows from an ISO image',
       ],
       [
-        'lodge vm create old --image debian-12 --hardware emulated --disk-bus nvme',
+        'lodge vm create old --image tiny-pc --hardware emulated',
         'as an unmodified system finds it on a PC, but for its disk',
       ],
       [
