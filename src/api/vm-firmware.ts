@@ -71,6 +71,15 @@ export const vmSmbios = z
   })
   .meta({ id: 'VmSmbios' });
 
+export const vmTpm = z
+  .strictObject({
+    isEnabled: z
+      .boolean()
+      .default(true)
+      .describe('Whether the guest has a TPM 2.0 of its own, whose state is kept encrypted with the VM'),
+  })
+  .meta({ id: 'VmTpm' });
+
 export const vmFirmware = z.strictObject({
   type: firmwareType
     .default('auto')
@@ -92,7 +101,9 @@ export const vmFirmware = z.strictObject({
 export const firmwareReset = z
   .strictObject({
     what: z
-      .enum(['variables'])
-      .describe('variables: the UEFI variable store, with boot entries and keys that the guest enrolled'),
+      .enum(['variables', 'tpm'])
+      .describe(
+        'variables: the UEFI variable store, with boot entries and keys that the guest enrolled; tpm: the TPM, with everything that is sealed in it',
+      ),
   })
   .meta({ id: 'VmFirmwareReset' });

@@ -2,7 +2,7 @@
 import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
 import { ipv4Address, macAddress } from './network.ts';
-import { vmFirmware, vmSmbios } from './vm-firmware.ts';
+import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { maxVolumeMib } from './volume.ts';
 
@@ -214,6 +214,7 @@ export const vmSpec = z
       .default('auto')
       .describe('auto takes the best rung of the node’s accelerator ladder'),
     firmware: vmFirmware.prefault({}),
+    tpm: vmTpm.optional().describe('TPM 2.0. Without it, none'),
     smbios: vmSmbios.optional().describe('What the guest is told of the machine it is. Without it, QEMU’s'),
     disks: z.array(vmDisk).max(64).default([]).describe('The first bootable one is booted'),
     nics: z

@@ -353,9 +353,9 @@ export const vmRoutes = {
   resetFirmware: route({
     ...action,
     path: '/v1/vms/{vm}/firmware/reset',
-    summary: 'Make the UEFI variable store of a stopped VM anew',
+    summary: 'Make the UEFI variable store or the TPM of a stopped VM anew',
     description:
-      'What was kept is gone: boot entries and keys that the guest enrolled. Its disks stay. The next start begins with the keys of spec.firmware.secureBoot.',
+      'What was kept is gone: boot entries and keys that the guest enrolled, or what was sealed in the TPM. Its disks stay. The next start begins with the keys of spec.firmware.secureBoot, or a new TPM.',
     permission: 'vm.update',
     body: firmwareReset,
     response: vm,

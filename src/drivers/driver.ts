@@ -388,10 +388,13 @@ export interface Driver {
   forget(definition: Pick<GuestDefinition, 'id' | 'directory'>, what: 'state' | 'everything'): Promise<void>;
 
   /**
-   * Makes the UEFI variable store anew, as the next start would for a VM that was never started. Only while the guest
-   * doesn't exist. Throws `unsupported` where it has none.
+   * Makes the UEFI variable store (`variables`) or the TPM anew, as the next start would for a VM that was never started.
+   * Only while the guest doesn't exist. Throws `unsupported` where it has none.
    */
-  resetFirmware(definition: Pick<GuestDefinition, 'id' | 'name' | 'directory' | 'spec' | 'firmware'>): Promise<void>;
+  resetFirmware(
+    definition: Pick<GuestDefinition, 'id' | 'name' | 'directory' | 'spec' | 'firmware'>,
+    what: 'variables' | 'tpm',
+  ): Promise<void>;
 
   /** The last bytes of the serial console's kept output; works while the guest doesn't exist too. */
   serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array>;

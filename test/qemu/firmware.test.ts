@@ -1,10 +1,12 @@
 // What firmware runs and refuses, what it keeps, and which machine a guest takes itself for.
 import assert from 'node:assert/strict';
-import { mkdir, open, readFile, rm } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { type Vm } from '../../src/api/vm.ts';
+import { type LodgeError } from '../../src/api/errors.ts';
 import { run } from '../../src/host/command.ts';
+import { findProcesses } from '../../src/host/process.ts';
 import { loaderWords, makeEfiDisk, makeLoader } from '../support/efi-disk.ts';
 import { qemuDaemon, type QemuDaemon } from '../support/qemu-daemon.ts';
 import { eventually } from '../support/wait.ts';
@@ -165,3 +167,72 @@ test('a guest takes itself for the machine that it is told to be', { timeout: 30
     /has no UEFI variable store: it boots by direct/,
   );
 });
+
+test(
+  'a TPM is the VM’s own, lives as long as its guest, and is never made anew unasked',
+  { timeout: 300_000 },
+  async (context) => {
+    const host = await qemuDaemon(context);
+    const start = (): Promise<Vm> =>
+      host.done(host.client.vm.start({ params: { vm: 'web1' }, query })).then(() => host.vm('web1'));
+    const off = (): Promise<unknown> => host.done(host.client.vm.forceOff({ params: { vm: 'web1' }, query }));
+    const processes = async (id: string): Promise<number> => {
+      const found = await findProcesses({ environmentVariable: 'LODGE_VM_TPM' });
+      return found.filter(({ mark }) => mark === `${host.daemon.instance}/${id}`).length;
+    };
+    const folder = join(host.daemon.folder, 'loaders');
+    await mkdir(folder, { mode: 0o755 });
+    // The firmware tells of a TPM by the ACPI table TPM2.
+    const path = join(folder, 'waiting.img');
+    await makeEfiDisk(path, await makeLoader(folder, { commands: 'lsacpi\nsleep 9999' }));
+    const source = { type: 'file', path, format: 'raw' } as const;
+    await host.done(host.client.image.create({ body: { name: 'waiting', spec: { source } } }));
+    const firmware = { type: 'uefi' } as const;
+    const vm = await host.create('web1', {
+      image: 'waiting',
+      memoryMib: 256,
+      display: 'none',
+      firmware,
+      tpm: { isEnabled: true },
+    });
+    await eventually(async () => /^TPM2 /m.test(await serialLog(host, 'web1')), {
+      timeoutMs: bootMs,
+      describe: 'the guest is told of a TPM',
+    });
+    assert.equal(await processes(vm.id), 1);
+
+    // It is another process than the daemon's child, and goes with the guest, not with the daemon.
+    await host.daemon.kill();
+    await host.daemon.start();
+    await host.until('web1', 'is running', ({ status }) => status.state === 'running');
+    assert.equal(await processes(vm.id), 1);
+
+    await host.done(host.client.vm.suspend({ params: { vm: 'web1' }, query }));
+    assert.equal(await processes(vm.id), 0);
+    assert.equal((await start()).status.state, 'running');
+    assert.equal(await processes(vm.id), 1);
+    await off();
+    assert.equal(await processes(vm.id), 0);
+
+    const own = join(host.daemon.folder, 'data', 'vms', vm.id);
+    const [key, state] = [join(own, 'tpm.key'), join(own, 'tpm', 'tpm2-00.permall')];
+    assert.equal((await stat(key)).mode & 0o777, 0o600);
+    assert.equal((await stat(key)).uid, 0);
+    assert.equal((await stat(state)).uid, vm.status.uid);
+    const content = await readFile(state);
+    const failed = (): Promise<LodgeError> => host.failed(host.client.vm.start({ params: { vm: 'web1' }, query }));
+
+    await writeFile(key, Buffer.alloc(32, 1));
+    assert.match((await failed()).message, /TPM of VM web1 can’t be read/);
+    await rm(state);
+    const lost = await failed();
+    assert.match(
+      `${lost.code}: ${lost.message} ${lost.hint}`,
+      /^wrong_state: The state of the TPM of VM web1 is missing\..*--tpm/,
+    );
+    await host.client.vm.resetFirmware({ params: { vm: 'web1' }, query, body: { what: 'tpm' } });
+    await start();
+    assert.notDeepEqual(await readFile(state), content);
+    await off();
+  },
+);

@@ -1,4 +1,4 @@
-// A disk with nothing but an EFI loader, which says on the serial console that it runs and switches the machine off: what
+// A disk with nothing but an EFI loader, which says on the serial console that it runs, and then switches the machine off or does as it is told: what
 // firmware runs and what it refuses is seen by that.
 import { truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,12 +8,15 @@ export const loaderWords = 'LOADER RUNS';
 
 const diskBytes = 4 * 2 ** 20;
 
-/** Makes `name.efi`, the loader, without a signature. */
-export async function makeLoader(folder: string, name = 'loader'): Promise<string> {
+/** Makes `name.efi`, the loader, without a signature. `commands`: what GRUB is to do then. */
+export async function makeLoader(
+  folder: string,
+  { name = 'loader', commands = 'halt' }: { name?: string; commands?: string } = {},
+): Promise<string> {
   const early = join(folder, `${name}.cfg`);
   const path = join(folder, `${name}.efi`);
-  await writeFile(early, `serial --unit=0\nterminal_output serial\necho ${loaderWords}\nhalt\n`);
-  const modules = ['serial', 'terminal', 'echo', 'halt'];
+  await writeFile(early, `serial --unit=0\nterminal_output serial\necho ${loaderWords}\n${commands}\n`);
+  const modules = ['serial', 'terminal', 'echo', 'halt', 'sleep', 'lsacpi'];
   await run(['grub-mkimage', '-O', 'x86_64-efi', '-o', path, '-p', '/none', '-c', early, ...modules]);
   return path;
 }

@@ -212,6 +212,7 @@ function addChangeVerbs(vm: Command): void {
       'own certificate (PEM) whose signatures count; may be given several times',
       collected,
     )
+    .option('--tpm', 'with a TPM 2.0')
     .option('--smbios <fields>', 'what the guest is told of its machine: manufacturer=ACME,product=X1,serial=42')
     .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')
     .option('--cpu-model <model>', 'auto, host, max, x86-64-v2, x86-64-v3, x86-64-v4, or one of QEMU’s')

@@ -30,6 +30,7 @@ export interface CreateSpecOptions {
   firmware?: string;
   secureBoot?: string;
   secureBootCertificate?: string[];
+  tpm?: boolean;
   smbios?: string;
   kernelArgs?: string;
   accelerator?: string;
@@ -76,6 +77,7 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
       commandLineExtra: options.kernelArgs,
       secureBoot: await secureBootFrom(options),
     }),
+    tpm: options.tpm === true ? {} : undefined,
     smbios: options.smbios === undefined ? undefined : keyValues(options.smbios, smbiosKeys, '--smbios'),
     disks: disks.length === 0 ? undefined : disks,
     nics,

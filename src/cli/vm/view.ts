@@ -199,6 +199,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
       ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
       ['Secure Boot', secureBootText(started ?? spec)],
+      ['TPM', (started ?? spec).tpm?.isEnabled ? '2.0' : null],
       ['SMBIOS', spec.smbios === undefined ? null : smbiosText(spec.smbios)],
       ['Generation ID', status.generationId],
       [

@@ -89,6 +89,7 @@ export function statusOfCopy(
 
 /** Why a VM can't be forked; null: it can, as far as its spec goes. */
 export function whyNotForkable({ spec }: { spec: VmSpec }): string | null {
+  if (spec.tpm?.isEnabled) return 'it has a TPM, whose keys only one VM can have';
   const isShared = spec.disks.find((disk) => disk.device === 'disk' && disk.isReadOnly && disk.volume);
   return isShared ? `disk ${isShared.name} is a volume that is attached read-only, and has no copy of its own` : null;
 }

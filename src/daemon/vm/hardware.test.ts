@@ -193,6 +193,11 @@ describe('Secure Boot', () => {
     );
   });
 
+  it('is as little for a directly booted kernel as a TPM', () => {
+    refuses(() => checkSpec(spec({ tpm: {} }), image({ kind: 'kernel', firmware: ['direct'] })), 'spec.tpm.isEnabled');
+    checkSpec(spec({ tpm: {} }), image({}));
+  });
+
   it('takes certificates that are some, for own keys', () => {
     const noCertificate = '-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----';
     const field = 'spec.firmware.secureBoot.ownCertificates';

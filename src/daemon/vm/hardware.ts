@@ -208,6 +208,13 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
       hint: 'Wait until it is ready (lodge image list), or choose another.',
     });
   }
+  // QEMU puts the initramfs where the firmware puts the TPM's log with the ACPI tables (pc_memory_init and build_tpm2, QEMU 10).
+  if (spec.tpm?.isEnabled && image?.status.kind === 'kernel')
+    throw invalidField(
+      'spec.tpm.isEnabled',
+      `a VM whose kernel is booted directly, as that of image ${image.name}, can have no TPM`,
+      true,
+    );
   checkRoom(spec);
   checkKeys(spec);
   checkBootOrder(spec);

@@ -59,7 +59,8 @@ export function vmHandlers({
     resume: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'resume')),
     clone: async (request, { caller }) => toTask(await cloning.clone(find(request), request.body, caller.name)),
     fork: async (request, { caller }) => toTask(await service.fork(find(request), request.body, caller.name)),
-    resetFirmware: async (request, { caller }) => vmFor(caller, await service.resetFirmware(find(request))),
+    resetFirmware: async (request, { caller }) =>
+      vmFor(caller, await service.resetFirmware(find(request), request.body.what)),
     suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),

@@ -253,8 +253,8 @@ export class VmService {
     return records.byId(vm.id);
   }
 
-  /** Makes the UEFI variable store of a stopped VM anew. */
-  async resetFirmware(given: Vm): Promise<Vm> {
+  /** Makes what the firmware or the TPM of a stopped VM keeps anew. */
+  async resetFirmware(given: Vm, what: 'variables' | 'tpm'): Promise<Vm> {
     const { records, guests, driver, events } = this.#parts;
     this.#requireIdle(given);
     await guests.exclusively(given.id, async () => {
@@ -267,11 +267,11 @@ export class VmService {
         );
       }
       const { firmware } = await planHardware(this.#parts, vm);
-      await driver.resetFirmware({ ...this.place(vm), name: vm.name, spec: vm.spec, firmware });
+      await driver.resetFirmware({ ...this.place(vm), name: vm.name, spec: vm.spec, firmware }, what);
       await events.record({
         type: 'vm.firmware-reset',
         subject: vmSubject(vm),
-        message: `The UEFI variable store of VM ${vm.name} was made anew.`,
+        message: `The ${what === 'tpm' ? 'TPM' : 'UEFI variable store'} of VM ${vm.name} was made anew.`,
       });
     });
     return records.byId(given.id);

@@ -56,6 +56,7 @@ export class FakeDriver implements Driver {
           agent: yes,
           uefi: yes,
           secureBoot: yes,
+          tpm: yes,
           nmi: yes,
           fork: yes,
         },
@@ -197,7 +198,14 @@ export class FakeDriver implements Driver {
     });
   }
 
-  async resetFirmware({ name, firmware }: Pick<GuestDefinition, 'name' | 'firmware'>): Promise<void> {
+  async resetFirmware(
+    { name, spec, firmware }: Pick<GuestDefinition, 'name' | 'spec' | 'firmware'>,
+    what: 'variables' | 'tpm',
+  ): Promise<void> {
+    if (what === 'tpm') {
+      if (spec.tpm?.isEnabled) return;
+      throw new LodgeError('unsupported', `VM ${name} has no TPM.`);
+    }
     if (firmware === 'uefi') return;
     throw new LodgeError('unsupported', `VM ${name} has no UEFI variable store: it boots by ${firmware}.`);
   }

@@ -22,6 +22,7 @@ const installation: CommandContext['installation'] = {
   migrationCapabilities: new Set<string>(),
   chardevKinds: new Set(['socket', 'ringbuf', 'hub']),
   deviceModels: new Set(),
+  swtpmPath: '/usr/bin/swtpm',
   uefi: {
     codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd',
     variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd',
@@ -253,6 +254,13 @@ suite('firmware', () => {
     assert.equal(nodes(command).get('uefi-code-file')?.['filename'], '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd');
     const plain = buildCommand(define({}, { firmware: 'uefi' }), { ...tcg, uefiVariablesPath: '/vms/1/vars.fd' });
     assert.doesNotMatch(plain.argv.join(' '), /smm=|cfi\.pflash01/);
+  });
+
+  test('a TPM is reached by the interface that the machine’s guests look for', () => {
+    const tpm = { isEnabled: true };
+    assert.equal(device(buildCommand(define({ tpm }), tcg), 'tpm0'), 'tpm-crb,id=tpm0,tpmdev=tpm-backend');
+    assert.match(device(buildCommand(define({ tpm, machine: 'pc' }), tcg), 'tpm0'), /^tpm-tis,/);
+    assert.deepEqual(values(buildCommand(define({ tpm: { isEnabled: false } }), tcg), '-tpmdev'), []);
   });
 
   test('a boot menu is there when it is asked for', () => {

@@ -14,6 +14,7 @@ import { type IncomingMemory } from './fork/fork.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
 import { serialChardevArguments } from './serial/chardev.ts';
+import { tpmArguments } from './tpm.ts';
 import { chooseUefiCode } from './uefi-variables.ts';
 
 /** What the arguments depend on besides the definition. */
@@ -127,6 +128,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   addDisks(definition, tools);
   addNics(definition, { canUseVhost: context.hasVhostNet && accelerator.accelerator === 'kvm' }, tools);
   addMachineDevices(definition, tools);
+  add(...tpmArguments(definition));
   if (context.isRestoring) add('-incoming', 'defer');
 
   const argv: [string, ...string[]] = [installation.binary, ...args];

@@ -17,6 +17,7 @@ export function capabilitiesOf(installation: QemuInstallation): DriverStatus['ca
     agent: { isSupported: true, reason: 'virtio-serial port org.qemu.guest_agent.0' },
     uefi: canUefi(installation),
     secureBoot: canSecureBoot(installation),
+    tpm: canTpm(installation),
     nmi: { isSupported: true, reason: 'QMP inject-nmi' },
     fork: canFork(installation),
   };
@@ -32,6 +33,13 @@ function canSecureBoot({ uefi }: QemuInstallation): Capability {
   return uefi?.secureBoot
     ? { isSupported: true, reason: `OVMF with Secure Boot: ${uefi.secureBoot.codePath}` }
     : { isSupported: false, reason: 'No UEFI firmware with Secure Boot is installed: install the package ovmf.' };
+}
+
+function canTpm({ swtpmPath, version, deviceModels }: QemuInstallation): Capability {
+  if (swtpmPath === null) return { isSupported: false, reason: 'swtpm is not installed: install the package swtpm.' };
+  return deviceModels.has('tpm-crb')
+    ? { isSupported: true, reason: `TPM 2.0 by ${swtpmPath}` }
+    : { isSupported: false, reason: `QEMU ${version} was built without TPM.` };
 }
 
 function canFork({ migrationCapabilities }: QemuInstallation): Capability {

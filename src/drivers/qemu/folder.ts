@@ -26,6 +26,12 @@ export interface VmFolder {
   uefiVariables: string;
   /** With which keys the variable store was made. */
   uefiKeys: string;
+  tpmSocket: string;
+  /** Where the TPM's process works; it belongs to the VM's user. */
+  tpmState: string;
+  /** What that is encrypted with. */
+  tpmKey: string;
+  tpmLog: string;
 }
 
 /** Names of the files in the work folder, as QEMU is given them. */
@@ -35,6 +41,7 @@ export const workNames = {
   serialSocket: 'serial.sock',
   agentSocket: 'agent.sock',
   vncSocket: 'vnc.sock',
+  tpmSocket: 'tpm.sock',
   serialLog: 'serial.log',
   screenshot: 'screenshot.png',
   savedState: 'memory.state',
@@ -59,6 +66,10 @@ export function vmFolder(directory: string): VmFolder {
     processLog: join(directory, 'qemu.log'),
     uefiVariables: join(directory, 'uefi-variables.fd'),
     uefiKeys: join(directory, 'uefi-variables.keys'),
+    tpmSocket: inWork('tpmSocket'),
+    tpmState: join(directory, 'tpm'),
+    tpmKey: join(directory, 'tpm.key'),
+    tpmLog: join(directory, 'tpm.log'),
   };
 }
 
@@ -72,6 +83,7 @@ export async function prepareFolder(folder: VmFolder, uid: number): Promise<void
     removeLeftovers(folder),
     removeUnlessOwn(folder.serialLog, uid),
     rm(folder.processLog, { force: true }),
+    rm(folder.tpmLog, { force: true }),
   ]);
 }
 
@@ -84,8 +96,18 @@ async function removeUnlessOwn(path: string, uid: number): Promise<void> {
 
 /** Removes what has no meaning without a process. Only while no process of the VM's user runs. */
 export async function removeLeftovers(folder: VmFolder): Promise<void> {
-  const { qmpSocket, descriptorSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState } = folder;
-  const leftovers = [qmpSocket, descriptorSocket, serialSocket, agentSocket, vncSocket, screenshot, usedState];
+  const { qmpSocket, descriptorSocket, serialSocket, agentSocket, vncSocket, tpmSocket, screenshot, usedState } =
+    folder;
+  const leftovers = [
+    qmpSocket,
+    descriptorSocket,
+    serialSocket,
+    agentSocket,
+    vncSocket,
+    tpmSocket,
+    screenshot,
+    usedState,
+  ];
   // Whatever stands under such a name goes, be it a folder that the VM's user put there.
   await Promise.all(leftovers.map((path) => rm(path, { force: true, recursive: true })));
 }

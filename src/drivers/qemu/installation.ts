@@ -26,6 +26,8 @@ export interface QemuInstallation {
   migrationCapabilities: ReadonlySet<string>;
   /** UEFI firmware and the template of its variable store; null where it is not installed. */
   uefi: UefiFirmware | null;
+  /** The program that is a TPM; null where it is not installed. */
+  swtpmPath: string | null;
 }
 
 /** Where UEFI firmware lies: its code, and templates of its variable store. */
@@ -128,13 +130,14 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
       },
     );
   }
-  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, migrationCapabilities, uefi] = await Promise.all([
+  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, migrationCapabilities, uefi, swtpmPath] = await Promise.all([
     ask('-machine', 'help'),
     ask('-cpu', 'help'),
     ask('-chardev', 'help'),
     ask('-device', 'help'),
     readMigrationCapabilities(binary),
     findUefi(),
+    findSwtpm(),
   ]);
   const { names, aliases } = parseMachineHelp(machineHelp);
   const machines = new Map<string, string>();
@@ -151,6 +154,7 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
     deviceModels: parseDeviceHelp(deviceHelp),
     migrationCapabilities,
     uefi,
+    swtpmPath,
   };
 }
 
@@ -180,6 +184,11 @@ async function findUefi(): Promise<UefiFirmware | null> {
       secureBoot: { ...secureBoot, microsoftVariablesPath: keys !== null && (await isThere(keys)) ? keys : null },
     };
   }
+  return null;
+}
+
+async function findSwtpm(): Promise<string | null> {
+  for (const path of ['/usr/bin/swtpm', '/usr/local/bin/swtpm']) if (await isThere(path)) return path;
   return null;
 }
 

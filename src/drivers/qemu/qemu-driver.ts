@@ -55,6 +55,7 @@ import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-
 import { SerialLog } from './serial/log.ts';
 import { checkSpec } from './spec-check.ts';
 import { startFailure } from './start-failure.ts';
+import { endTpm, keepTpm, mayHaveTpm, resetTpm, startTpm, tpmFailure } from './tpm.ts';
 import { copyVariables, provideVariables, resetVariables } from './uefi-variables.ts';
 
 export interface QemuDriverOptions {
@@ -175,6 +176,7 @@ export class QemuDriver implements Driver {
       await pullOutCables(qmp, definition);
       if (isRestoring) await useUpState(folder);
       await qmp.execute('cont');
+      await keepTpm(folder);
       if (isRestoring) {
         await Promise.all([guest.state(), guest.lookAtPort(), rm(folder.usedState, { force: true })]);
       } else await rm(folder.savedState, { force: true });
@@ -182,6 +184,8 @@ export class QemuDriver implements Driver {
     } catch (error) {
       const death = await this.#giveUp(id, folder, attempt, error);
       if (isRestoring) await takeBackState(folder);
+      const tpm = tpmFailure(name, folder, death);
+      if (tpm) throw tpm;
       throw startFailure({
         name,
         error,
@@ -274,12 +278,23 @@ export class QemuDriver implements Driver {
     const making = this.#makeGroup(id);
     await Promise.allSettled([prepared, making]);
     const [command, group] = await Promise.all([prepared, making]);
+    const oomScoreAdjust = Math.max(guestOomScore, ownOomScore());
+    if (definition.spec.tpm?.isEnabled) {
+      const { swtpmPath } = await this.#getInstallation();
+      const cgroupProcsFiles = group.processFiles;
+      await startTpm(folder, definition, {
+        mark: this.#mark(id),
+        program: swtpmPath ?? 'swtpm',
+        cgroupProcsFiles,
+        oomScoreAdjust,
+      });
+    }
     const launched = await launchConfined({
       argv: command.argv,
       uid: definition.uid,
       gid: definition.uid,
       cgroupProcsFiles: group.processFiles,
-      oomScoreAdjust: Math.max(guestOomScore, ownOomScore()),
+      oomScoreAdjust,
       limits: { core: 0, nofile: maxOpenFiles },
       files: command.files,
       taps: command.taps,
@@ -349,6 +364,7 @@ export class QemuDriver implements Driver {
     for (const guest of this.#guests) if (guest.id === id) await guest.end();
     const identity = (await this.#findProcesses()).get(id);
     if (identity) await terminateProcess(identity, { termTimeoutMs: 2000 });
+    await endTpm(this.#mark(id));
     await this.#removeGroup(id);
   }
 
@@ -372,9 +388,11 @@ export class QemuDriver implements Driver {
 
   async resetFirmware(
     definition: Pick<GuestDefinition, 'id' | 'name' | 'directory' | 'spec' | 'firmware'>,
+    what: 'variables' | 'tpm',
   ): Promise<void> {
     const { uefi } = await this.#getInstallation();
     const folder = vmFolder(definition.directory);
+    if (what === 'tpm') return resetTpm(folder, definition);
     if (definition.firmware !== 'uefi' || !uefi) {
       throw new LodgeError(
         'unsupported',
@@ -502,6 +520,7 @@ export class QemuDriver implements Driver {
   }
 
   async #cleanUp(id: string, folder: VmFolder): Promise<void> {
+    if (await mayHaveTpm(folder)) await endTpm(this.#mark(id));
     await Promise.all([removeLeftovers(folder), this.#removeGroup(id)]);
   }
 

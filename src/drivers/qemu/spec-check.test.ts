@@ -19,9 +19,10 @@ const installation: Parameters<typeof checkSpec>[2] = {
       'virtio-blk-pci virtio-scsi-pci scsi-hd scsi-cd ich9-ahci ide-hd ide-cd nvme virtio-net-pci e1000e e1000 rtl8139 ' +
       'VGA virtio-vga usb-kbd usb-tablet virtio-keyboard-pci virtio-tablet-pci qemu-xhci virtio-rng-pci ' +
       'virtio-balloon-pci pvpanic-pci virtio-serial-pci virtserialport isa-serial virtio-net-device virtio-blk-device ' +
-      'virtio-serial-device virtio-balloon-device virtio-rng-device'
+      'virtio-serial-device virtio-balloon-device virtio-rng-device tpm-crb'
     ).split(' '),
   ),
+  swtpmPath: '/usr/bin/swtpm',
   uefi: {
     codePath: '/code',
     variablesPath: '/vars',
@@ -89,6 +90,8 @@ test('what it can not do is refused with the name of the field', () => {
     [{ machine: 'microvm', nics: Array.from({ length: 22 }, () => ({})) }, 'spec.nics'],
     [{ machine: 'microvm', firmware: { type: 'bios' } }, 'spec.firmware.type'],
     [{ machine: 'microvm', display: 'vnc' }, 'spec.display'],
+    [{ machine: 'microvm', tpm: {} }, 'spec.tpm.isEnabled'],
+    [{ machine: 'pc', tpm: {} }, 'spec.tpm.isEnabled'],
     [{ machine: 'pc', firmware: { secureBoot: {} } }, 'spec.machine'],
   ];
   for (const [spec, field] of cases) assert.equal(refusedField(spec), field, JSON.stringify(spec));
@@ -96,6 +99,8 @@ test('what it can not do is refused with the name of the field', () => {
 
 test('what is not installed is refused with what to install', () => {
   assert.equal(refusedField({ firmware: { type: 'uefi' } }, { ...installation, uefi: null }), 'spec.firmware.type');
+  assert.equal(refusedField({ tpm: {} }), null);
+  assert.equal(refusedField({ tpm: {} }, { ...installation, swtpmPath: null }), 'spec.tpm.isEnabled');
   const uefi = { codePath: '/code', variablesPath: '/vars', secureBoot: null };
   const secure = { firmware: { secureBoot: {} } };
   assert.equal(refusedField(secure, { ...installation, uefi }), 'spec.firmware.secureBoot.isEnabled');

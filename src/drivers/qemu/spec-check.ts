@@ -8,6 +8,7 @@ import { closestWord } from '../../lib/closest-word.ts';
 import { cpuLevels, featuresOfLevel } from './cpu-model.ts';
 import { type QemuInstallation } from './installation.ts';
 import { modelsOf } from './machine-devices.ts';
+import { tpmModel } from './tpm.ts';
 import { microvmRoom } from './places.ts';
 
 /** Most vCPUs that a machine type takes: `cpu-max` of query-machines, QEMU 10. */
@@ -17,7 +18,7 @@ const maxNearModels = 5;
 
 type Installation = Pick<
   QemuInstallation,
-  'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'deviceModels' | 'uefi'
+  'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'deviceModels' | 'uefi' | 'swtpmPath'
 >;
 
 /** Throws `invalid_request` or `unsupported` for the first thing that can't be. */
@@ -43,6 +44,23 @@ export function checkSpec(spec: VmSpec, hardware: VmHardware, installation: Inst
     );
   }
   checkSecureBoot(spec, installation);
+  checkTpm(spec, installation);
+}
+
+function checkTpm({ tpm, machine }: VmSpec, { version, deviceModels, swtpmPath }: Installation): void {
+  if (!tpm?.isEnabled) return;
+  const field = 'spec.tpm.isEnabled';
+  if (machine === 'microvm') throw invalidField(field, 'the machine type microvm has no TPM', true);
+  if (swtpmPath === null)
+    throw unsupportedField(field, 'swtpm is not installed on this node', true, 'Install the package swtpm.');
+  if (!deviceModels.has(tpmModel(machine))) {
+    throw unsupportedField(
+      field,
+      `QEMU ${version} has no device ${tpmModel(machine)}`,
+      true,
+      'Install a QEMU with TPM support, or set it to false.',
+    );
+  }
 }
 
 function checkSecureBoot({ firmware: { secureBoot }, machine }: VmSpec, { uefi }: Installation): void {
