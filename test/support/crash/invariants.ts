@@ -6,6 +6,7 @@ import { finalTaskStates } from '../../../src/api/task.ts';
 import { type Image } from '../../../src/api/image.ts';
 import { type Network } from '../../../src/api/network.ts';
 import { type Vm } from '../../../src/api/vm.ts';
+import { type Snapshot } from '../../../src/api/snapshot.ts';
 import { type Volume } from '../../../src/api/volume.ts';
 import { findProcesses } from '../../../src/host/process.ts';
 import { type TestDaemon } from '../daemon.ts';
@@ -128,11 +129,38 @@ async function checkVms({ daemon, driver }: Place, { vms, networks }: Settled): 
 
 async function checkVolumes({ daemon }: Place, { vms, volumes }: Settled): Promise<string[]> {
   const files = await filesIn(join(daemon.folder, 'data/volumes'));
-  const problems = differences(
-    'volume file',
-    files,
-    volumes.map((volume) => `${volume.id}.${volume.spec.format}`),
-  );
+  const problems: string[] = [];
+  const snapshots: Snapshot[] = [];
+  for (const { id, name } of vms) {
+    const { items } = await daemon.client.snapshot.list({ params: { vm: id }, query: { limit: 500 } });
+    snapshots.push(...items);
+    const memory = (await filesIn(join(daemon.folder, 'data/vms', id, 'snapshots'))).map((file) => file.split('.')[0]!);
+    problems.push(
+      ...differences(
+        `saved memory of VM ${name}:`,
+        memory,
+        items.filter(({ status }) => status.memoryBytes !== null).map((one) => one.id),
+      ),
+    );
+    if (items.length > 0 && items.filter(({ status }) => status.isCurrent).length > 1)
+      problems.push(`VM ${name} goes on from two snapshots`);
+  }
+  for (const { name, status } of snapshots) {
+    if (status.state !== 'ready') problems.push(`snapshot ${name} of VM ${status.vm} is ${status.state}`);
+    if (status.disks.some(({ sizeBytes }) => sizeBytes === null))
+      problems.push(`snapshot ${name} of VM ${status.vm} has lost a layer`);
+    if (status.parentId !== null && !snapshots.some(({ id }) => id === status.parentId))
+      problems.push(`snapshot ${name} of VM ${status.vm} has a parent that is gone`);
+  }
+  // A file for what each volume writes and for each layer that a snapshot holds. One that nobody holds is there only
+  // while several others are based on it: each of those is below a volume or held.
+  const held = new Set(snapshots.flatMap(({ status }) => status.disks.map(({ layerId }) => layerId)));
+  const [least, most] = [volumes.length + held.size, 2 * (volumes.length + held.size)];
+  const hasCopies = vms.some(({ status }) => status.lineage !== null);
+  if (files.length < least || files.length > (hasCopies || held.size > 0 ? most : least))
+    problems.push(`there are ${files.length} volume files for ${volumes.length} volumes and ${held.size} held layers`);
+  for (const file of files)
+    if (!/^[0-9a-f-]{36}\.(qcow2|raw)$/.test(file)) problems.push(`volume file ${file} is left over`);
   for (const { name, status, id } of volumes) {
     if (status.state !== 'ready') problems.push(`volume ${name} is ${status.state}`);
     const user = vms.find((vm) => vm.id === status.usedBy?.id && vm.name === status.usedBy.name);

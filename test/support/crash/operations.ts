@@ -50,6 +50,7 @@ function missing<Name extends string>(random: Random, pool: readonly [Name, ...N
 const kinds: readonly (readonly [number, (world: World) => Operation])[] = [
   [22, createVm],
   [22, power],
+  [14, snapshot],
   [10, deleteVm],
   [6, forkVm],
   [5, updateVm],
@@ -148,6 +149,21 @@ function power({ client, random, known }: World): Operation {
     [isUp ? 1 : 0, reset],
   ]);
   return { name: `${name} VM ${vm}`, run };
+}
+
+const snapshots = ['snap0', 'snap1', 'snap2'] as const;
+
+function snapshot({ client, random, known }: World): Operation {
+  const vm = existing(random, vms, known.vms.keys());
+  const name = random.pick(snapshots);
+  const params = { vm, snapshot: name };
+  const withMemory = known.vms.get(vm) === 'running' && random.chance(0.5);
+  const [verb, run] = random.weighted<readonly [string, () => Promise<unknown>]>([
+    [5, ['take', () => client.snapshot.create({ params: { vm }, body: { name, withMemory } })]],
+    [2, ['revert to', () => client.snapshot.revert({ params, body: { force: random.chance(0.7) } })]],
+    [3, ['delete', () => client.snapshot.delete({ params, query: { withChildren: random.chance(0.3) } })]],
+  ]);
+  return { name: `${verb} snapshot ${name} of VM ${vm}${withMemory ? ' with memory' : ''}`, run };
 }
 
 function deleteVm({ client, random, known }: World): Operation {
