@@ -74,7 +74,7 @@ await benchmark(async (scope) => {
     intervalMs: 50,
   });
   console.log(`cold start of ${image} until its agent answers: ${(performance.now() - bootedAt).toFixed(0)} ms`);
-  await delay(isTiny ? 3000 : 30_000);
+  await delay(isTiny ? 3000 : 15_000);
 
   const byLodge = async (count: number): Promise<Measured> => {
     const startedAt = performance.now();
