@@ -6,7 +6,7 @@ import type { Command, Option } from 'commander';
 import { optionsOfVerb } from '../src/cli/command.ts';
 import { exitCodes } from '../src/cli/exit-code.ts';
 import { nouns } from '../src/cli/nouns.ts';
-import { wholeProgram } from '../src/cli/program.ts';
+import { pathOf, wholeProgram } from '../src/cli/program.ts';
 
 /** Where the reference is kept. */
 export const referencePath = join(import.meta.dirname, '../docs/cli.md');
@@ -80,17 +80,18 @@ function nounSection(noun: Command): string {
   const entry = nouns.find((one) => one.name === noun.name());
   const aliases = entry?.aliases ?? [];
   const also = aliases.length > 0 ? ` Also written ${aliases.map((alias) => `\`lodge ${alias}\``).join(', ')}.` : '';
-  const verbs = noun.commands.map((verb) => `### lodge ${noun.name()} ${verb.name()}\n\n${verbBody(verb)}`);
+  // A noun may have nouns of its own: lodge vm disk add.
+  const all = noun.commands.flatMap((one) => (one.commands.length > 0 ? one.commands : [one]));
+  const verbs = all.map((verb) => `### ${pathOf(verb)}\n\n${verbBody(verb)}`);
   return [`## lodge ${noun.name()}`, `${entry?.summary ?? noun.summary()}.${also}`, ...verbs].join('\n\n');
 }
 
 function verbBody(verb: Command): string {
-  const path = verb.parent?.parent ? `lodge ${verb.parent.name()} ${verb.name()}` : `lodge ${verb.name()}`;
   const { examples = [] } = optionsOfVerb(verb);
   const aliases = verb.parent?.parent ? verb.aliases() : [];
   const also = aliases.length > 0 ? ` Also \`${aliases.join('`, `')}\`.` : '';
   const options = verb.options.filter((option) => !option.hidden);
-  const parts = [`\`\`\`\n${path} ${verb.usage()}\n\`\`\``, `${text(verb.description())}${also}`];
+  const parts = [`\`\`\`\n${pathOf(verb)} ${verb.usage()}\n\`\`\``, `${text(verb.description())}${also}`];
   if (options.length > 0) parts.push(optionTable(options));
   if (examples.length > 0) {
     const lines = examples.flatMap(([line, what]) => [`# ${what}`, line]);

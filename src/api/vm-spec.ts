@@ -132,6 +132,7 @@ export const vmUsbDevice = z
     type: z.enum(['tablet', 'mouse', 'keyboard']),
   })
   .meta({ id: 'VmUsbDevice' });
+export type VmUsbDevice = z.output<typeof vmUsbDevice>;
 
 const sshKey = z
   .string()

@@ -29,6 +29,17 @@ export const vmPinned = z
     cpuFeatures: z
       .array(z.string())
       .describe('Features of the paravirtual CPU interface that its vCPUs have, as read from them'),
+    hotplug: z
+      .object({
+        baseVcpus: z.int().describe('vCPUs it was started with'),
+        maxVcpus: z.int().describe('Most vCPUs without a restart'),
+        baseMemoryMib: z.int().describe('Memory it was started with, MiB; less takes a restart'),
+        maxMemoryMib: z.int().describe('Most memory without a restart, MiB'),
+        slots: z.record(z.string(), z.int()).describe('Slots of disks and NICs on the bus they can be added to'),
+        targets: z.record(z.string(), z.int()).describe('SCSI targets of disks'),
+      })
+      .optional()
+      .describe('What can change while it runs, and where what was added sits'),
     arguments: z.array(z.string()).describe('QEMU’s whole command line'),
   })
   .meta({ id: 'VmPinned' });
@@ -242,7 +253,13 @@ export const vmRoutes = {
     description:
       'What can change while it runs is changed by the task in status.taskId. What can not, or could not, is listed in status.pendingChanges with the reason.',
     permission: 'vm.update',
-    query: inProject,
+    query: inProject.extend({
+      force: z
+        .stringbool()
+        .or(z.boolean())
+        .default(false)
+        .describe('Take out disks that the guest has mounted, and media that it has locked'),
+    }),
     body: update('VmUpdate', vmSpec),
     response: vm,
     errors: [

@@ -33,8 +33,16 @@ export function optionsOfVerb(command: Command): VerbOptions {
 export function noun(name: string, summary: string): Command {
   const command = new Command(name).summary(summary).description(`${summary}.`).usage('<verb>');
   prepare(command);
-  command.addHelpText('after', `\nMore: lodge ${name} <verb> --help`);
+  command.addHelpText('after', () => `\nMore: ${wordsTo(command)} <verb> --help`);
   return command;
+}
+
+/** The words that lead to a noun: "lodge vm disk". */
+function wordsTo(command: Command): string {
+  const { parent } = command;
+  return parent === null
+    ? `lodge ${command.name()}`
+    : `${parent.name() === 'lodge' ? 'lodge' : wordsTo(parent)} ${command.name()}`;
 }
 
 /** Adds a verb: `usage` is its name and arguments as commander has them. */

@@ -63,6 +63,7 @@ import { layerUse } from './vm/layer-use.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
 import { VmGuests } from './vm/vm-guests.ts';
+import { LiveChanges } from './vm/live-changes.ts';
 import { vmHandlers } from './vm/vm-handlers.ts';
 import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
@@ -180,6 +181,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
     onAnswer: (id, guest) => cloneIdentity.consider(id, guest),
     serialLog: (id, maxBytes) => driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes),
+    onDevices: (id) => void live.goOn(id, true),
   });
   const definitionParts: DefinitionParts = {
     get images() {
@@ -194,6 +196,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
       return known.capabilities['uefi']?.isSupported ?? false;
     },
+    nodeSize: () => nodes.size(),
     acceleratorFor: async ({ accelerator }) => {
       if (accelerator !== 'auto') return accelerator;
       const known = nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self;
@@ -282,6 +285,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     tasks: snapshotJobs,
     steps: snapshotParts,
   });
+  const live: LiveChanges = new LiveChanges({ images, records, guests, engine, tasks: vmJobs, nodes, log });
   const vmService: VmService = new VmService(
     Object.assign(Object.create(definitionParts) as DefinitionParts, {
       records,
@@ -293,6 +297,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       events,
       nodes,
       references,
+      live,
     }),
   );
   const supervisor: VmSupervisor = new VmSupervisor({
@@ -303,6 +308,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     engine,
     events,
     service: vmService,
+    live,
     log,
   });
 

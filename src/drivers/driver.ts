@@ -10,7 +10,7 @@ import { type Duplex } from 'node:stream';
 import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
 import { type ExecOutput, type GuestInfo } from '../api/vm-guest.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
-import { type VmSpec } from '../api/vm-spec.ts';
+import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
 
 /** A file or device that holds a disk's blocks. */
@@ -29,6 +29,10 @@ export interface GuestDisk {
   isReadOnly: boolean;
   /** The layer that is written to first, then what it is based on. Empty: a drive without a medium. */
   layers: DiskLayer[];
+  /** Without them, it may do as much as it can. */
+  limits?: VmDiskLimits | undefined;
+  /** Place in the boot order, from 1. Without it, it is not booted from. */
+  bootIndex?: number | undefined;
 }
 
 /** How a NIC reaches its network. */
@@ -50,6 +54,8 @@ export interface GuestNic {
   queues: number;
   mtu: number;
   isConnected: boolean;
+  /** Place in the boot order, from 1. Without it, it is not booted from. */
+  bootIndex?: number | undefined;
   attachment: NicAttachment;
 }
 
@@ -60,6 +66,8 @@ export interface GuestDefinition {
   spec: VmSpec;
   /** Its devices, resolved: what the spec leaves open is decided here. Bus and model of `disks` and `nics` are the same. */
   hardware: VmHardware;
+  /** What it is to have room for without a restart; MiB. Without it, for what the spec has. */
+  room?: { vcpus: number; memoryMib: number };
   /** Options of the last start that stay the same now; null at the first start. */
   pinned: VmPinned | null;
   /** What the image allows and the spec asks for, resolved. */
@@ -93,6 +101,8 @@ export type GuestMessage =
   | { type: 'agent'; isConnected: boolean }
   /** A disk reported an error to the guest. */
   | { type: 'disk-error'; disk: string; message: string }
+  /** Of its devices something has come, gone or changed its size without being asked at this moment; `devices` tells. */
+  | { type: 'devices' }
   /** Control of the guest was lost and is being regained, or is back. */
   | { type: 'control'; isConnected: boolean }
   /** The guest exists no more. */
@@ -202,7 +212,7 @@ export interface NicReport {
  * says, for people, what the limit beside it comes from.
  */
 export interface DeviceReport {
-  vcpus: { now: number; most: number; reason: string };
+  vcpus: { now: number; least: number; most: number; reason: string };
   /** MiB. Between least and most, memory changes by multiples of stepMib. */
   memory: { nowMib: number; leastMib: number; mostMib: number; stepMib: number; reason: string };
   /** What the balloon leaves the guest, MiB; null: it has none, for the reason. */
@@ -289,14 +299,47 @@ export interface MemoryCapture {
   finish: () => Promise<number>;
 }
 
+/** One change of a guest that runs. All MiB. */
+export type DeviceChange =
+  | { kind: 'vcpus'; count: number }
+  | { kind: 'memory'; sizeMib: number }
+  | { kind: 'balloon'; targetMib: number }
+  | { kind: 'attach-disk'; disk: GuestDisk }
+  | { kind: 'detach-disk'; name: string }
+  | { kind: 'resize-disk'; name: string; sizeMib: number }
+  | { kind: 'limits'; name: string; limits: VmDiskLimits | null }
+  /** Another medium, or with no layers none, in a drive that stays. */
+  | { kind: 'medium'; disk: GuestDisk; isForced: boolean }
+  | { kind: 'attach-nic'; nic: GuestNic }
+  | { kind: 'detach-nic'; mac: string }
+  | { kind: 'link'; mac: string; isConnected: boolean }
+  /** In this order, the first to be tried; takes effect when the guest boots the next time. */
+  | { kind: 'boot-order'; order: ({ disk: string } | { mac: string })[] }
+  | { kind: 'attach-usb'; device: VmUsbDevice }
+  | { kind: 'detach-usb'; name: string };
+
+/** The devices of a guest, changed while it runs. */
+export interface GuestDevices {
+  report(options?: CallOptions): Promise<DeviceReport>;
+  /** Where the guest has mounted what lies on a disk; null: its agent doesn't tell. */
+  mountPoints(disk: string, options?: CallOptions): Promise<string[] | null>;
+  /**
+   * Makes one change, and answers when the guest has it. Done already: nothing happens. What can't be done leaves the
+   * guest as it was: `unsupported`, `hypervisor_failed`; `timeout` when the guest itself didn't do its part, with what
+   * it would have to do. Memory may have changed by a part of what was asked for then: `report` tells.
+   */
+  change(change: DeviceChange, options?: CallOptions): Promise<void>;
+}
+
 /** A guest that exists: running, paused, or waiting to be ended. */
 export interface Guest {
   readonly id: string;
   readonly pid: number | null;
-  /** Options it was started with. */
+  /** Options it was started with, and what was changed since. */
   readonly pinned: VmPinned;
   readonly agent: GuestAgent;
   readonly snapshots: GuestSnapshots;
+  readonly devices: GuestDevices;
 
   /** Asks the hypervisor. */
   state(): Promise<GuestState>;

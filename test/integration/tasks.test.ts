@@ -94,6 +94,28 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
   'vm.clone of a running VM': async (world) => cloneScene(await runningVm(world), 'linked'),
   'vm.clone with disks of its own': async (world) => cloneScene(await madeVm(world), 'full'),
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),
+  'vm.change': async (world) => {
+    const target = await runningVm(world);
+    await world.vms.update(target.id, undefined, (draft) => {
+      draft.spec.memoryMib = 128;
+      draft.spec.cpu.count = 2;
+      const [data] = draft.spec.disks;
+      draft.spec.disks = [
+        { ...data!, sizeMib: 4 },
+        { ...data!, name: 'more', sizeMib: 2 },
+      ];
+      draft.spec.nics = [...draft.spec.nics, { network: 'alone', isConnected: true }];
+    });
+    return { target };
+  },
+  'vm.change that takes out a disk and a NIC': async (world) => {
+    const target = await runningVm(world);
+    await world.vms.update(target.id, undefined, (draft) => {
+      draft.spec.disks = [];
+      draft.spec.nics = [];
+    });
+    return { target };
+  },
   'vm.delete': async (world) => ({ target: await madeVm(world) }),
   'vm.delete of a suspended VM': async (world) => ({ target: await suspendedVm(world) }),
   'vm.forceDelete': async (world) => ({ target: await runningVm(world) }),

@@ -41,6 +41,7 @@ import { VolumeFiles } from '../../src/daemon/volume/volume-files.ts';
 import { initialVolumeStatus, VolumeService } from '../../src/daemon/volume/volume-service.ts';
 import { volumeTasks } from '../../src/daemon/volume/volume-tasks.ts';
 import { FakeDriver } from '../../src/drivers/fake/fake-driver.ts';
+import { type FakeProcess } from '../../src/drivers/fake/fake-guest.ts';
 import { type Cleanup } from './cleanup.ts';
 import { temporaryFolder } from './temporary.ts';
 
@@ -159,6 +160,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     onEnd: () => {},
     onUnaskedEnd: () => {},
     serialLog: async () => new Uint8Array(),
+    onDevices: () => {},
   });
   const parts: VmStepParts = {
     images: imageService,
@@ -166,6 +168,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     networks: networkService,
     directory: join(folder, 'vms'),
     hasUefi: async () => true,
+    nodeSize: () => ({ vcpus: 4, memoryMib: 4096 }),
     acceleratorFor: async () => 'tcg' as const,
     records,
     guests,
@@ -288,11 +291,14 @@ async function observe(folder: string, { vms, volumes, images, snapshots }: Obje
     // A console's log is kept whatever becomes of the start that wrote it; an upload that failed is sent again.
     .filter((entry) => entry.isFile() && !/^(lodge\.db.*|serial\.log|.*\.upload)$/.test(entry.name))
     .map((entry) => named(join(entry.parentPath, entry.name).slice(folder.length)));
-  const guests: Record<string, string> = {};
-  for (const file of await readdir(join(folder, 'fake-guests')))
-    guests[named(file)] = (
-      JSON.parse(await readFile(join(folder, 'fake-guests', file), 'utf8')) as { state: string }
-    ).state;
+  const guests: Record<string, unknown> = {};
+  for (const file of await readdir(join(folder, 'fake-guests'))) {
+    const text = await readFile(join(folder, 'fake-guests', file), 'utf8');
+    const { state, hardware } = JSON.parse(text) as FakeProcess;
+    const { vcpus, memoryMib, disks, nics } = hardware;
+    const names = disks.map((disk) => `${disk.name} ${disk.sizeMib ?? ''}`).toSorted();
+    guests[named(file)] = [state, vcpus, memoryMib, names, nics.length];
+  }
   return {
     vms: [...vms.all()]
       // One that is only asked for goes when its creation is undone: for who asked, it was never there.
@@ -301,7 +307,7 @@ async function observe(folder: string, { vms, volumes, images, snapshots }: Obje
         name,
         state: status.state,
         startedMib: status.startedSpec?.memoryMib ?? null,
-        disks: status.disks.map((disk) => [disk.name, named(disk.volume ?? '-'), disk.sizeMib]),
+        disks: status.disks.map((disk) => [disk.name, named(disk.volume ?? '-'), disk.sizeMib].join(' ')).toSorted(),
         nics: status.nics.length,
       })),
     volumes: [...volumes.all()]

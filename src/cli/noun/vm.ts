@@ -4,20 +4,21 @@ import { Option, type Command } from 'commander';
 import { imageRecipe } from '../../api/image.ts';
 import { parseDurationMs, parseDurationS } from '../../lib/duration.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
-import type { Vm } from '../../api/vm.ts';
 import { parseMib } from '../../lib/quantity.ts';
 import { collected, noun, objectFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
 import { deleteEach } from '../delete-each.ts';
 import { listVerb, selectedNames, showVerb, withSuggestion, type SelectionOptions } from '../list.ts';
 import { printOne } from '../output/print.ts';
+import type { ChangeOptions } from '../vm/change.ts';
 import type { CreateOptions } from '../vm/create.ts';
 import type { PowerOptions } from '../vm/power.ts';
 import { choicesAt } from '../schema-fields.ts';
-import { fetchVms, pendingText, vmDetails, vmPrintable } from '../vm/view.ts';
+import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
+import { addDeviceVerbs } from './vm-devices.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
 import { usageError } from '../usage-error.ts';
 
@@ -31,6 +32,8 @@ export function vmNoun(): Command {
   addRename(vm);
   addCopyVerbs(vm);
   addFirmwareVerb(vm);
+  vm.commandsGroup('Devices, also while it runs:');
+  addDeviceVerbs(vm);
   vm.commandsGroup('Switch:');
   addPowerVerbs(vm);
   vm.commandsGroup('Consoles:');
@@ -271,26 +274,32 @@ function addChangeVerbs(vm: Command): void {
   verb(vm, 'set <vm> <change...>', 'Change fields of a VM', {
     formats: objectFormats,
     description:
-      'Change fields of a VM’s spec, or its labels: field=value sets, field- removes. What can not change while it runs takes effect at the next start.',
+      'Change fields of a VM’s spec, or its labels: field=value sets, field- removes. What can change while it runs is changed at once, and waited for; the rest takes effect at the next start.',
     examples: [
       ['lodge vm set web1 cpu.count=4 memoryMib=4GiB', 'more of both'],
       ['lodge vm set web1 labels.app=web labels.old-', 'a label set, another removed'],
       ['lodge vm set web1 disks.root.cache=none restartPolicy.mode=on-failure', 'a disk by its name'],
       ['lodge vm set web1 \'nics.1={"network":"lab"}\'', 'a second NIC'],
     ],
-  }).action(
-    withDaemon<[name: string, changes: string[]], object>(async (session, _options, name, changes) => {
-      const { changeObject } = await import('../set.ts');
-      const query = { project: session.project };
-      const before = await withSuggestion(session, name, fetchVms, () =>
-        session.client.vm.get({ params: { vm: name }, query }),
-      );
-      const after = await changeObject(session, 'vm', before, changes, (body) =>
-        session.client.vm.update({ params: { vm: name }, query, body }),
-      );
-      if (after) await printOne(session, vmPrintable, after, () => changedLines(after));
-    }),
-  );
+  })
+    .option('--no-wait', 'do not wait until the guest has it')
+    .option('-f, --force', 'take out disks that the guest has mounted, and media that it has locked')
+    .action(
+      withDaemon<[name: string, changes: string[]], ChangeOptions>(async (session, options, name, changes) => {
+        const { changeObject } = await import('../set.ts');
+        const { changedLines, untilChanged } = await import('../vm/change.ts');
+        const query = { project: session.project };
+        const before = await withSuggestion(session, name, fetchVms, () =>
+          session.client.vm.get({ params: { vm: name }, query }),
+        );
+        const changed = await changeObject(session, 'vm', before, changes, (body) =>
+          session.client.vm.update({ params: { vm: name }, query: { ...query, force: options.force === true }, body }),
+        );
+        if (!changed) return;
+        const after = await untilChanged(session, changed, options.wait);
+        await printOne(session, vmPrintable, after, () => changedLines(after));
+      }),
+    );
 
   verb(vm, 'edit <vm>', 'Change a VM in an editor', {
     description:
@@ -299,8 +308,10 @@ function addChangeVerbs(vm: Command): void {
   }).action(
     withDaemon<[name: string], object>(async (session, _options, name) => {
       const { editVm } = await import('../vm/edit.ts');
-      const after = await editVm(session, name);
-      if (after) for (const line of changedLines(after)) session.terminal.line(line);
+      const { changedLines, untilChanged } = await import('../vm/change.ts');
+      const changed = await editVm(session, name);
+      if (!changed) return;
+      for (const line of changedLines(await untilChanged(session, changed, true))) session.terminal.line(line);
     }),
   );
 
@@ -347,18 +358,6 @@ function addChangeVerbs(vm: Command): void {
         },
       ),
     );
-}
-
-function changedLines(vm: Pick<Vm, 'name' | 'status'>): string[] {
-  const pending = vm.status.pendingChanges;
-  if (pending.length === 0) return [`VM ${vm.name} is changed.`];
-  return [
-    `VM ${vm.name} is changed. Not in effect yet:`,
-    ...pending.map((change) => `  ${pendingText(change)}`),
-    ...(pending.some(({ needsRestart }) => needsRestart)
-      ? [`What waits for a restart: lodge vm restart ${vm.name}`]
-      : []),
-  ];
 }
 
 /** Adds the options that select several VMs. */

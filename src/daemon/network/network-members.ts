@@ -9,10 +9,9 @@ export interface NetworkMember {
   hostname: string | null;
   /** Reserved for it. */
   ipv4Address: string | null;
-  /** Id and name of its VM, and which of its NICs it is. */
+  /** Id and name of its VM. */
   vmId: string;
   vm: string;
-  index: number;
 }
 
 export interface NetworkUse {
@@ -45,7 +44,7 @@ export function readNetworkUse(networks: Iterable<Network>, vms: Iterable<Vm>): 
       // The name belongs to the first NIC on the network; a second one there has only its address.
       const hostname = named.has(use) ? null : vm.name;
       named.add(use);
-      use.members.push({ mac, hostname, ipv4Address: nic.ipv4Address ?? null, vmId: vm.id, vm: vm.name, index });
+      use.members.push({ mac, hostname, ipv4Address: nic.ipv4Address ?? null, vmId: vm.id, vm: vm.name });
     }
   }
   return uses;

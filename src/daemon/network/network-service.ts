@@ -265,8 +265,11 @@ export class NetworkService {
   }
 
   /** Brings the network up if it isn't, and connects a NIC: for a bridge, by a tap made for it. */
-  async connect(given: Network, nic: { vm: Vm; index: number; uid: number; queues: number }): Promise<NicAttachment> {
-    const { vm, index, uid, queues } = nic;
+  async connect(
+    given: Network,
+    nic: { vm: Vm; mac: string; field: string; uid: number; queues: number },
+  ): Promise<NicAttachment> {
+    const { vm, mac, field, uid, queues } = nic;
     const network = this.#current(given);
     if (network.spec.mode === 'user') {
       return {
@@ -277,30 +280,30 @@ export class NetworkService {
       };
     }
     try {
-      const tap = { vmId: vm.id, index, uid, queues, mtu: network.spec.mtu };
+      const tap = { vmId: vm.id, mac, uid, queues, mtu: network.spec.mtu };
       const { bridge, state } = network.status;
       if (state !== 'ready' || bridge === null || !(await this.#taps.make(tap, bridge))) {
         const ready = await this.#queue.run(queueKey, () => this.#ensure(this.#current(network), null));
         // One that an interrupted start has left may have another owner, or be a port of nothing.
-        await this.#taps.removeOne(vm.id, index);
+        await this.#taps.removeOne(vm.id, mac);
         if (!ready.status.bridge || !(await this.#taps.make(tap, ready.status.bridge)))
-          throw new LodgeError('host_failed', `NIC ${index} of VM ${vm.name} could not be made a port of its bridge.`);
+          throw new LodgeError('host_failed', `NIC ${mac} of VM ${vm.name} could not be made a port of its bridge.`);
       }
-      return { kind: 'tap', hostInterface: this.#taps.nameOf(vm.id, index) };
+      return { kind: 'tap', hostInterface: this.#taps.nameOf(vm.id, mac) };
     } catch (error) {
-      throw describeHostProblem(error, `spec.nics.${index}.network`);
+      throw describeHostProblem(error, `${field}.network`);
     }
   }
 
   /** Name of the link on this host that a NIC is connected by; null where the network's mode needs none. */
-  hostInterface(project: string, reference: string, vmId: string, index: number): string | null {
+  hostInterface(project: string, reference: string, vmId: string, mac: string): string | null {
     const network = this.#parts.networks.find(project, reference);
-    return network?.spec.mode === 'nat' ? this.#taps.nameOf(vmId, index) : null;
+    return network?.spec.mode === 'nat' ? this.#taps.nameOf(vmId, mac) : null;
   }
 
-  /** Removes all taps of a VM with so many NICs. */
-  async disconnect(vmId: string, count: number): Promise<void> {
-    await this.#taps.remove(vmId, count).catch((error: unknown) => {
+  /** Removes the taps of a VM's NICs. */
+  async disconnect(vmId: string, macs: Iterable<string>): Promise<void> {
+    await this.#taps.remove(vmId, macs).catch((error: unknown) => {
       throw describeHostProblem(error, 'spec.nics');
     });
   }
@@ -427,8 +430,8 @@ export class NetworkService {
 
   /** Puts the taps of running guests back on a bridge that was made anew. */
   async #reattach(network: Network, bridge: string): Promise<void> {
-    const mine = new Map(this.#membersOf(network).map(({ vmId, index }) => [`${vmId}:${index}`, true]));
-    if (mine.size > 0) await this.#taps.reattach(bridge, (vmId, index) => mine.has(`${vmId}:${index}`));
+    const mine = new Set(this.#membersOf(network).map(({ vmId, mac }) => this.#taps.nameOf(vmId, mac)));
+    if (mine.size > 0) await this.#taps.reattach(bridge, (name) => mine.has(name));
   }
 
   /** Removes a network that could not be made: first what it has on the host, then the object, unless a VM uses it by now. */

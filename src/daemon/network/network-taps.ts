@@ -12,8 +12,8 @@ import {
 
 export interface TapPlace {
   vmId: string;
-  /** Which of the VM's NICs. */
-  index: number;
+  /** Address of the NIC, which it has for life. */
+  mac: string;
   /** The user that the guest's process runs as. */
   uid: number;
   mtu: number;
@@ -28,17 +28,17 @@ export class NetworkTaps {
     this.#instance = instance;
   }
 
-  /** Name of the tap of a VM's NIC; always the same. */
-  nameOf(vmId: string, index: number): string {
-    return deriveLinkName('lt', this.#instance, vmId, String(index));
+  /** Name of the tap of a VM's NIC; always the same, also when another NIC is taken out before it. */
+  nameOf(vmId: string, mac: string): string {
+    return deriveLinkName('lt', this.#instance, vmId, mac);
   }
 
   /** Makes a tap as a port of a bridge. False: something is in the way, a tap of this name or a bridge that is missing. */
   async make(place: TapPlace, bridge: string): Promise<boolean> {
     try {
       await createTap({
-        name: this.nameOf(place.vmId, place.index),
-        mark: { instance: this.#instance, kind: 'tap', id: `${place.vmId}:${place.index}` },
+        name: this.nameOf(place.vmId, place.mac),
+        mark: { instance: this.#instance, kind: 'tap', id: `${place.vmId}:${place.mac.replaceAll(':', '')}` },
         ownerUid: place.uid,
         isMultiQueue: place.queues > 1,
         mtu: place.mtu,
@@ -51,19 +51,19 @@ export class NetworkTaps {
     }
   }
 
-  /** Removes all taps of a VM with so many NICs. */
-  async remove(vmId: string, count: number): Promise<void> {
-    if (count === 0) return;
+  /** Removes the taps of a VM's NICs. */
+  async remove(vmId: string, macs: Iterable<string>): Promise<void> {
+    const names = [...macs].map((mac) => this.nameOf(vmId, mac));
+    if (names.length === 0) return;
     const there = await listLinkNames();
-    for (let index = 0; index < count; index++) {
-      const name = this.nameOf(vmId, index);
+    for (const name of names) {
       if (there.has(name)) await deleteLink(name, this.#instance);
     }
   }
 
   /** Removes the tap of one NIC, if it is there. */
-  async removeOne(vmId: string, index: number): Promise<void> {
-    await deleteLink(this.nameOf(vmId, index), this.#instance);
+  async removeOne(vmId: string, mac: string): Promise<void> {
+    await deleteLink(this.nameOf(vmId, mac), this.#instance);
   }
 
   /** Removes the taps of all VMs but those that are wanted; answers with their names. */
@@ -75,15 +75,13 @@ export class NetworkTaps {
   }
 
   /** Makes the taps that lost their bridge ports of it again, those that `isOn` it. */
-  async reattach(bridge: string, isOn: (vmId: string, index: number) => boolean): Promise<void> {
-    for (const { name, vmId, index, master } of await this.#list())
-      if (master === null && isOn(vmId, index)) await changeLink(name, { master: bridge, isUp: true }, this.#instance);
+  async reattach(bridge: string, isOn: (name: string) => boolean): Promise<void> {
+    for (const { name, master } of await this.#list())
+      if (master === null && isOn(name)) await changeLink(name, { master: bridge, isUp: true }, this.#instance);
   }
 
-  async #list(): Promise<{ name: string; vmId: string; index: number; master: string | null }[]> {
-    return (await listMarkedLinks(this.#instance, 'tap')).map(({ name, mark, master }) => {
-      const [vmId = '', index] = mark?.id.split(':') ?? [];
-      return { name, vmId, index: Number(index), master };
-    });
+  async #list(): Promise<{ name: string; vmId: string; master: string | null }[]> {
+    const links = await listMarkedLinks(this.#instance, 'tap');
+    return links.map(({ name, mark, master }) => ({ name, vmId: mark?.id.split(':')[0] ?? '', master }));
   }
 }

@@ -163,6 +163,11 @@ export class NodeService {
     });
   }
 
+  /** Its processors and memory. */
+  size(): { vcpus: number; memoryMib: number } {
+    return { vcpus: this.#cpu?.count ?? 1, memoryMib: this.#totalMib };
+  }
+
   /** Refuses what this node can't hold; with `isStarting`, also what it can't hold now. */
   requireRoom(spec: VmSpec, isStarting: boolean): void {
     const { name } = this.self;
@@ -195,7 +200,13 @@ export class NodeService {
       throw new LodgeError('wrong_state', `Node ${name} takes no guests: it is in maintenance.`, {
         hint: 'lodge node set self acceptsGuests=true lets it take guests again.',
       });
-    const wanted = this.#guestsMib() + spec.memoryMib;
+    this.requireMore(spec.memoryMib);
+  }
+
+  /** Refuses memory that this node can't give to guests beyond what they have. */
+  requireMore(memoryMib: number): void {
+    const { name } = this.self;
+    const wanted = this.#guestsMib() + memoryMib;
     const room = Math.max(this.#totalMib * 2 - hostReserveMib, this.#totalMib);
     if (wanted > room) {
       throw new LodgeError(

@@ -18,7 +18,7 @@ function configuration(input: VmSpecInput): Configuration {
 /** A guest that can change everything, with room. */
 function report(now: Configuration, more: Partial<DeviceReport> = {}): DeviceReport {
   return {
-    vcpus: { now: now.spec.cpu.count, most: 8, reason: 'It has room for 8 vCPUs.' },
+    vcpus: { now: now.spec.cpu.count, least: 1, most: 8, reason: 'It has room for 8 vCPUs.' },
     memory: {
       nowMib: now.spec.memoryMib,
       leastMib: 512,
@@ -66,6 +66,13 @@ suite('what changes while a guest runs', () => {
     assert.deepEqual(beyond.pending, [
       { field: 'spec.cpu.count', current: 1, wanted: 9, reason: 'It has room for 8 vCPUs.', needsRestart: true },
     ]);
+  });
+
+  test('not fewer vCPUs where none can be taken out', () => {
+    const vcpus = { now: 4, least: 4, most: 8, reason: 'None can be taken out.' };
+    const fewer = plan({ cpu: { count: 4 } }, { cpu: { count: 2 } }, { vcpus });
+    assert.deepEqual(actions(fewer), []);
+    assert.deepEqual(waiting(fewer), [['spec.cpu.count', 'None can be taken out.']]);
   });
 
   test('not the model of the processor, nor the room itself', () => {

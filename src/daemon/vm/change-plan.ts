@@ -77,7 +77,7 @@ export function planChanges(now: Configuration, wanted: Configuration, report: D
 /** What waits for the next start while the guest can't be asked what it could change. */
 export function planWithoutGuest(now: Configuration, wanted: Configuration, reason: string): PendingChange[] {
   const nothing: DeviceReport = {
-    vcpus: { now: now.spec.cpu.count, most: now.spec.cpu.count, reason },
+    vcpus: { now: now.spec.cpu.count, least: now.spec.cpu.count, most: now.spec.cpu.count, reason },
     memory: {
       nowMib: now.spec.memoryMib,
       leastMib: now.spec.memoryMib,
@@ -159,7 +159,7 @@ export function withStep(now: Configuration, wanted: Configuration, { action }: 
 function planVcpus(now: VmSpec, wanted: VmSpec, { vcpus }: DeviceReport, plan: ChangePlan): void {
   const field: Field = { field: 'spec.cpu.count', current: now.cpu.count, wanted: wanted.cpu.count };
   if (now.cpu.count !== wanted.cpu.count) {
-    if (wanted.cpu.count <= vcpus.most)
+    if (wanted.cpu.count >= vcpus.least && wanted.cpu.count <= vcpus.most)
       plan.steps.push({ ...field, action: { kind: 'vcpus', count: wanted.cpu.count } });
     else plan.pending.push(later(field, vcpus.reason));
   }

@@ -5,11 +5,12 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type Vm, type VmPinned } from '../../api/vm.ts';
 import { type DiskBus, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
-import { maxNicQueues, type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
+import { maxNicQueues, type VmDisk, type VmNic, type VmSpec } from '../../api/vm-spec.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drivers/driver.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
+import { bootOrder, placeIn, roomOf } from './hot-plug-room.ts';
 import { chooseFirmware, effectiveDisks, hardwareOf, needsSeed, seedDevice, seedDiskName } from './hardware.ts';
 
 export interface DefinitionParts {
@@ -20,6 +21,8 @@ export interface DefinitionParts {
   directory: string;
   hasUefi: () => Promise<boolean>;
   /** What a VM with this spec runs on here. */
+  /** What this node has, for the room a VM gets without asking. */
+  nodeSize: () => { vcpus: number; memoryMib: number };
   acceleratorFor: (spec: Pick<VmSpec, 'accelerator'>) => Promise<'kvm' | 'tcg'>;
 }
 
@@ -99,8 +102,14 @@ export async function defineGuest(
     if (!found) throw new LodgeError('internal', `Disk ${name} of VM ${vm.name} has no bus.`);
     return found.model;
   };
+  const all = effectiveDisks(vm.spec, image);
+  const macs = vm.spec.nics.map((_, index) => vm.status.nics[index]?.mac ?? '');
+  const order = bootOrder(all, vm.spec.nics, macs);
   const disks: GuestDisk[] = [];
-  for (const disk of effectiveDisks(vm.spec, image)) disks.push(await guestDisk(parts, vm, disk, busOf(disk.name)));
+  for (const disk of all) {
+    const files = await guestDisk(parts, vm, disk, busOf(disk.name));
+    disks.push({ ...files, bootIndex: placeIn(order, { disk: disk.name }) });
+  }
   if (needsSeed(vm.spec, image)) {
     disks.push({
       name: seedDiskName,
@@ -113,17 +122,12 @@ export async function defineGuest(
   }
   const nics: GuestNic[] = [];
   for (const [index, nic] of vm.spec.nics.entries()) {
-    const network = parts.networks.require(vm.project, nic.network);
     const observed = vm.status.nics[index];
     const device = hardware.nics[index];
     if (!observed || !device) throw new LodgeError('internal', `NIC ${index} of VM ${vm.name} has no address.`);
     nics.push({
-      mac: observed.mac,
-      model: device.model,
-      queues: device.queues,
-      mtu: network.spec.mtu,
-      isConnected: nic.isConnected,
-      attachment: await parts.networks.connect(network, { vm, index, uid, queues: device.queues }),
+      ...(await guestNic(parts, vm, nic, { mac: observed.mac, field: `spec.nics.${index}`, device, uid })),
+      bootIndex: placeIn(order, { mac: observed.mac }),
     });
   }
   return {
@@ -131,6 +135,7 @@ export async function defineGuest(
     name: vm.name,
     spec: vm.spec,
     hardware,
+    room: roomOf(vm.spec, parts.nodeSize()),
     pinned: vm.status.pinned,
     firmware,
     kernel:
@@ -149,8 +154,34 @@ export async function defineGuest(
   };
 }
 
-async function guestDisk(parts: DefinitionParts, vm: Vm, disk: VmDisk, bus: DiskBus): Promise<GuestDisk> {
-  const common = { name: disk.name, device: disk.device, bus, cache: disk.cache };
+/** Connects a NIC on the host. */
+export async function guestNic(
+  parts: Pick<DefinitionParts, 'networks'>,
+  vm: Vm,
+  nic: VmNic,
+  its: { mac: string; field: string; device: VmHardware['nics'][number]; uid: number },
+): Promise<GuestNic> {
+  const { mac, field, device, uid } = its;
+  const network = parts.networks.require(vm.project, nic.network);
+  return {
+    mac,
+    model: device.model,
+    queues: device.queues,
+    mtu: network.spec.mtu,
+    isConnected: nic.isConnected,
+    attachment: await parts.networks.connect(network, { vm, mac, field, uid, queues: device.queues }),
+  };
+}
+
+/** A drive with the files that hold its blocks. */
+export async function guestDisk(
+  parts: Pick<DefinitionParts, 'images' | 'volumes'>,
+  vm: Vm,
+  disk: VmDisk,
+  bus: DiskBus,
+): Promise<GuestDisk> {
+  const { limits } = disk;
+  const common = { name: disk.name, device: disk.device, bus, cache: disk.cache, ...(limits ? { limits } : {}) };
   if (disk.device === 'cdrom') {
     if (!disk.image) return { ...common, isReadOnly: true, layers: [] };
     const image = parts.images.require(vm.project, disk.image);

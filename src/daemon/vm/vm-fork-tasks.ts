@@ -248,9 +248,9 @@ async function noteRunning(parts: VmStepParts, original: Vm, guest: Guest): Prom
     pinned: guest.pinned,
     pid: guest.pid,
     startedAt: new Date().toISOString(),
-    nics: status.nics.map((nic, index) => ({
+    nics: status.nics.map((nic) => ({
       ...nic,
-      hostInterface: networks.hostInterface(project, nic.network, guest.id, index),
+      hostInterface: networks.hostInterface(project, nic.network, guest.id, nic.mac),
     })),
   });
 }

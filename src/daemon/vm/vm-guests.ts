@@ -21,6 +21,8 @@ export interface VmGuestsParts {
   log: Log;
   /** Takes away what a VM that ended had on the host: its taps. */
   disconnect: (vm: Vm) => Promise<void>;
+  /** Told when something of a guest's devices has changed that nobody is waiting for. */
+  onDevices: (id: string) => void;
   /** Told after a VM has ended, however it did: what its spec plans is what it has now. */
   onEnd: () => void;
   /**
@@ -244,6 +246,9 @@ export class VmGuests {
           message: `Disk ${message.disk} of VM ${vm.name} reported an error: ${message.message}.`,
           details: { disk: message.disk },
         });
+        return;
+      case 'devices':
+        if (vm.status.taskId === null) this.#parts.onDevices(id);
         return;
       case 'control':
         await events.record({

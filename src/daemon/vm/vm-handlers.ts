@@ -45,7 +45,11 @@ export function vmHandlers({
     list: async ({ query }, { caller }) => list(query, caller),
     create: async ({ query, body }, { caller }) => toTask(await service.create(body, query.start, caller.name)),
     get: async (request, { caller }) => vmFor(caller, find(request)),
-    update: async (request, { caller }) => vmFor(caller, await service.update(find(request), request.body)),
+    update: async (request, { caller }) =>
+      vmFor(
+        caller,
+        await service.update(find(request), { ...request.body, isForced: request.query.force }, caller.name),
+      ),
     rename: async (request, { caller }) => vmFor(caller, await service.rename(find(request), request.body)),
     delete: async (request, { caller }) =>
       toTask(await service.delete(find(request), request.query.force, caller.name)),

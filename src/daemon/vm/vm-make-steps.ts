@@ -1,14 +1,15 @@
 // The steps that make a VM, bring its hardware in line with its spec, and delete it.
 import { mkdir, rm } from 'node:fs/promises';
 import { type Vm } from '../../api/vm.ts';
-import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
+import { type VmDisk } from '../../api/vm-spec.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Volume } from '../../api/volume.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { imageOf, planHardware, seedPath, vmDirectory } from './definition.ts';
-import { assignMacs, bytesOf, effectiveDisks, needsSeed } from './hardware.ts';
+import { effectiveDisks, needsSeed } from './hardware.ts';
 import { removeSeed, writeSeed } from './seed.ts';
-import { vmSubject, type VmRecords } from './vm-records.ts';
+import { macsOf } from './vm-changes.ts';
+import { vmSubject } from './vm-records.ts';
 import { disconnect, hostTimeoutMs, type VmStep, type VmStepParts } from './vm-step.ts';
 
 const disksTimeoutMs = 600_000;
@@ -179,13 +180,6 @@ async function volumeOf(parts: VmStepParts, vm: Vm, disk: VmDisk): Promise<Volum
     (disk.volume ? parts.volumes.require(vm.project, disk.volume).id === before.id : before.status.isOwnedByVm);
   const volume = isSame ? before : await parts.volumes.provide(vm, disk);
   return disk.volume || disk.sizeMib === undefined ? volume : parts.volumes.growTo(volume, disk.sizeMib);
-}
-
-/** The addresses of the NICs of a spec: those they keep, and for new ones always the same. */
-export function macsOf(records: VmRecords, vm: Vm, nics: VmSpec['nics']): string[] {
-  const others = [...records.collection.all()].filter((other) => other.id !== vm.id);
-  const inUse = new Set(others.flatMap((other) => other.status.nics.map((nic) => nic.mac)));
-  return assignMacs(nics, vm.status.nics, inUse, bytesOf(vm.id));
 }
 
 /** What is known of the devices before the VM is started: which they will be, and the addresses that NICs keep. */

@@ -100,9 +100,9 @@ function noteRunning(parts: VmStepParts, id: string, guest: Guest, isRestoring: 
       pid: guest.pid,
       startedAt: status.startedAt ?? new Date().toISOString(),
       restarts: { ...status.restarts, nextAt: null },
-      nics: status.nics.map((nic, index) => ({
+      nics: status.nics.map((nic) => ({
         ...nic,
-        hostInterface: parts.networks.hostInterface(project, nic.network, id, index),
+        hostInterface: parts.networks.hostInterface(project, nic.network, id, nic.mac),
       })),
     },
   );

@@ -17,7 +17,7 @@ import { refuseHiddenSecrets } from './first-boot-secrets.ts';
 import { namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
 import { checkSpec, effectiveDisks } from './hardware.ts';
 import { composeSeed, hashPassword } from './seed.ts';
-import { pendingOf } from './vm-changes.ts';
+import { type LiveChanges } from './live-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
 import { type ForkInput } from './vm-fork-tasks.ts';
@@ -33,12 +33,15 @@ export interface VmServiceParts extends DefinitionParts {
   events: EventService;
   nodes: NodeService;
   references: ReferenceLock;
+  live: LiveChanges;
 }
 
 export interface VmChange {
   revision?: number | undefined;
   labels?: Record<string, string> | undefined;
   spec: VmSpec;
+  /** Takes out disks that the guest has mounted. */
+  isForced?: boolean | undefined;
 }
 
 export class VmService {
@@ -80,13 +83,15 @@ export class VmService {
     });
   }
 
-  async update(vm: Vm, change: VmChange): Promise<Vm> {
-    const { records, nodes, references, guests, networks } = this.#parts;
+  /** What can change while the VM is up is changed by a task, which the answer's status names. */
+  async update(vm: Vm, change: VmChange, requestedBy: string): Promise<Vm> {
+    const { records, nodes, references, guests, networks, live } = this.#parts;
     records.requireAllowed(vm, 'update');
     refuseHiddenSecrets(change.spec);
     const spec = await withHashedPassword(change.spec);
     await this.#check({ ...vm, spec });
     nodes.requireRoom(spec, false);
+    await live.check(vm, spec, change.isForced ?? false);
     // Not while a start is reading the spec: it takes all of the old one, or all of the new.
     await guests.exclusively(vm.id, () =>
       references.hold(async () => {
@@ -101,7 +106,7 @@ export class VmService {
         const devices = startedSpec === null ? await plannedDevices(this.#parts, updated) : updated.status.devices;
         await records.patch(vm.id, {
           devices,
-          pendingChanges: pendingOf(this.#parts, updated),
+          pendingChanges: await live.pending(updated),
           // Who changes when a VM is started again has seen what is planned.
           ...(spec.restartPolicy.mode === 'never' ? { restarts: { count: 0, nextAt: null } } : {}),
         });
@@ -109,7 +114,9 @@ export class VmService {
     );
     await networks.membersChanged();
     this.#parts.images.planShowUsers();
-    return records.byId(vm.id);
+    const task = await live.begin(vm.id, requestedBy, change.isForced);
+    const updated = records.byId(vm.id);
+    return task ? { ...updated, status: { ...updated.status, taskId: task.id } } : updated;
   }
 
   /** Gives a VM another name: names of networks and of its own disks follow. Its guest's host name doesn't. */
@@ -308,13 +315,15 @@ export class VmService {
     timeoutS?: number,
   ): Promise<TaskRecord> {
     const vm = this.#parts.records.byId(given.id);
-    this.#requireIdle(vm);
+    this.#requireIdle(vm, { waitsForChange: true });
     this.#parts.records.requireAllowed(vm, action);
     return this.#parts.engine.submit(type, { target: vmSubject(vm), input: { id: vm.id, timeoutS }, requestedBy });
   }
 
-  #requireIdle(vm: Vm): void {
-    const [active] = this.#parts.engine.activeFor({ kind: 'vm', id: vm.id }, vm.status.taskId);
+  /** Refuses what can't be done while something else is; `waitsForChange`: a change that is being made is waited for. */
+  #requireIdle(vm: Vm, { waitsForChange = false } = {}): void {
+    const all = this.#parts.engine.activeFor({ kind: 'vm', id: vm.id }, vm.status.taskId);
+    const active = all.find(({ type }) => !waitsForChange || type !== this.#parts.tasks.change.type);
     if (active) {
       throw new LodgeError('busy', `VM ${vm.name} is being worked on: ${active.type}, task ${active.id}.`, {
         hint: `Wait for it (lodge task wait ${active.id}), or cancel it.`,

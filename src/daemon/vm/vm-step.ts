@@ -4,6 +4,7 @@ import { type Driver } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type TaskStep } from '../task/task.ts';
 import { type DefinitionParts } from './definition.ts';
+import { assignMacs, bytesOf } from './hardware.ts';
 import { type UidPool } from './uid-pool.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { type VmRecords } from './vm-records.ts';
@@ -23,6 +24,7 @@ export interface VmStepParts extends DefinitionParts {
 export interface VmTaskInput {
   id: string;
   timeoutS?: number | undefined;
+  isForced?: boolean | undefined;
 }
 
 export type VmStep = TaskStep<VmTaskInput, Record<string, unknown>, unknown>;
@@ -30,11 +32,9 @@ export type VmStep = TaskStep<VmTaskInput, Record<string, unknown>, unknown>;
 /** The longest that what a step does on the host may take. */
 export const hostTimeoutMs = 60_000;
 
-/** Takes away the VM's taps, as many as it can have. */
+/** Takes away the VM's taps: of the NICs it has, and of those it was about to get. */
 export function disconnect(parts: Pick<VmStepParts, 'networks'>, vm: Vm): Promise<void> {
-  const { spec, status } = vm;
-  return parts.networks.disconnect(
-    vm.id,
-    Math.max(spec.nics.length, status.nics.length, status.startedSpec?.nics.length ?? 0),
-  );
+  const has = vm.status.nics.map(({ mac }) => mac);
+  const planned = assignMacs(vm.spec.nics, vm.status.nics, new Set(), bytesOf(vm.id));
+  return parts.networks.disconnect(vm.id, new Set([...has, ...planned]));
 }

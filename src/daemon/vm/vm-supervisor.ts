@@ -16,6 +16,7 @@ import { type TaskRecord } from '../task/task.ts';
 import { vmDirectory, type DefinitionParts } from './definition.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
+import { type LiveChanges } from './live-changes.ts';
 import { type VmService } from './vm-service.ts';
 
 export interface VmSupervisorParts extends Pick<DefinitionParts, 'directory'> {
@@ -25,6 +26,7 @@ export interface VmSupervisorParts extends Pick<DefinitionParts, 'directory'> {
   engine: TaskEngine;
   events: EventService;
   service: VmService;
+  live: LiveChanges;
   log: Log;
 }
 
@@ -120,6 +122,7 @@ export class VmSupervisor {
     for (const id of this.#found) {
       const vm = records.collection.get(id);
       if (!vm || this.#isClosed || this.#activeTask(vm) !== null) continue;
+      await this.#parts.live.goOn(id, false);
       const { state, restarts, lastExit } = vm.status;
       if (state === 'deleting' || state === 'creating') {
         await service
@@ -307,6 +310,7 @@ export class VmSupervisor {
     try {
       await records.releaseTask(id, task.id);
       await guests.settle(id);
+      await this.#parts.live.goOn(id, false);
       // A start of the daemon's own that fails is one more failure in a row; whoever starts a VM themselves sees it fail.
       const vm = records.collection.get(id);
       if (task.state === 'failed' && task.requestedBy === daemon && vm?.status.lastExit?.cause === 'start-failed')

@@ -10,9 +10,10 @@ import {
   writeFirstBootData,
 } from './vm-make-steps.ts';
 import { askToShutDown, endGuest, startGuest, suspendGuest } from './vm-power-steps.ts';
+import { changeDevices, finishChange, provideAddedDisks } from './vm-change-steps.ts';
 import { type VmStepParts } from './vm-step.ts';
 
-const input = z.strictObject({ id: z.string(), timeoutS: z.number().optional() });
+const input = z.strictObject({ id: z.string(), timeoutS: z.number().optional(), isForced: z.boolean().optional() });
 type Input = z.input<typeof input>;
 
 export interface VmTasks {
@@ -23,6 +24,7 @@ export interface VmTasks {
   forceOff: TaskType<Input>;
   restart: TaskType<Input>;
   suspend: TaskType<Input>;
+  change: TaskType<Input>;
   delete: TaskType<Input>;
   forceDelete: TaskType<Input>;
 }
@@ -39,6 +41,11 @@ export function vmTasks(parts: VmStepParts): VmTasks {
     // Once its guest has ended, a restart can only go on: what fails then is tried again.
     restart: defineTask({ type: 'vm.restart', input, steps: [...stopping, updateHardware(parts), startGuest(parts)] }),
     suspend: defineTask({ type: 'vm.suspend', input, steps: [suspendGuest(parts)] }),
+    change: defineTask({
+      type: 'vm.change',
+      input,
+      steps: [provideAddedDisks(parts), changeDevices(parts), finishChange(parts)],
+    }),
     delete: defineTask({ type: 'vm.delete', input, steps: [deleteEverything(parts)] }),
     forceDelete: defineTask({ type: 'vm.forceDelete', input, steps: [deleteEverything(parts)] }),
   };

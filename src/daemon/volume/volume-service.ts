@@ -149,6 +149,18 @@ export class VolumeService {
     });
   }
 
+  /** The guest that uses it has made it larger. Can be repeated. */
+  async noteGrown(id: string, sizeMib: number): Promise<void> {
+    await this.#changes.run(id, async () => {
+      const volume = this.#parts.volumes.get(id);
+      if (!volume || sizeMib <= (volume.status.virtualSizeMib ?? 0)) return;
+      await this.#parts.volumes.update(id, undefined, (draft) => {
+        draft.spec.sizeMib = sizeMib;
+      });
+      await this.#parts.volumes.setStatus(id, (status) => ({ ...status, virtualSizeMib: sizeMib }));
+    });
+  }
+
   async delete(given: Volume, requestedBy: string): Promise<TaskRecord> {
     const { references, engine, tasks, volumes } = this.#parts;
     return references.hold(async () => {

@@ -16,6 +16,7 @@ import {
   type Guest,
   type GuestDefinition,
 } from '../driver.ts';
+import { fakeHardware, fakeRoom } from './fake-devices.ts';
 import { FakeGuest, type FakeProcess } from './fake-guest.ts';
 
 export interface FakeDriverOptions {
@@ -100,6 +101,7 @@ export class FakeDriver implements Driver {
       arguments: ['fake', definition.id],
       ...definition.pinned,
       hardware: definition.hardware,
+      hotplug: fakeRoom(definition, options.isRestoring ?? false),
     };
     await mkdir(definition.directory, { recursive: true });
     await this.#write(definition.id, {
@@ -109,6 +111,7 @@ export class FakeDriver implements Driver {
       macs: definition.nics.map((nic) => nic.mac),
       links: definition.nics.map((nic) => nic.isConnected),
       disks: filesOf(definition),
+      hardware: fakeHardware(definition),
       wasRestored: options.isRestoring ?? false,
     });
     // Memory is continued from once: the guest that exists now has gone on from it.

@@ -13,6 +13,7 @@ import {
   type GuestUsage,
   type SuspendOptions,
 } from '../driver.ts';
+import { FakeDevices, type FakeHardware } from './fake-devices.ts';
 import { FakeLayers } from './fake-layers.ts';
 
 /** The content of a guest's file. */
@@ -25,6 +26,9 @@ export interface FakeProcess {
   links: boolean[];
   /** Files of the layers of each disk, top first. */
   disks?: Record<string, string[]>;
+  hardware: FakeHardware;
+  /** Where the guest has mounted disks, by their names. */
+  mounted?: Record<string, string[]>;
   wasRestored: boolean;
   /** Ignores the power button, as a guest that hangs does. */
   isDeaf?: boolean;
@@ -53,6 +57,7 @@ export class FakeGuest implements Guest {
   readonly pinned: VmPinned;
   readonly agent: GuestAgent;
   readonly snapshots: FakeLayers;
+  readonly devices: FakeDevices;
   readonly #parts: FakeGuestParts;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
   readonly #files = new Map<string, Buffer>();
@@ -71,6 +76,12 @@ export class FakeGuest implements Guest {
       name: parts.name,
       read: async () => (await this.#require()).disks ?? {},
       write: async (disks) => parts.write({ ...(await this.#require()), disks }),
+    });
+    this.devices = new FakeDevices({
+      name: parts.name,
+      pinned: parts.pinned,
+      read: () => this.#require(),
+      write: parts.write,
     });
   }
 

@@ -75,6 +75,7 @@ function disk(name: string, change: Partial<GuestDisk> = {}): GuestDisk {
     cache: 'writeback',
     isReadOnly: false,
     layers: [{ path: `/volumes/${name}.qcow2`, format: 'qcow2' }],
+    bootIndex: 1,
     ...change,
   };
 }
@@ -307,7 +308,7 @@ suite('disks', () => {
   test('each bus has its device', () => {
     const on = (bus: GuestDisk['bus'], machine: 'q35' | 'pc' = 'q35'): string =>
       device(buildCommand(define({ machine }, { disks: [disk('root', { bus })] }), tcg), 'disk-root');
-    assert.match(on('virtio'), /^virtio-blk-pci,.*drive=l[0-9a-f]{24},bootindex=1/);
+    assert.match(on('virtio'), /^virtio-blk-pci,.*drive=l[0-9a-f]{24},bootindex=1,num-queues=1,/);
     assert.match(on('scsi'), /^scsi-hd,bus=scsi0\.0,/);
     assert.match(on('nvme'), /^nvme,.*serial=root/);
     assert.match(on('sata'), /^ide-hd,bus=ide\.0,/);
@@ -383,9 +384,12 @@ suite('disks', () => {
       return disks.map(({ name }) => device(command, `disk-${name}`));
     };
     for (const bus of ['virtio', 'nvme'] as const) {
-      const places = many(bus).map((text) => /addr=([^,]+)/.exec(text)?.[1]);
+      const places = many(bus).map((text) => /bus=([^,]+,addr=[^,]+)/.exec(text)?.[1]);
       assert.equal(new Set(places).size, 64);
-      assert.deepEqual([places[0], places[7], places[8], places[63]], ['0x10.0x0', '0x10.0x7', '0x11.0x0', '0x17.0x7']);
+      assert.deepEqual(
+        [places[0], places[30], places[31], places[63]],
+        ['hotplug,addr=0x1', 'hotplug,addr=0x1f', 'pcie.0,addr=0x10.0x0', 'pcie.0,addr=0x14.0x0'],
+      );
     }
     for (const machine of ['q35', 'pc'] as const)
       assert.equal(new Set(many('sata', machine).map((text) => /bus=([^,]+)/.exec(text)?.[1])).size, 64);
@@ -402,7 +406,7 @@ suite('disks', () => {
   test('the name of a disk is found by its device, for what QEMU says about it', () => {
     assert.equal(diskOfDevice('/machine/peripheral/disk-data/virtio-backend'), 'data');
     assert.equal(diskOfDevice('/machine/peripheral/disk-cd'), 'cd');
-    assert.equal(diskOfDevice('/machine/peripheral/nic0'), null);
+    assert.equal(diskOfDevice('/machine/peripheral/nic-525400000001'), null);
   });
 });
 
@@ -410,15 +414,18 @@ suite('NICs', () => {
   test('a tap is a descriptor, and vhost is used where it helps', () => {
     const command = buildCommand(define({}, { nics: [nic(1)] }), tcg);
     assert.deepEqual(command.taps, [{ name: 'tap1', fd: 10 }]);
-    assert.equal(value(command, '-netdev'), 'tap,id=net0,fd=10');
-    assert.match(device(command, 'nic0'), /^virtio-net-pci,.*mac=52:54:00:00:00:01,host_mtu=1500,romfile=,/);
+    assert.equal(value(command, '-netdev'), 'tap,id=net-525400000001,fd=10');
+    assert.match(
+      device(command, 'nic-525400000001'),
+      /^virtio-net-pci,.*mac=52:54:00:00:00:01,host_mtu=1500,romfile=,/,
+    );
     const fast = buildCommand(define({}, { nics: [nic(1)] }), kvm);
-    assert.equal(value(fast, '-netdev'), 'tap,id=net0,fd=11,vhost=on,vhostfd=12');
+    assert.equal(value(fast, '-netdev'), 'tap,id=net-525400000001,fd=11,vhost=on,vhostfd=12');
     assert.deepEqual(fast.files.at(-1), { path: '/dev/vhost-net', mode: 'rw', fd: 12 });
     const emulated = buildCommand(define({}, { nics: [nic(1, { model: 'e1000e' })] }), kvm);
-    assert.equal(value(emulated, '-netdev'), 'tap,id=net0,fd=11');
-    assert.match(device(emulated, 'nic0'), /^e1000e,.*romfile=,/);
-    assert.doesNotMatch(device(emulated, 'nic0'), /host_mtu/);
+    assert.equal(value(emulated, '-netdev'), 'tap,id=net-525400000001,fd=11');
+    assert.match(device(emulated, 'nic-525400000001'), /^e1000e,.*romfile=,/);
+    assert.doesNotMatch(device(emulated, 'nic-525400000001'), /host_mtu/);
   });
 
   test('several queues are several descriptors of one tap, each with its own vhost', () => {
@@ -443,28 +450,91 @@ suite('NICs', () => {
       hostname: 'web1',
     } as const;
     const command = buildCommand(define({}, { nics: [nic(1, { attachment })] }), tcg);
-    assert.equal(value(command, '-netdev'), 'user,id=net0,net=10.0.2.0/24,domainname=lodge.internal,hostname=web1');
+    assert.equal(
+      value(command, '-netdev'),
+      'user,id=net-525400000001,net=10.0.2.0/24,domainname=lodge.internal,hostname=web1',
+    );
     assert.deepEqual([command.taps, command.files], [[], []]);
   });
 
   test('a NIC keeps its place when disks and other NICs come and go', () => {
-    const build = (disks: number, nics: number): QemuCommand =>
+    const build = (disks: number, nics: number, pinned: VmPinned | null): QemuCommand =>
       buildCommand(
         define(
           {},
           {
             disks: Array.from({ length: disks }, (_, index) => disk(`d${index}`)),
-            nics: Array.from({ length: nics }, (_, index) => nic(index % 10)),
+            nics: Array.from({ length: nics }, (_, index) => nic(index % 10)).map((one, index) => ({
+              ...one,
+              mac: `52:54:00:00:00:${(index + 16).toString(16)}`,
+            })),
+            pinned,
           },
         ),
         tcg,
       );
-    const before = build(1, 1);
-    const after = build(20, 32);
-    for (const id of ['nic0', 'disk-d0', 'balloon0', 'virtio-serial0'])
+    const before = build(1, 1, null);
+    const after = build(20, 32, before.pinned);
+    for (const id of ['nic-525400000010', 'disk-d0', 'balloon0', 'virtio-serial0'])
       assert.equal(place(after, id), place(before, id), id);
-    const places = Array.from({ length: 32 }, (_, index) => place(after, `nic${index}`));
+    const places = values(after, '-device').flatMap((text) => /id=nic-.*,(bus=\S+)$/.exec(text)?.[1] ?? []);
     assert.equal(new Set(places).size, 32);
+  });
+
+  test('one that is booted from has its ROM and its place in the order', () => {
+    const command = buildCommand(define({}, { nics: [nic(1, { bootIndex: 2 })] }), tcg);
+    assert.match(device(command, 'nic-525400000001'), /,bootindex=2/);
+    assert.doesNotMatch(device(command, 'nic-525400000001'), /romfile/);
+  });
+});
+
+suite('room to grow', () => {
+  const room = { vcpus: 4, memoryMib: 2048 };
+
+  test('is on the command line, but for a microvm, which has none', () => {
+    const command = buildCommand(define({ cpu: { count: 2 } }, { room }), tcg);
+    assert.equal(value(command, '-smp'), 'cpus=2,maxcpus=4,sockets=1,cores=4,threads=1');
+    assert.equal(value(command, '-m'), 'size=512M,maxmem=2048M');
+    assert.match(device(command, 'hotplug'), /^pcie-pci-bridge,id=hotplug,bus=pcie\.0,addr=0x7$/);
+    assert.match(device(buildCommand(define({ machine: 'pc' }, { room }), tcg), 'hotplug'), /^pci-bridge,.*bus=pci\.0/);
+    const microvm = buildCommand(define({ machine: 'microvm' }, { room, firmware: 'direct' }), tcg);
+    assert.equal(value(microvm, '-m'), 'size=512M');
+    assert.equal(value(microvm, '-smp'), 'cpus=1,sockets=1,cores=1,threads=1');
+    assert.ok(!values(microvm, '-device').some((text) => text.includes('hotplug')));
+    assert.ok(!values(command, '-device').some((text) => text.startsWith('virtio-mem')), 'it costs nothing until used');
+  });
+
+  test('grows by whole blocks of memory', () => {
+    const command = buildCommand(define({ memoryMib: 100 }, { room: { vcpus: 1, memoryMib: 200 } }), tcg);
+    assert.equal(value(command, '-m'), 'size=100M,maxmem=228M');
+  });
+
+  test('of a guest that is restored is what it was saved with, at the same places', () => {
+    const first = buildCommand(define({}, { room, disks: [disk('root')], nics: [nic(1)] }), tcg).pinned;
+    const hotplug = first.hotplug!;
+    const pinned = {
+      ...first,
+      hotplug: { ...hotplug, slots: { ...hotplug.slots, memory0: 7, usb: 9, 'disk-data': 8 } },
+    };
+    const grown: VmSpecInput = { memoryMib: 768, cpu: { count: 3 }, usbDevices: [{ name: 'pointer', type: 'tablet' }] };
+    const definition = define(grown, { pinned, disks: [disk('root'), disk('data')], nics: [nic(1)] });
+    const command = buildCommand(definition, { ...tcg, isRestoring: true });
+    assert.equal(value(command, '-m'), 'size=512M,maxmem=2048M');
+    assert.match(value(command, '-smp'), /^cpus=3,maxcpus=4/);
+    assert.match(device(command, 'memory0'), /^virtio-mem-pci,.*requested-size=256M,bus=hotplug,addr=0x7$/);
+    assert.match(device(command, 'disk-data'), /num-queues=1,.*bus=hotplug,addr=0x8$/);
+    assert.match(device(command, 'usb'), /^qemu-xhci,id=usb,bus=hotplug,addr=0x9$/);
+    assert.match(device(command, 'usb-pointer'), /^usb-tablet,id=usb-pointer,bus=usb\.0$/);
+    const afresh = buildCommand(define(grown, { pinned, room, disks: [disk('data')], nics: [nic(1)] }), tcg);
+    assert.equal(value(afresh, '-m'), 'size=768M,maxmem=2048M');
+    assert.match(device(afresh, 'disk-data'), /addr=0x8$/, 'what has a place keeps it');
+    assert.ok(!values(afresh, '-device').some((text) => text.startsWith('virtio-mem')));
+  });
+
+  test('of a copy is that of its original, with addresses of its own', () => {
+    const { pinned } = buildCommand(define({}, { nics: [nic(1), nic(2)] }), tcg);
+    const copy = buildCommand(define({}, { pinned, nics: [nic(8), nic(9)] }), { ...tcg, isRestoring: true });
+    assert.deepEqual(copy.pinned.hotplug?.slots, { 'nic-525400000008': 1, 'nic-525400000009': 2 });
   });
 });
 

@@ -5,12 +5,13 @@ import { type VmPinned } from '../../api/vm.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { type LaunchFile, type LaunchTap } from '../../host/launch/launch.ts';
 import { cpuArgument } from './cpu-model.ts';
-import { addDisks, addNics, type ArgumentTools } from './device-arguments.ts';
+import { addDisks, addHotplugBus, addNics, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
 import { identityArguments, tellsGeneration } from './identity-arguments.ts';
 import { interfaceOptions } from './cpu-interface.ts';
 import { addMachineDevices } from './machine-devices.ts';
 import { type IncomingMemory } from './fork/fork.ts';
+import { addMemoryDevice, planRoom, type Room } from './room.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
 import { serialChardevArguments } from './serial/chardev.ts';
@@ -65,7 +66,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     files.push({ path, mode, fd });
     return fd;
   };
-  const places = new DevicePlaces(spec.machine);
+  const hotplug = planRoom(definition, context.isRestoring);
+  const places = new DevicePlaces(spec.machine, hotplug.slots);
   const tools: ArgumentTools = {
     add,
     passDescriptor,
@@ -99,7 +101,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   if (isMicrovm) machine.push('acpi=on', 'pit=on', 'pic=off', 'rtc=on', 'isa-serial=on');
   else machine.push('vmport=off', `hpet=${hardware.hpet.model === 'hpet' ? 'on' : 'off'}`);
   if (definition.firmware === 'uefi') machine.push(addUefi(definition, context, tools));
-  if (context.incoming) machine.push(addMappedMemory(definition, context.incoming, tools));
+  if (context.incoming) machine.push(addMappedMemory(hotplug, context.incoming, tools));
   const streamUri = context.incoming ? `file:${tools.passFile(context.incoming.streamPath, 'ro')}` : null;
   add('-machine', machine.join(','));
   add(
@@ -107,7 +109,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     accelerator.accelerator === 'kvm' ? `kvm,device=${tools.passFile('/dev/kvm', 'rw')}` : 'tcg,thread=multi',
   );
   const interfaceText = interfaceOptions(hardware.cpuInterface.model, accelerator.accelerator);
-  add('-cpu', `${cpuModel}${interfaceText}`, '-smp', topology(definition), '-m', `size=${spec.memoryMib}M`);
+  add('-cpu', `${cpuModel}${interfaceText}`, '-smp', topology(definition, hotplug.maxVcpus), '-m', memoryText(hotplug));
   // A guest that suspends itself to memory would look like one that hangs.
   if (!isMicrovm) add('-global', 'ICH9-LPC.disable_s3=1', '-global', 'PIIX4_PM.disable_s3=1');
   add('-rtc', `base=${hardware.clockBase.model},driftfix=slew`);
@@ -125,7 +127,9 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   addKernel(definition, context, tools);
 
   for (let index = 0; index < hardware.ioThreads.count; index++) add('-object', `iothread,id=iothread${index}`);
-  addDisks(definition, tools);
+  addHotplugBus(spec.machine, tools);
+  addMemoryDevice(definition, hotplug, tools);
+  addDisks(definition, hotplug, tools);
   addNics(definition, { canUseVhost: context.hasVhostNet && accelerator.accelerator === 'kvm' }, tools);
   addMachineDevices(definition, tools);
   add(...tpmArguments(definition));
@@ -145,6 +149,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
       firmware: definition.firmware,
       hardware,
       cpuFeatures: [],
+      hotplug,
       arguments: argv,
     },
   };
@@ -203,12 +208,12 @@ function addUefi(definition: GuestDefinition, context: CommandContext, { add, pa
  * Maps the guest's memory privately from a file that nobody writes to: https://www.qemu.org/docs/master/system/vm-templating.html
  * Gives back what the machine is told of it.
  */
-function addMappedMemory({ spec }: GuestDefinition, incoming: IncomingMemory, tools: ArgumentTools): string {
+function addMappedMemory({ baseMemoryMib }: Room, incoming: IncomingMemory, tools: ArgumentTools): string {
   // The memory's file is opened by name, not through an fdset.
   const fd = tools.passDescriptor(incoming.path, 'ro');
   tools.add(
     '-object',
-    `memory-backend-file,id=${incoming.block},size=${spec.memoryMib}M,mem-path=/proc/self/fd/${fd},` +
+    `memory-backend-file,id=${incoming.block},size=${baseMemoryMib}M,mem-path=/proc/self/fd/${fd},` +
       `offset=${incoming.offset},share=off,readonly=on,rom=off`,
   );
   return `memory-backend=${incoming.block}`;
@@ -230,9 +235,14 @@ function addKernel({ kernel, spec }: GuestDefinition, context: CommandContext, t
   tools.add('-append', `${kernel.commandLine}${spec.machine === 'microvm' ? tsc : ''}`);
 }
 
-function topology({ spec: { cpu } }: GuestDefinition): string {
+function topology({ spec: { cpu } }: GuestDefinition, maxVcpus: number): string {
   const threads = cpu.threadsPerCore ?? 1;
   const sockets = cpu.sockets ?? 1;
-  const cores = cpu.coresPerSocket ?? Math.max(1, Math.floor(cpu.count / (sockets * threads)));
-  return `cpus=${cpu.count},sockets=${sockets},cores=${cores},threads=${threads}`;
+  const cores = cpu.coresPerSocket ?? Math.max(1, Math.floor(maxVcpus / (sockets * threads)));
+  const more = maxVcpus > cpu.count ? `,maxcpus=${maxVcpus}` : '';
+  return `cpus=${cpu.count}${more},sockets=${sockets},cores=${cores},threads=${threads}`;
+}
+
+function memoryText({ baseMemoryMib, maxMemoryMib }: Room): string {
+  return `size=${baseMemoryMib}M${maxMemoryMib > baseMemoryMib ? `,maxmem=${maxMemoryMib}M` : ''}`;
 }

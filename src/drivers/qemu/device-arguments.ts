@@ -6,6 +6,7 @@ import { ideDrives } from '../../api/resolve-hardware.ts';
 import { type DiskLayer, type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
 import { type LaunchFile } from '../../host/launch/launch.ts';
 import { type DevicePlaces } from './places.ts';
+import { diskId, hotplugBus, nicId, scsiController, type Slots } from './slots.ts';
 
 /** What makes the arguments: a list that grows, and descriptors that are given out. */
 export interface ArgumentTools {
@@ -33,17 +34,49 @@ const sataPorts = 6;
 /** What QEMU keeps of a disk's serial number: VIRTIO_BLK_ID_BYTES of the virtio specification, and the same for the others. */
 const serialLength = 20;
 
-/** Id of a disk's device, from which {@link diskOfDevice} finds its name again. */
-function diskId(name: string): string {
-  return `disk-${name}`;
-}
-
 /** The disk whose device has this place in QEMU's object tree (`/machine/peripheral/disk-root/virtio-backend`); null for another. */
 export function diskOfDevice(qomPath: string): string | null {
   return /^\/machine\/peripheral\/disk-([^/]+)(\/|$)/.exec(qomPath)?.[1] ?? null;
 }
 
-export function addDisks(definition: GuestDefinition, tools: ArgumentTools): void {
+/** What the device of a disk is told, whatever bus it is on. */
+export function diskProperties(disk: GuestDisk, node: string | null): Record<string, string | number> {
+  return {
+    id: diskId(disk.name),
+    serial: disk.name.slice(0, serialLength),
+    ...(node === null ? {} : { drive: node }),
+    ...(disk.bootIndex === undefined ? {} : { bootindex: disk.bootIndex }),
+    ...(disk.device === 'disk' && disk.cache === 'writethrough' && disk.bus !== 'nvme' ? { 'write-cache': 'off' } : {}),
+  };
+}
+
+/** Properties as an option of the command line. */
+function propertyText(properties: Readonly<Record<string, string | number>>): string {
+  return Object.entries(properties)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(',');
+}
+
+/** Gives the bus its place, where the machine can have it. */
+export function addHotplugBus(machine: GuestDefinition['spec']['machine'], { add, places }: ArgumentTools): void {
+  if (machine === 'microvm') return;
+  const bridge = machine === 'q35' ? 'pcie-pci-bridge' : 'pci-bridge,chassis_nr=1';
+  add('-device', `${bridge},id=${hotplugBus}${places.fixed('hotplug')}`);
+}
+
+/**
+ * Pairs of queues of disks on virtio: one for each vCPU that the guest was started with, as QEMU would choose. Said, so
+ * that those of a guest that is restored don't follow the vCPUs it has by then.
+ */
+export function diskQueues(baseVcpus: number): number {
+  return Math.min(baseVcpus, 256);
+}
+
+export function addDisks(
+  definition: GuestDefinition,
+  { targets, baseVcpus }: { targets: Slots; baseVcpus: number },
+  tools: ArgumentTools,
+): void {
   const { machine } = definition.spec;
   let threadsUsed = 0;
   // Disks share the threads in turn.
@@ -52,18 +85,16 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
     return count === 0 ? '' : `,iothread=iothread${threadsUsed++ % count}`;
   };
   const { add, virtio, places } = tools;
+  const queues = diskQueues(baseVcpus);
   let hasScsi = false;
   let ideUnits = 0;
   let sataUnits = 0;
   let sataControllers = machine === 'q35' ? 1 : 0;
-  for (const [index, disk] of definition.disks.entries()) {
+  for (const disk of definition.disks) {
     const node = addLayers(disk, tools);
     const isCdrom = disk.device === 'cdrom';
-    const common =
-      `id=${diskId(disk.name)},serial=${disk.name.slice(0, serialLength)}${node ? `,drive=${node}` : ''},` +
-      `bootindex=${index + 1}`;
-    const writeCache = !isCdrom && disk.cache === 'writethrough' ? ',write-cache=off' : '';
     const { bus } = disk;
+    const common = propertyText(diskProperties(disk, node));
     if (machine === 'microvm' && bus !== 'virtio') {
       throw new LodgeError(
         'unsupported',
@@ -73,15 +104,22 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
     }
     switch (bus) {
       case 'virtio':
-        add('-device', `${virtio('blk')},${common}${writeCache}${ioThread()}${places.disk()}`);
+        add('-device', `${virtio('blk')},${common},num-queues=${queues}${ioThread()}${places.disk(diskId(disk.name))}`);
         break;
       case 'nvme':
-        add('-device', `nvme,${common}${places.disk()}`);
+        add('-device', `nvme,${common}${places.disk(diskId(disk.name))}`);
         break;
       case 'scsi':
-        if (!hasScsi) add('-device', `${virtio('scsi')},id=scsi0${ioThread()}${places.fixed('scsi')}`);
+        if (!hasScsi)
+          add(
+            '-device',
+            `${virtio('scsi')},id=${scsiController},num_queues=${queues}${ioThread()}${places.fixed('scsi')}`,
+          );
         hasScsi = true;
-        add('-device', `scsi-${isCdrom ? 'cd' : 'hd'},bus=scsi0.0,${common}${writeCache}`);
+        add(
+          '-device',
+          `scsi-${isCdrom ? 'cd' : 'hd'},bus=${scsiController}.0,${common},scsi-id=${targets[diskId(disk.name)] ?? 0}`,
+        );
         break;
       case 'sata': {
         const controller = Math.floor(sataUnits / sataPorts);
@@ -90,7 +128,7 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
           sataControllers++;
         }
         const name = controller === 0 && machine === 'q35' ? 'ide' : `ahci${controller}`;
-        add('-device', `ide-${isCdrom ? 'cd' : 'hd'},bus=${name}.${sataUnits % sataPorts},${common}${writeCache}`);
+        add('-device', `ide-${isCdrom ? 'cd' : 'hd'},bus=${name}.${sataUnits % sataPorts},${common}`);
         sataUnits++;
         break;
       }
@@ -109,7 +147,7 @@ export function addDisks(definition: GuestDefinition, tools: ArgumentTools): voi
         }
         add(
           '-device',
-          `ide-${isCdrom ? 'cd' : 'hd'},bus=ide.${Math.floor(ideUnits / 2)},unit=${ideUnits % 2},${common}${writeCache}`,
+          `ide-${isCdrom ? 'cd' : 'hd'},bus=ide.${Math.floor(ideUnits / 2)},unit=${ideUnits % 2},${common}`,
         );
         ideUnits++;
         break;
@@ -177,7 +215,7 @@ export function addNics(
 ): void {
   const isMicrovm = definition.spec.machine === 'microvm';
   for (const [index, nic] of definition.nics.entries()) {
-    const id = `net${index}`;
+    const id = nicId(nic.mac);
     if (isMicrovm && nic.model !== 'virtio') {
       throw new LodgeError('unsupported', `NIC ${index} is a ${nic.model}; the machine type microvm has only virtio.`, {
         hint: 'Set its model to virtio, or machine to q35.',
@@ -191,27 +229,38 @@ export function addNics(
       const vhosts = useVhost ? taps.map(() => passDescriptor('/dev/vhost-net', 'rw')) : [];
       const [fd, vhostfd] = queues > 1 ? ['fds', 'vhostfds'] : ['fd', 'vhostfd'];
       const vhost = useVhost ? `,vhost=on,${vhostfd}=${vhosts.join(':')}` : '';
-      add('-netdev', `tap,id=${id},${fd}=${taps.join(':')}${vhost}`);
-    } else {
-      const { ipv4Cidr, dnsDomain, hostname } = nic.attachment;
-      add('-netdev', `user,id=${id},net=${ipv4Cidr},domainname=${dnsDomain},hostname=${hostname}`);
-    }
-    add(
-      '-device',
-      `${nicDevice(nic, virtio)},id=nic${index},netdev=${id},mac=${nic.mac}${nicOptions(nic, isMicrovm)}${places.nic()}`,
-    );
+      add('-netdev', `tap,id=${netdevId(nic.mac)},${fd}=${taps.join(':')}${vhost}`);
+    } else add('-netdev', `user,${propertyText(userNetdev(nic.mac, nic.attachment))}`);
+    const model = nic.model === 'virtio' ? virtio('net') : nic.model;
+    add('-device', `${model},${propertyText(nicProperties(nic, isMicrovm))}${places.nic(id)}`);
   }
 }
 
-function nicDevice(nic: GuestNic, virtio: ArgumentTools['virtio']): string {
-  return nic.model === 'virtio' ? virtio('net') : nic.model;
+/** Id of what connects a NIC to the host. */
+export function netdevId(mac: string): string {
+  return `net-${mac.replaceAll(':', '')}`;
 }
 
-function nicOptions(nic: GuestNic, isMicrovm: boolean): string {
-  // No network boot: an option ROM is code that nobody asked for.
-  const rom = isMicrovm ? '' : ',romfile=';
-  if (nic.model !== 'virtio') return rom;
-  // An interrupt for each direction of each queue, one for its control and one for its configuration.
-  const vectors = isMicrovm ? '' : `,vectors=${2 * nic.queues + 2}`;
-  return `,host_mtu=${nic.mtu}${nic.queues > 1 ? `,mq=on${vectors}` : ''}${rom}`;
+/** What connects a NIC to a network inside QEMU. */
+export function userNetdev(
+  mac: string,
+  { ipv4Cidr, dnsDomain, hostname }: Extract<GuestNic['attachment'], { kind: 'user' }>,
+): Record<string, string> {
+  return { id: netdevId(mac), net: ipv4Cidr, domainname: dnsDomain, hostname };
+}
+
+/** What the device of a NIC is told. */
+export function nicProperties(nic: GuestNic, isMicrovm: boolean): Record<string, string | number> {
+  return {
+    id: nicId(nic.mac),
+    netdev: netdevId(nic.mac),
+    mac: nic.mac,
+    ...(nic.model === 'virtio' ? { host_mtu: nic.mtu } : {}),
+    ...(nic.model === 'virtio' && nic.queues > 1 ? { mq: 'on' } : {}),
+    // An interrupt for each direction of each queue, one for its control and one for its configuration.
+    ...(nic.model === 'virtio' && nic.queues > 1 && !isMicrovm ? { vectors: 2 * nic.queues + 2 } : {}),
+    ...(nic.bootIndex === undefined ? {} : { bootindex: nic.bootIndex }),
+    // Without network boot no option ROM: it is code that nobody asked for.
+    ...(isMicrovm || nic.bootIndex !== undefined ? {} : { romfile: '' }),
+  };
 }

@@ -41,6 +41,11 @@ export class GuestMeter {
     };
   }
 
+  /** Its NICs have changed. */
+  forgetTaps(): void {
+    this.#taps = null;
+  }
+
   /** Of its taps; a user-mode network is not counted by anybody. The host's point of view turned into the guest's. */
   async #network(): Promise<{ receivedBytes: number; sentBytes: number } | null> {
     this.#taps ??= await readTapsOf(this.#identity.pid);

@@ -4,12 +4,15 @@ import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
+import { usbProperties } from './room.ts';
+import { usbController } from './slots.ts';
 
 /** Label of the agent channel's character device, and id of its port in the guest. */
 export const agentChardev = 'agent0';
 export const agentPort = 'agent';
 
-export function addMachineDevices({ hardware }: GuestDefinition, tools: ArgumentTools): void {
+export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTools): void {
+  const { hardware } = definition;
   const { add, virtio, places } = tools;
   if (hardware.rng.model === 'virtio') {
     add('-object', 'rng-random,id=rng0,filename=/dev/urandom');
@@ -20,7 +23,7 @@ export function addMachineDevices({ hardware }: GuestDefinition, tools: Argument
   }
   addAgentChannel(hardware, tools);
   if (hardware.panicDevice.model === 'pvpanic') add('-device', `pvpanic-pci${places.fixed('panic')}`);
-  addUsb(hardware, tools);
+  addUsb(definition, tools);
   if (hardware.video.model === 'none') {
     add('-display', 'none');
     return;
@@ -51,8 +54,15 @@ function addAgentChannel({ agentChannel }: GuestDefinition['hardware'], { add, v
 
 const usbControllers = { xhci: 'qemu-xhci', ehci: 'usb-ehci', uhci: 'piix3-usb-uhci' } as const;
 
-function addUsb({ usb }: GuestDefinition['hardware'], { add, places }: ArgumentTools): void {
-  if (usb.model !== 'none') add('-device', `${usbControllers[usb.model]},id=usb${places.fixed('usb')}`);
+function addUsb({ hardware: { usb }, spec }: GuestDefinition, { add, places }: ArgumentTools): void {
+  // A controller that nobody asked for comes with the first device for it.
+  const isNeeded = spec.usbDevices.length > 0 || places.slot(usbController) !== null;
+  const model = usb.model === 'none' && isNeeded ? 'xhci' : usb.model;
+  if (model !== 'none') add('-device', `${usbControllers[model]},id=${usbController}${places.fixed('usb')}`);
+  for (const device of spec.usbDevices) {
+    const { driver, id, bus } = usbProperties(device);
+    add('-device', `${driver},id=${id},bus=${bus}`);
+  }
 }
 
 const diskModels = {

@@ -2,17 +2,30 @@
 // move the NICs (whose names in the guest follow from their places), and the places of one start are those of the next.
 //
 // PCI (q35 and pc), slot.function:
-//   1, 31     the machine's own            8–15   NICs 0–7, a slot each
-//   2         video                        16–23  disks on virtio or nvme, eight a slot
-//   3.0–3.3   rng, balloon, serial, panic  24–26  NICs 8–31, eight a slot
+//   1, 31     the machine's own            4      USB
+//   2         video                        5      SCSI controller
+//   3.0–3.3   rng, balloon, serial, panic  6      further SATA controllers
 //   3.4, 3.5  keyboard and tablet on virtio
-//   4         USB                          5      SCSI controller      6  further SATA controllers
+//   7         the bus of slots.ts: disks on virtio or nvme, NICs
+//   16–23     disks beyond its last slot, eight a slot
+//   24–27     NICs beyond its last slot, eight a slot
 // microvm has 24 virtio-mmio transports: rng 0, balloon 1, serial 2, disks upwards from 3, NICs downwards from 23.
 // https://www.qemu.org/docs/master/system/i386/microvm.html
 import { LodgeError } from '../../api/errors.ts';
+import { hotplugBus, scsiController, slotAddress, type Slots } from './slots.ts';
 
 /** Devices of which a machine has one. */
-export type FixedDevice = 'video' | 'rng' | 'balloon' | 'serial' | 'panic' | 'keyboard' | 'tablet' | 'usb' | 'scsi';
+export type FixedDevice =
+  | 'video'
+  | 'rng'
+  | 'balloon'
+  | 'serial'
+  | 'panic'
+  | 'keyboard'
+  | 'tablet'
+  | 'usb'
+  | 'scsi'
+  | 'hotplug';
 
 const pciPlaces: Record<FixedDevice, readonly [slot: number, fn: number, isShared: boolean]> = {
   video: [2, 0, false],
@@ -24,6 +37,7 @@ const pciPlaces: Record<FixedDevice, readonly [slot: number, fn: number, isShare
   tablet: [3, 5, true],
   usb: [4, 0, false],
   scsi: [5, 0, false],
+  hotplug: [7, 0, false],
 };
 const mmioPlaces: Partial<Record<FixedDevice, number>> = { rng: 0, balloon: 1, serial: 2 };
 
@@ -40,28 +54,42 @@ export class DevicePlaces {
   #nics = 0;
   #disks = 0;
   #controllers = 0;
+  readonly #slots: Slots;
 
-  constructor(machine: 'q35' | 'pc' | 'microvm') {
+  /** `slots`: of the devices that sit on the bus of slots.ts. */
+  constructor(machine: 'q35' | 'pc' | 'microvm', slots: Slots = {}) {
+    this.#slots = slots;
     this.#isMmio = machine === 'microvm';
     this.#bus = machine === 'q35' ? 'pcie.0' : 'pci.0';
   }
 
   fixed(device: FixedDevice): string {
+    // A controller that was added while the guest ran is where it was added.
+    const slot = this.slot(device === 'scsi' ? scsiController : device);
+    if (slot !== null) return slot;
     const transport = mmioPlaces[device];
     if (this.#isMmio && transport !== undefined) return this.#mmio(transport);
     return this.#pci(...pciPlaces[device]);
   }
 
-  nic(): string {
+  /** Of a device by its id, where it has a slot on the bus of slots.ts; null: it has none. */
+  slot(id: string): string | null {
+    const slot = this.#slots[id];
+    return slot === undefined ? null : `,bus=${hotplugBus},addr=${slotAddress(slot)}`;
+  }
+
+  nic(id: string): string {
+    const slot = this.slot(id);
+    if (slot !== null) return slot;
     const index = this.#nics++;
     if (this.#isMmio) return this.#mmio(this.#roomFor(mmioTransports - 1 - index));
-    return index < 8
-      ? this.#pci(8 + index, 0, false)
-      : this.#pci(24 + Math.floor((index - 8) / 8), (index - 8) % 8, true);
+    return this.#pci(24 + Math.floor(index / 8), index % 8, true);
   }
 
   /** A disk that is a device of the bus itself. */
-  disk(): string {
+  disk(id: string): string {
+    const slot = this.slot(id);
+    if (slot !== null) return slot;
     const index = this.#disks++;
     if (this.#isMmio) return this.#mmio(this.#roomFor(firstMmioDisk + index));
     return this.#pci(16 + Math.floor(index / 8), index % 8, true);

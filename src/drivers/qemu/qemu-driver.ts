@@ -46,7 +46,7 @@ import { forkGuest, type IncomingMemory, type WaitingCopy } from './fork/fork.ts
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
-import { QemuGuest, setLink, type QemuGuestParts } from './qemu-guest.ts';
+import { QemuGuest, type QemuGuestParts } from './qemu-guest.ts';
 import { qmpFailure } from './qmp-failure.ts';
 import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
 import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
@@ -173,7 +173,7 @@ export class QemuDriver implements Driver {
         guest.noteFresh();
         await requireCpuFeatures(qmp, name, definition.spec, command.pinned.accelerator);
       }
-      await pullOutCables(qmp, definition);
+      await guest.devices.settleAtStart(definition);
       if (isRestoring) await useUpState(folder);
       await qmp.execute('cont');
       await keepTpm(folder);
@@ -208,7 +208,10 @@ export class QemuDriver implements Driver {
       {
         name: forkable.name,
         freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
-        block: { name: memoryBlock(spec.machine), size: spec.memoryMib * 2 ** 20 },
+        block: {
+          name: memoryBlock(spec.machine),
+          size: (source.pinned.hotplug?.baseMemoryMib ?? spec.memoryMib) * 2 ** 20,
+        },
         launch: async (definition, incoming, end) => {
           await copyVariables(forkable.folder, vmFolder(definition.directory));
           return this.#launchCopy(definition, incoming, end, { signal, late, timeoutMs });
@@ -253,7 +256,7 @@ export class QemuDriver implements Driver {
       );
       const { guest, qmp, command } = await this.#launch(definition, prepared, folder, attempt, deadline);
       const run = async (): Promise<void> => {
-        await pullOutCables(qmp, definition);
+        await guest.devices.settleAtStart(definition);
         await qmp.execute('cont');
         // What is known of it now; whoever needs the answers waits for them by themselves.
         void guest.lookAtPort();
@@ -331,7 +334,7 @@ export class QemuDriver implements Driver {
     try {
       const parts = { id, name, pinned, identity, folder, group, exited: null };
       const { guest, qmp } = await this.#connect(parts, deadline);
-      await Promise.all([guest.state(), guest.lookAtPort()]);
+      await Promise.all([guest.state(), guest.lookAtPort(), guest.devices.lookAtPlaces()]);
       await settleUsedState(qmp, folder);
       await settleFreeze(name, qmp);
       await settleCapture(qmp);
@@ -480,6 +483,7 @@ export class QemuDriver implements Driver {
         : parts.pinned;
       const created: QemuGuest = new QemuGuest({
         ...parts,
+        canUseVhost: pinned.accelerator === 'kvm' && existsSync('/dev/vhost-net'),
         pinned,
         qmp,
         agent: new QemuGuestAgent(folder.agentSocket),
@@ -579,11 +583,6 @@ async function waitForSocket(path: string, identity: ProcessIdentity, deadline: 
     if (!isAlive(identity)) throw new LodgeError('hypervisor_failed', 'QEMU ended while it started.');
     await delay(2);
   }
-}
-
-/** Links that are to be down are so before anything runs. */
-async function pullOutCables(qmp: QmpConnection, { nics }: GuestDefinition): Promise<void> {
-  for (const [index, nic] of nics.entries()) if (!nic.isConnected) await setLink(qmp, index, false);
 }
 
 /** Nobody without CAP_SYS_RESOURCE can give a child a lower value than its own. */

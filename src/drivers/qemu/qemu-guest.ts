@@ -28,6 +28,8 @@ import { agentChardev, agentPort } from './machine-devices.ts';
 import { withoutDisplay, type GuestConsoles } from './consoles.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { diskOfDevice } from './device-arguments.ts';
+import { QemuDevices } from './devices/devices.ts';
+import { inOrderOf, type Room } from './room.ts';
 import { readTail, workNames, type VmFolder } from './folder.ts';
 import { GuestMeter } from './guest-meter.ts';
 import { asking } from './qmp-failure.ts';
@@ -49,6 +51,8 @@ export interface QemuGuestParts {
   agent: QemuGuestAgent;
   consoles: GuestConsoles;
   group: CgroupGroup;
+  /** /dev/vhost-net can be used by it. */
+  canUseVhost: boolean;
   /** How the process ended, where it is this daemon's child. */
   exited: LaunchedProcess['exited'] | null;
   /** Called when the process is gone, before `ended` is told. */
@@ -84,10 +88,11 @@ export function guestState(state: RunState): GuestState {
 export class QemuGuest implements Guest {
   readonly id: string;
   readonly pid: number;
-  readonly pinned: VmPinned;
   readonly agent: QemuGuestAgent;
   readonly snapshots: QemuLayers;
+  readonly devices: QemuDevices;
   readonly #parts: QemuGuestParts;
+  #pinned: VmPinned;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
   readonly #meter: GuestMeter;
   readonly #ended: Promise<void>;
@@ -103,17 +108,31 @@ export class QemuGuest implements Guest {
   constructor(parts: QemuGuestParts) {
     this.id = parts.id;
     this.pid = parts.identity.pid;
-    this.pinned = parts.pinned;
+    this.#pinned = parts.pinned;
     this.agent = parts.agent;
     this.snapshots = new QemuLayers({
       ...parts,
       withoutTellingState: (work) => this.withoutTellingState(work),
+    });
+    this.devices = new QemuDevices({
+      name: parts.name,
+      qmp: parts.qmp,
+      agent: parts.agent,
+      descriptorSocket: parts.folder.descriptorSocket,
+      room: () => this.#pinned.hotplug,
+      onPlaced: (places) => this.#notePlaces(places),
+      isEmulated: parts.pinned.accelerator === 'tcg',
+      canUseVhost: parts.canUseVhost,
     });
     this.#parts = parts;
     this.#meter = new GuestMeter(parts.identity, parts.qmp);
     parts.qmp.onEvent((event) => this.#onEvent(event));
     void parts.exited?.then(() => this.#lookNow());
     this.#ended = this.#watchProcess();
+  }
+
+  get pinned(): VmPinned {
+    return this.#pinned;
   }
 
   /** To be called when the monitor's connection is lost or back. */
@@ -253,7 +272,10 @@ export class QemuGuest implements Guest {
   }
 
   async setLink(nic: number, isUp: boolean): Promise<void> {
-    await this.#ask('change the link of a NIC of', () => setLink(this.#parts.qmp, nic, isUp));
+    const ids = this.#pinned.arguments.flatMap((argument) => /,id=(nic-[0-9a-f]{12}),/.exec(argument)?.[1] ?? []);
+    const name = ids[nic];
+    if (!name) throw new LodgeError('hypervisor_failed', `VM ${this.#parts.name} has no NIC ${nic}.`);
+    await this.#ask('change the link of a NIC of', () => this.#parts.qmp.execute('set_link', { name, up: isUp }));
   }
 
   /** What happens meanwhile to the guest's state is not told: it is over when `work` is. */
@@ -322,6 +344,12 @@ export class QemuGuest implements Guest {
       case 'VSERPORT_CHANGE':
         if (event.data.id === agentPort) this.#notePort(event.data.open);
         return;
+      case 'DEVICE_DELETED':
+      case 'MEMORY_DEVICE_SIZE_CHANGE':
+      case 'BALLOON_CHANGE':
+        // Those that belong to a change are its own affair; others are of one that was given up, or of the guest.
+        if (!this.devices.isChanging) this.#tell({ type: 'devices' });
+        return;
       case 'BLOCK_IO_ERROR':
         this.#tell({
           type: 'disk-error',
@@ -345,6 +373,16 @@ export class QemuGuest implements Guest {
     if (this.#lastState === state) return;
     this.#lastState = state;
     this.#tell({ type: 'state', state });
+  }
+
+  #notePlaces(places: Pick<Room, 'slots' | 'targets'>): void {
+    const { hotplug } = this.#pinned;
+    if (hotplug) {
+      const slots = inOrderOf(places.slots, hotplug.slots);
+      const targets = inOrderOf(places.targets, hotplug.targets);
+      this.#pinned = { ...this.#pinned, hotplug: { ...hotplug, slots, targets } };
+    }
+    this.#meter.forgetTaps();
   }
 
   #notePort(isOpen: boolean): void {
@@ -406,11 +444,6 @@ export class QemuGuest implements Guest {
     if (oomKills) return { type: 'ended', cause: 'out-of-memory', message: outOfMemoryMessage };
     return { type: 'ended', cause: 'hypervisor-died', message: await describeDeath(folder, await exited) };
   }
-}
-
-/** Plugs in or pulls out the cable of a NIC, by its number in the definition. */
-export async function setLink(qmp: QmpConnection, nic: number, isUp: boolean): Promise<void> {
-  await qmp.execute('set_link', { name: `nic${nic}`, up: isUp });
 }
 
 function unknownKeys(combination: readonly string[], error: QmpError): LodgeError {

@@ -118,19 +118,20 @@ function checkCpu({ cpu, machine }: VmSpec, { version, cpuModels, cpuFeatures }:
   }
   const threads = cpu.threadsPerCore ?? 1;
   const sockets = cpu.sockets ?? 1;
-  const cores = cpu.coresPerSocket ?? cpu.count / (sockets * threads);
-  if (sockets * cores * threads !== cpu.count || !Number.isInteger(cores)) {
+  const most = cpu.maxCount ?? cpu.count;
+  const cores = cpu.coresPerSocket ?? most / (sockets * threads);
+  if (sockets * cores * threads !== most || !Number.isInteger(cores)) {
     throw invalidField(
       'spec.cpu',
-      `sockets × coresPerSocket × threadsPerCore must be the count of ${cpu.count} vCPUs`,
+      `sockets × coresPerSocket × threadsPerCore must be ${cpu.maxCount ? 'maxCount, the most' : 'the count of'} ${most} vCPUs`,
       { sockets: cpu.sockets, coresPerSocket: cpu.coresPerSocket, threadsPerCore: cpu.threadsPerCore },
     );
   }
-  if (cpu.count > maxVcpus[machine]) {
+  if (most > maxVcpus[machine]) {
     throw invalidField(
-      'spec.cpu.count',
+      cpu.maxCount ? 'spec.cpu.maxCount' : 'spec.cpu.count',
       `the machine type ${machine} takes at most ${maxVcpus[machine]} vCPUs`,
-      cpu.count,
+      most,
     );
   }
 }

@@ -75,10 +75,25 @@ export const agentCommands = {
           type: shortText,
           'used-bytes': count.optional(),
           'total-bytes': count.optional(),
+          disk: z
+            .array(
+              z.object({
+                'pci-controller': z.object({ domain: z.int(), bus: z.int(), slot: z.int(), function: z.int() }),
+                'bus-type': shortText,
+                target: z.int(),
+                serial: shortText.optional(),
+              }),
+            )
+            .max(1000)
+            .optional(),
         }),
       )
       .max(10_000),
   ),
+  'guest-get-vcpus': command<None, AgentVcpu[]>(
+    z.array(z.object({ 'logical-id': z.int(), online: z.boolean(), 'can-offline': z.boolean().optional() })).max(4096),
+  ),
+  'guest-set-vcpus': command<{ vcpus: readonly { 'logical-id': number; online: boolean }[] }, number>(count),
   'guest-get-users': command<None, AgentUser[]>(
     z.array(z.object({ user: shortText, 'login-time': z.number(), domain: shortText.optional() })).max(10_000),
   ),
@@ -157,6 +172,19 @@ export interface AgentFileSystem {
   type: string;
   'used-bytes'?: number;
   'total-bytes'?: number;
+  /** Where the disks are that it lies on. */
+  disk?: {
+    'pci-controller': { domain: number; bus: number; slot: number; function: number };
+    'bus-type': string;
+    target: number;
+    serial?: string;
+  }[];
+}
+
+export interface AgentVcpu {
+  'logical-id': number;
+  online: boolean;
+  'can-offline'?: boolean;
 }
 
 export interface AgentUser {

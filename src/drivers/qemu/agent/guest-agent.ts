@@ -1,5 +1,6 @@
 // The agent of a QEMU guest as the daemon sees it: what src/drivers/driver.ts asks for, and a little more that the
 // driver itself uses. Its errors are the contract's.
+import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../../api/errors.ts';
 import type { ExecOutput, GuestInfo } from '../../../api/vm-guest.ts';
 import type { CallOptions, GuestAgent, GuestExecRequest } from '../../driver.ts';
@@ -16,6 +17,8 @@ const INFO_TIMEOUT_MS = 10_000;
 const FREEZE_TIMEOUT_MS = 60_000;
 /** How long an agent has to refuse a shutdown; it answers nothing when it obeys. */
 const SHUTDOWN_SILENCE_MS = 1000;
+/** How long a guest may take to see vCPUs that were added. */
+const ONLINE_TIMEOUT_MS = 5000;
 
 export class QemuGuestAgent implements GuestAgent {
   readonly #client: AgentClient;
@@ -158,11 +161,66 @@ export class QemuGuestAgent implements GuestAgent {
     );
   }
 
+  /**
+   * Switches on the vCPUs that the guest has and doesn't use, when it sees as many as there are: Linux leaves those that
+   * were added to somebody to do so.
+   */
+  async useVcpus(count: number, { timeoutMs = ONLINE_TIMEOUT_MS, signal }: CallOptions = {}): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    await translated(async () => {
+      for (;;) {
+        const leftMs = Math.max(1, deadline - performance.now());
+        const vcpus = await this.#client.call('guest-get-vcpus', undefined, { timeoutMs: leftMs, signal });
+        const unused = vcpus.filter(({ online }) => !online);
+        if (unused.length > 0) {
+          const wanted = unused.map((vcpu) => ({ 'logical-id': vcpu['logical-id'], online: true }));
+          await this.#client.call('guest-set-vcpus', { vcpus: wanted }, { timeoutMs: leftMs, signal });
+        }
+        if (vcpus.length >= count || performance.now() > deadline) return;
+        await delay(100, undefined, { signal });
+      }
+    });
+  }
+
+  /**
+   * Makes a Linux guest use memory that is added, so that it can be taken away again; a guest that has decided otherwise
+   * keeps its way. https://docs.kernel.org/admin-guide/mm/memory-hotplug.html
+   */
+  async useAddedMemory(options: CallOptions = {}): Promise<void> {
+    let now = '';
+    for await (const chunk of this.readFile(autoOnlinePath, options)) now += chunk.toString('latin1');
+    if (now.trim() !== 'offline') return;
+    const content = (async function* () {
+      yield Buffer.from('online_movable');
+    })();
+    await this.writeFile(autoOnlinePath, content, options);
+  }
+
+  /** Where the guest has mounted what lies on a disk: told by the address of its controller, and its target there. */
+  async mountPoints(
+    disk: { bus: number; slot: number; target: number | null },
+    options: CallOptions = {},
+  ): Promise<string[]> {
+    const fileSystems = await translated(() => this.#client.call('guest-get-fsinfo', undefined, options));
+    return fileSystems
+      .filter((system) =>
+        system.disk?.some(
+          ({ 'pci-controller': controller, target }) =>
+            controller.bus === disk.bus &&
+            controller.slot === disk.slot &&
+            (disk.target === null || disk.target === target),
+        ),
+      )
+      .map(({ mountpoint }) => mountpoint);
+  }
+
   /** Lets go of the channel for good. The guest is not affected. */
   close(): void {
     this.#client.close();
   }
 }
+
+const autoOnlinePath = '/sys/devices/system/memory/auto_online_blocks';
 
 function toInterface(entry: AgentInterface): GuestInfo['interfaces'][number] {
   return {
