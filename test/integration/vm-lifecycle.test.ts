@@ -289,9 +289,6 @@ suite('changing', () => {
     const changed = await daemon.client.vm.update({ params, body: { spec } });
     assert.deepEqual(fieldsOf(changed), ['spec.memoryMib', 'spec.nics.0']);
     await done(daemon, daemon.client.vm.start({ params }));
-    const restored = await readVm(daemon, 'web1');
-    assert.equal(restored.status.startedSpec?.memoryMib, 64);
-    assert.deepEqual(restored.status.nics, []);
     assert.equal((await readGuest(daemon, vm.id))?.wasRestored, true);
     await eventually(async () => (await readVm(daemon, 'web1')).status.pendingChanges.length === 0, {
       describe: 'what it could not have while it was suspended is changed when it runs again',
