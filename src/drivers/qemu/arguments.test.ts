@@ -435,7 +435,7 @@ suite('NICs', () => {
       { name: 'tap2', fd: 17 },
     ]);
     assert.equal(values(command, '-netdev')[0], 'tap,id=net-525400000001,fds=11:12:13,vhost=on,vhostfds=14:15:16');
-    assert.match(device(command, 'nic0'), /,mq=on,vectors=8,/);
+    assert.match(device(command, 'nic-525400000001'), /,mq=on,vectors=8,/);
     assert.doesNotMatch(device(command, 'nic1'), /mq=/);
     const descriptors = command.taps.flatMap(({ fd, queues = 1 }) => Array.from({ length: queues }, (_, n) => fd + n));
     const all = [...command.files.map(({ fd }) => fd), ...descriptors];
