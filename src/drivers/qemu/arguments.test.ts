@@ -480,12 +480,6 @@ suite('NICs', () => {
     const places = values(after, '-device').flatMap((text) => /id=nic-.*,(bus=\S+)$/.exec(text)?.[1] ?? []);
     assert.equal(new Set(places).size, 32);
   });
-
-  test('one that is booted from has its ROM and its place in the order', () => {
-    const command = buildCommand(define({}, { nics: [nic(1, { bootIndex: 2 })] }), tcg);
-    assert.match(device(command, 'nic-525400000001'), /,bootindex=2/);
-    assert.doesNotMatch(device(command, 'nic-525400000001'), /romfile/);
-  });
 });
 
 suite('room to grow', () => {
@@ -526,12 +520,6 @@ suite('room to grow', () => {
     assert.equal(value(afresh, '-m'), 'size=768M,maxmem=2048M');
     assert.match(device(afresh, 'disk-data'), /addr=0x8$/, 'what has a place keeps it');
     assert.ok(!values(afresh, '-device').some((text) => text.startsWith('virtio-mem')));
-  });
-
-  test('of a copy is that of its original, with addresses of its own', () => {
-    const { pinned } = buildCommand(define({}, { nics: [nic(1), nic(2)] }), tcg);
-    const copy = buildCommand(define({}, { pinned, nics: [nic(8), nic(9)] }), { ...tcg, isRestoring: true });
-    assert.deepEqual(copy.pinned.hotplug?.slots, { 'nic-525400000008': 1, 'nic-525400000009': 2 });
   });
 });
 
