@@ -129,7 +129,7 @@ test('a guest gets and loses hardware while it runs', { timeout: 400_000 }, asyn
   await context.test('NICs and USB devices, over a restart of the daemon', async () => {
     const added = await change(host, 'web1', (spec) => ({
       ...spec,
-      nics: [{ network: 'user', isConnected: false }],
+      nics: [{ network: 'default', isConnected: false }],
       usbDevices: [{ name: 'pointer', type: 'tablet' }],
     }));
     assert.deepEqual(added.status.pendingChanges, []);

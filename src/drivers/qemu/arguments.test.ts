@@ -436,7 +436,7 @@ suite('NICs', () => {
     ]);
     assert.equal(values(command, '-netdev')[0], 'tap,id=net-525400000001,fds=11:12:13,vhost=on,vhostfds=14:15:16');
     assert.match(device(command, 'nic-525400000001'), /,mq=on,vectors=8,/);
-    assert.doesNotMatch(device(command, 'nic1'), /mq=/);
+    assert.doesNotMatch(device(command, 'nic-525400000002'), /mq=/);
     const descriptors = command.taps.flatMap(({ fd, queues = 1 }) => Array.from({ length: queues }, (_, n) => fd + n));
     const all = [...command.files.map(({ fd }) => fd), ...descriptors];
     assert.equal(new Set(all).size, all.length, 'every descriptor is given out once');

@@ -411,29 +411,24 @@ export class QemuDevices implements GuestDevices {
       await qmp.execute('netdev_add', { type: 'user', ...userNetdev(nic.mac, attachment), id: netdevId(nic.mac) });
       return;
     }
-    const fd = `tap-${nic.mac.replaceAll(':', '')}`;
     const useVhost = canUseVhost && nic.model === 'virtio';
+    const names = Array.from({ length: nic.queues }, (_, queue) => `tap-${nic.mac.replaceAll(':', '')}-${queue}`);
+    const isMultiQueue = nic.queues > 1;
+    const taps = names.map((fdname): MonitorCommand => {
+      const descriptor = { tapName: attachment.hostInterface, isMultiQueue };
+      return { execute: 'getfd', arguments: { fdname }, descriptor };
+    });
+    const vhosts = (useVhost ? names : []).map((name): MonitorCommand => {
+      const descriptor = { path: '/dev/vhost-net', mode: 'rw' } as const;
+      return { execute: 'getfd', arguments: { fdname: `${name}-vhost` }, descriptor };
+    });
+    const [fd, vhostfd] = isMultiQueue ? ['fds', 'vhostfds'] : ['fd', 'vhostfd'];
+    const vhost = useVhost ? { vhost: true, [vhostfd]: names.map((name) => `${name}-vhost`).join(':') } : {};
     const commands: MonitorCommand[] = [
-      { execute: 'getfd', arguments: { fdname: fd }, descriptor: { tapName: attachment.hostInterface } },
-      ...(useVhost
-        ? [
-            {
-              execute: 'getfd',
-              arguments: { fdname: `${fd}-vhost` },
-              descriptor: { path: '/dev/vhost-net', mode: 'rw' as const },
-            },
-          ]
-        : []),
-      {
-        execute: 'netdev_add',
-        arguments: {
-          type: 'tap',
-          id: netdevId(nic.mac),
-          fd,
-          ...(useVhost ? { vhost: true, vhostfd: `${fd}-vhost` } : {}),
-        },
-      },
-      { execute: 'closefd', arguments: { fdname: fd }, isUndo: true },
+      ...taps,
+      ...vhosts,
+      { execute: 'netdev_add', arguments: { type: 'tap', id: netdevId(nic.mac), [fd]: names.join(':'), ...vhost } },
+      ...names.map((fdname): MonitorCommand => ({ execute: 'closefd', arguments: { fdname }, isUndo: true })),
     ];
     try {
       await sendDescriptors({ socketPath: descriptorSocket, commands });
