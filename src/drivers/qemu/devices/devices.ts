@@ -392,7 +392,9 @@ export class QemuDevices implements GuestDevices {
       await qmp.execute('netdev_del', { id: netdevId(nic.mac) }).catch(ignoreRefusal);
       await this.#addNetdev(nic);
       const driver = nic.model === 'virtio' ? 'virtio-net-pci' : nic.model;
-      const { bootindex: _order, ...properties } = nicProperties(nic, false);
+      const { bootindex: _order, mq, ...others } = nicProperties(nic, false);
+      // The command line's "on" is a truth value here.
+      const properties = { ...others, ...(mq === undefined ? {} : { mq: true }) };
       try {
         await qmp.execute('device_add', { driver, ...properties, id, bus: hotplugBus, addr: slotAddress(slot) });
       } catch (error) {
