@@ -7,6 +7,7 @@ import type { Route, RouteAnswer, RouteInput, RouteRequest, RouteTable } from '.
 import { serverRoutes } from './server.ts';
 import { snapshotRoutes } from './snapshot.ts';
 import { taskRoutes } from './task.ts';
+import { templateRoutes } from './template.ts';
 import { tokenRoutes } from './token.ts';
 import { vmRoutes } from './vm.ts';
 import { volumeRoutes } from './volume.ts';
@@ -17,6 +18,7 @@ export const contract = {
   node: nodeRoutes,
   vm: vmRoutes,
   snapshot: snapshotRoutes,
+  template: templateRoutes,
   image: imageRoutes,
   volume: volumeRoutes,
   network: networkRoutes,

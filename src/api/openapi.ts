@@ -20,6 +20,7 @@ export const examples: Readonly<Record<string, JsonObject>> = {
   'vm.exec': { command: ['uname', '-a'] },
   'vm.openConsole': { type: 'serial' },
   'snapshot.create': { name: 'before-upgrade', withMemory: true },
+  'template.create': { name: 'base', vm: 'web1' },
   'image.create': {
     name: 'alpine',
     spec: { source: { type: 'url', url: 'https://example.org/alpine.qcow2', checksum: `sha256:${'0'.repeat(64)}` } },
@@ -51,6 +52,7 @@ export const tagDescriptions: Readonly<Record<string, string>> = {
   consoles: 'Serial console and display of a VM: through a WebSocket with a single-use ticket, as a picture, by keys.',
   'guest agent': 'What the agent in the guest tells and does. All of it answers agent_unavailable where none runs.',
   snapshots: 'A VM as it was in one moment, to go back to: its disks, and if wanted its memory.',
+  templates: 'Disks and spec of a VM, kept in versions, for new VMs to begin with.',
   images: 'What disks and guests are made from: built here, imported, or uploaded.',
   volumes: 'Disks that guests write to.',
   networks: 'What guests are connected to.',

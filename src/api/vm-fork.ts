@@ -26,11 +26,11 @@ export type VmFork = z.output<typeof vmFork>;
 export const vmLineage = z
   .object({
     kind: z
-      .enum(['fork', 'linked-clone', 'full-clone'])
+      .enum(['fork', 'linked-clone', 'full-clone', 'template'])
       .describe(
-        'fork: it goes on from the memory of a running VM; linked-clone: it began with its disks, and still reads from them what it has not written itself; full-clone: it began with copies of them',
+        'fork: it goes on from the memory of a running VM; linked-clone: it began with its disks, and still reads from them what it has not written itself; full-clone: it began with copies of them; template: it was made of a template',
       ),
-    parentId: z.string().describe('VM it was made from'),
+    parentId: z.string().describe('VM or template it was made from'),
     parentName: z.string().describe('What that was called then'),
     forkId: z.string().describe('The same for all copies of one request: id of the task that made them'),
     at: timestamp,

@@ -14,7 +14,17 @@ export interface Candidate {
 
 /** Names of objects, by what they are; asked from the daemon. */
 export type NameSource = (kind: NamedKind, words: readonly string[]) => Promise<Candidate[]>;
-export type NamedKind = 'vm' | 'snapshot' | 'image' | 'volume' | 'network' | 'node' | 'task' | 'token' | 'context';
+export type NamedKind =
+  | 'vm'
+  | 'snapshot'
+  | 'image'
+  | 'volume'
+  | 'network'
+  | 'template'
+  | 'node'
+  | 'task'
+  | 'token'
+  | 'context';
 
 export interface Completion {
   candidates: Candidate[];
@@ -24,6 +34,8 @@ export interface Completion {
 /** Options whose value is the name of something. */
 const namesOfOption: Readonly<Record<string, NamedKind>> = {
   '--image': 'image',
+  '--vm': 'vm',
+  '--template': 'template',
   '--cdrom': 'image',
   '--network': 'network',
   '--context': 'context',
@@ -40,6 +52,7 @@ const fileOptions = new Set([
 ]);
 const namedKinds = new Set<string>([
   'vm',
+  'template',
   'snapshot',
   'image',
   'volume',
@@ -294,6 +307,11 @@ export async function namesFromDaemon(kind: NamedKind, words: readonly string[])
         const { items } = await client.snapshot.list({ params: { vm }, query }, options);
         return items.map((one) => ({ word: one.name, what: one.spec.description || one.status.state }));
       }
+      case 'template':
+        return (await client.template.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.spec.description || one.status.state,
+        }));
       case 'image':
         return (await client.image.list({ query }, options)).items.map((one) => ({
           word: one.name,

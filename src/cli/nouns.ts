@@ -28,6 +28,13 @@ export const nouns: readonly NounEntry[] = [
     load: async () => (await import('./noun/snapshot.ts')).snapshotNoun(),
   },
   {
+    name: 'template',
+    aliases: ['templates'],
+    summary: 'Disks and spec of a VM, in versions, for new VMs',
+    group: 'Objects:',
+    load: async () => (await import('./noun/template.ts')).templateNoun(),
+  },
+  {
     name: 'image',
     aliases: ['images'],
     summary: 'Images that disks and VMs are made from: build, import',

@@ -12,6 +12,7 @@ import { LodgeError } from '../api/errors.ts';
 import { type Image } from '../api/image.ts';
 import { type Network } from '../api/network.ts';
 import { type Node } from '../api/node.ts';
+import { type Template } from '../api/template.ts';
 import { type Vm } from '../api/vm.ts';
 import { liveVmStates } from '../api/vm-state.ts';
 import { type Volume } from '../api/volume.ts';
@@ -55,6 +56,10 @@ import { SqliteStore } from './store/sqlite.ts';
 import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
+import { templateHandlers } from './template/template-handlers.ts';
+import { initialTemplateStatus, TemplateRecords } from './template/template-records.ts';
+import { TemplateService } from './template/template-service.ts';
+import { templateTasks } from './template/template-tasks.ts';
 import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
@@ -118,7 +123,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   }
 
   const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
-  const collection = <Item extends Node | Vm | Image | Volume | Network>(
+  const collection = <Item extends Node | Vm | Image | Volume | Network | Template>(
     noun: string,
     plural: string,
     initialStatus: (part: { createdAt: string }) => Item['status'],
@@ -130,8 +135,9 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const imageObjects = collection<Image>('image', 'images', initialImageStatus);
   const volumeObjects = collection<Volume>('volume', 'volumes', initialVolumeStatus);
   const networkObjects = collection<Network>('network', 'networks', initialNetworkStatus);
+  const templateObjects = collection<Template>('template', 'templates', initialTemplateStatus);
   const events = new EventService(store, log);
-  const collections = [nodeObjects, vmObjects, imageObjects, volumeObjects, networkObjects];
+  const collections = [nodeObjects, vmObjects, imageObjects, volumeObjects, networkObjects, templateObjects];
   const layerRecords = new LayerRecords(store, log);
   const snapshotRecords = new SnapshotRecords(store, log);
   await Promise.all([
@@ -225,6 +231,10 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       requestedBy: (taskId: string) => engine.require(taskId).requestedBy,
     }),
   );
+  const templateRecords = new TemplateRecords(templateObjects, store);
+  const templateJobs = templateTasks(
+    Object.assign(Object.create(stepParts) as VmStepParts, { templates: templateRecords }),
+  );
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vmObjects.all(),
@@ -235,6 +245,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     types: listTaskTypes({
       vm: vmJobs,
       clone,
+      template: templateJobs,
       fork,
       image: imageJobs,
       volume: volumeJobs,
@@ -300,6 +311,24 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       live,
     }),
   );
+  const cloning = new VmCloning({
+    records,
+    volumes,
+    engine,
+    nodes,
+    references,
+    task: clone,
+    snapshots,
+    check: (vm) => vmService.checkNew(vm),
+  });
+  const templates = new TemplateService({
+    records: templateRecords,
+    cloning,
+    engine,
+    tasks: templateJobs,
+    references,
+    vm: (project, reference) => vmService.require(project, reference),
+  });
   const supervisor: VmSupervisor = new VmSupervisor({
     directory: folders.vms,
     records,
@@ -319,6 +348,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   await images.recover(await readdir(folders.images));
   await volumes.recover();
   await snapshots.recover();
+  await templates.recover();
   await networks.prepare();
 
   const tokens = new TokenService(store, log);
@@ -355,6 +385,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       prefixes: ['/lodge/networks/', '/lodge/networks-status/'],
       read: (id) => networkObjects.get(id),
     },
+    {
+      kind: 'template',
+      prefixes: ['/lodge/templates/', '/lodge/templates-status/'],
+      read: (id) => templateObjects.get(id),
+    },
     { kind: 'event', prefixes: ['/lodge/events/'], read: (id) => events.get(id) },
     {
       kind: 'task',
@@ -383,7 +418,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests }),
       vm: vmHandlers({
         service: vmService,
-        cloning: new VmCloning({ records, volumes, engine, nodes, references, task: clone, snapshots }),
+        cloning,
         records,
         driver,
         tickets: new ConsoleTickets(),
@@ -391,6 +426,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       }),
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),
+      template: templateHandlers(templates, templateRecords),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
       network: networkHandlers(networks, networkObjects),
       task: taskHandlers(engine),

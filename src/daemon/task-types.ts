@@ -3,6 +3,7 @@
 import { type ImageTasks } from './image/image-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
+import { type TemplateTasks } from './template/template-tasks.ts';
 import { type CloneInput } from './vm/vm-clone-tasks.ts';
 import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
@@ -13,15 +14,27 @@ export interface TaskTypeParts {
   image: ImageTasks;
   volume: VolumeTasks;
   clone: TaskType<CloneInput>;
+  template: TemplateTasks;
   fork: TaskType<ForkInput>;
   snapshot: SnapshotTasks;
   stopGuests: TaskType<Record<never, never>>;
 }
 
-export function listTaskTypes({ vm, clone, fork, image, volume, snapshot, stopGuests }: TaskTypeParts): TaskType[] {
+export function listTaskTypes({
+  vm,
+  clone,
+  fork,
+  image,
+  volume,
+  snapshot,
+  template,
+  stopGuests,
+}: TaskTypeParts): TaskType[] {
   return [
     ...listVmTasks(vm),
     clone,
+    template.addVersion,
+    template.delete,
     fork,
     image.create,
     image.importUpload,

@@ -47,13 +47,22 @@ async function withSnapshot(world: TaskWorld, target: Subject, name: string, inp
   return id;
 }
 
+function versionOf(vm: Subject, version: number): object {
+  const disks = [{ name: 'data', volume: null, image: null, sizeMib: 2 }];
+  return { version, vm: { id: vm.id, name: vm.name }, snapshot: null, spec: vmSpec.parse(spec), disks };
+}
+
 function cloneScene(target: Subject, mode: 'linked' | 'full'): Scene {
   const copies = ['web2-1', 'web2-2'].map((name, index) => ({
     id: `01900000-0000-7000-8000-00000000000${index}`,
     name,
   }));
   const own = vmSpec.parse(withFirstBootData);
-  return { target, input: { copies, project: 'default', labels: {}, spec: own, mode, isStarted: false } };
+  const parent = { kind: 'vm', id: target.id, name: target.name };
+  return {
+    target,
+    input: { parent, copies, project: 'default', labels: {}, spec: own, mode, isStarted: false },
+  };
 }
 
 /** Sets up what each kind of task works on; one kind may have several scenes. */
@@ -93,6 +102,17 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
   'vm.clone': async (world) => cloneScene(await madeVm(world), 'linked'),
   'vm.clone of a running VM': async (world) => cloneScene(await runningVm(world), 'linked'),
   'vm.clone with disks of its own': async (world) => cloneScene(await madeVm(world), 'full'),
+  'template.addVersion': async (world) => {
+    const vm = await madeVm(world);
+    const target = await world.addTemplate('base');
+    return { target, input: versionOf(vm, 1) };
+  },
+  'template.delete': async (world) => {
+    const vm = await madeVm(world);
+    const target = await world.addTemplate('base');
+    await world.run('template.addVersion', target, versionOf(vm, 1));
+    return { target, input: { version: null } };
+  },
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),
   'vm.change': async (world) => {
     const target = await runningVm(world);
@@ -204,7 +224,7 @@ for (const [name, setUp] of Object.entries(scenes)) {
       const { target, input = {} } = await setUp(world);
       const type = world.types.find((candidate) => candidate.type === typeOf(name));
       assert.ok(type, name);
-      const whole = target.kind === 'node' ? input : { id: target.id, ...input };
+      const whole = target.kind === 'node' || 'parent' in input ? input : { id: target.id, ...input };
       return { type, target, input: whole, observe: () => world.observe(), cleanup: () => world.close() };
     } catch (error) {
       await world.close();

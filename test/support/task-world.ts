@@ -6,6 +6,7 @@ import { type Image } from '../../src/api/image.ts';
 import { type Network } from '../../src/api/network.ts';
 import { type Subject } from '../../src/api/object.ts';
 import { vmSpec, type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { type Template } from '../../src/api/template.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type Volume } from '../../src/api/volume.ts';
 import { EventService } from '../../src/daemon/event/event-service.ts';
@@ -30,6 +31,8 @@ import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
+import { initialTemplateStatus, TemplateRecords } from '../../src/daemon/template/template-records.ts';
+import { templateTasks } from '../../src/daemon/template/template-tasks.ts';
 import { cloneTask } from '../../src/daemon/vm/vm-clone-tasks.ts';
 import { forkTask } from '../../src/daemon/vm/vm-fork-tasks.ts';
 import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
@@ -63,6 +66,7 @@ export interface TaskWorld {
   /** Makes a VM object as the API would, before any task has worked on it. */
   addVm(name: string, spec: VmSpecInput): Promise<Subject>;
   addVolume(name: string, spec: Volume['spec']): Promise<Subject>;
+  addTemplate(name: string): Promise<Subject>;
   /** Makes a snapshot object as the API would. Its id. */
   addSnapshot(vm: Subject, name: string): Promise<string>;
   addImage(name: string, source: Image['spec']['source'], state?: Image['status']['state']): Promise<Subject>;
@@ -81,7 +85,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   for (const name of ['vms', 'images', 'volumes', 'networks', 'fake-guests'])
     await mkdir(join(folder, name), { mode: 0o711 });
   const store = await SqliteStore.open({ file: join(folder, 'lodge.db') });
-  const collection = async <Item extends Vm | Image | Volume | Network>(
+  const collection = async <Item extends Vm | Image | Volume | Network | Template>(
     noun: string,
     initialStatus: (part: { createdAt: string }) => Item['status'],
   ): Promise<Collection<Item>> => {
@@ -93,6 +97,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   const images = await collection<Image>('image', initialImageStatus);
   const volumes = await collection<Volume>('volume', initialVolumeStatus);
   const networks = await collection<Network>('network', initialNetworkStatus);
+  const templates = await collection<Template>('template', initialTemplateStatus);
   const events = new EventService(store, silentLog);
   const driver = new FakeDriver({ directory: join(folder, 'fake-guests') });
   const records = new VmRecords(vms);
@@ -197,7 +202,10 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     merging: () => merging,
   });
   const snapshot = snapshotTasks(snapshotParts);
-  const types = listTaskTypes({ vm, clone, fork, image, volume, snapshot, stopGuests });
+  const template = templateTasks(
+    Object.assign(Object.create(parts) as VmStepParts, { templates: new TemplateRecords(templates, store) }),
+  );
+  const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',
@@ -211,7 +219,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       mtu: 1500,
     },
   });
-  const subject = (kind: Subject['kind'], { id, name, project }: Vm | Volume | Image): Subject => ({
+  const subject = (kind: Subject['kind'], { id, name, project }: Vm | Volume | Image | Template): Subject => ({
     kind,
     id,
     name,
@@ -246,6 +254,8 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       if (ended.state !== 'succeeded') throw new Error(`${name}: ${ended.error?.message}`);
       await records.releaseTask(target.id, id);
     },
+    addTemplate: async (name) =>
+      subject('template', await templates.create({ ...common, name, spec: { description: '' } })),
     addSnapshot: async (vm, name) => {
       const { id } = await snapshotRecords.collection.create({
         name,
@@ -259,7 +269,13 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       // What nobody needs any more goes in the background.
       for (const treeId of new Set([...layerRecords.all()].map((layer) => layer.treeId)))
         await merging.run(treeId, { signal: AbortSignal.timeout(30_000) });
-      return observe(folder, { vms, volumes, images, snapshots: snapshotRecords });
+      return {
+        ...(await observe(folder, { vms, volumes, images, snapshots: snapshotRecords })),
+        templates: [...templates.all()]
+          .map(({ name, status }) => [name, status.state, status.versions.length])
+          .filter(([, state]) => state !== 'pending'),
+        held: [...layerRecords.all()].flatMap(({ holders }) => holders.map(({ kind }) => kind)),
+      };
     },
     close: async () => {
       await engine.stop();
@@ -267,7 +283,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       await networkService.close();
       guests.release();
       await driver.close();
-      for (const each of [vms, images, volumes, networks, layerRecords, snapshotRecords]) await each.close();
+      for (const each of [vms, images, volumes, networks, templates, layerRecords, snapshotRecords]) await each.close();
       await store.close();
       for (let next = undo.pop(); next !== undefined; next = undo.pop()) await next();
     },
@@ -281,7 +297,7 @@ interface Objects {
   snapshots: SnapshotRecords;
 }
 
-async function observe(folder: string, { vms, volumes, images, snapshots }: Objects): Promise<unknown> {
+async function observe(folder: string, { vms, volumes, images, snapshots }: Objects): Promise<object> {
   const names = new Map<string, string>();
   for (const { id, name } of [...vms.all(), ...volumes.all(), ...images.all(), ...snapshots.collection.all()])
     names.set(id, name);

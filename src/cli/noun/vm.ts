@@ -170,6 +170,8 @@ function addChangeVerbs(vm: Command): void {
   create
     .optionsGroup('Hardware:')
     .option('--image <name>', `image it is made from (lodge image list; built ones: ${imageRecipe.options.join(', ')})`)
+    .option('--template <name>', 'template it is made of, NAME or NAME@VERSION (lodge template list)')
+    .option('--full', 'with --template: copy the disks, rather than read from those of the template')
     .option('--cpus <count>', 'vCPUs (default: 1)', wholeNumber(1, 1024))
     .option('--memory <size>', 'memory, such as 2GiB; a bare number is MiB (default: 512MiB)', memory)
     .option(

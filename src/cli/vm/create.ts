@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { imageRecipe, type Image } from '../../api/image.ts';
 import { LodgeError } from '../../api/errors.ts';
+import type { Task } from '../../api/task.ts';
 import type { Vm } from '../../api/vm.ts';
 import { minMemoryMib, type VmSpecInput } from '../../api/vm-spec.ts';
 import { closestWord } from '../../lib/closest-word.ts';
@@ -13,11 +14,14 @@ import { followTask } from '../output/follow.ts';
 import { printOne } from '../output/print.ts';
 import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
 import { defaultGuestTimeoutMs, waitForVms } from './power.ts';
+import { parseTemplateName } from './template-name.ts';
 import { addressesOf, vmPrintable } from './view.ts';
 import type { VmGoal } from './wait.ts';
 import { usageError } from '../usage-error.ts';
 
 export interface CreateOptions extends CreateSpecOptions {
+  template?: string;
+  full?: boolean;
   label?: string[];
   passwordStdin?: boolean;
   passwordAsk?: boolean;
@@ -52,20 +56,31 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   const password = await passwordOf(options);
   const spec = await specFromOptions({ ...options, ...(password === undefined ? {} : { password }) });
   const { project, client, terminal } = session;
+  if (options.template === undefined && options.full) throw usageError('--full is for VMs of a --template');
+  const { template } = options;
+  const isStartedLater = template !== undefined && options.start && options.wait !== false;
   const task = await inWordsOfOptions(session, spec, () =>
-    client.vm.create({
-      query: { start: options.start },
-      body: { name, project, labels: parseLabels(options.label), spec },
-      // A lost answer must not make a second VM.
-      idempotencyKey: randomUUID(),
-    }),
+    template === undefined
+      ? client.vm.create({
+          query: { start: options.start },
+          body: { name, project, labels: parseLabels(options.label), spec },
+          // A lost answer must not make a second VM.
+          idempotencyKey: randomUUID(),
+        })
+      : deployTemplate(session, { ...options, template, start: options.start && !isStartedLater }, name, spec),
   );
   if (options.wait === false) {
     terminal.line(`VM ${name} is being created${options.start ? ' and started' : ''} (task ${task.id}).`);
     terminal.note(`Follow it: lodge task wait ${task.id}`);
     return;
   }
-  await followTask(session, task, `create VM ${name}`, { done: options.start ? 'created and started' : 'created' });
+  await followTask(session, task, `create VM ${name}`, {
+    done: options.start && !isStartedLater ? 'created and started' : 'created',
+  });
+  if (isStartedLater) {
+    const start = await client.vm.start({ params: { vm: name }, query: { project } });
+    await followTask(session, start, `start VM ${name}`, { done: 'started' });
+  }
   const read = (): Promise<Vm> => client.vm.get({ params: { vm: name }, query: { project } });
   let vm = await read();
   const goal = options.waitFor ?? (options.start ? await bestGoal(session, vm, spec) : 'created');
@@ -80,6 +95,50 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   }
   await printOne(session, vmPrintable, vm, () => [summary(vm, goal)]);
   if (session.format === 'table') for (const line of nextSteps(vm, goal)) terminal.note(line);
+}
+
+/** What of a spec can be other than in a template. */
+const changeable = ['description', 'cpu', 'memoryMib', 'nics', 'cloudInit', 'autostart'] as const;
+
+function deployTemplate(
+  session: Session,
+  options: CreateOptions & { template: string },
+  name: string,
+  spec: VmSpecInput,
+): Promise<Task> {
+  const given = Object.entries(spec).filter(
+    ([, value]) => value !== undefined && !(typeof value === 'object' && Object.keys(value).length === 0),
+  );
+  const strange = given.find(([field]) => !(changeable as readonly string[]).includes(field));
+  const { count, ...otherCpu } = spec.cpu ?? {};
+  const otherField = Object.keys(otherCpu)[0];
+  const field = strange?.[0] ?? (otherField === undefined ? undefined : `cpu.${otherField}`);
+  if (field !== undefined)
+    throw usageError(`with --template, spec.${field} is that of the template`, {
+      hint: `Change it afterwards: lodge vm set ${name} ${field}=…`,
+    });
+  const { name: templateName, version } = parseTemplateName(options.template);
+  const { description, memoryMib, nics, cloudInit, autostart } = spec;
+  return session.client.template.deploy({
+    params: { template: templateName },
+    query: { project: session.project },
+    body: {
+      name,
+      version,
+      mode: options.full ? 'full' : 'linked',
+      isStarted: options.start,
+      labels: parseLabels(options.label),
+      changes: {
+        description,
+        memoryMib,
+        nics,
+        cloudInit,
+        autostart,
+        ...(count === undefined ? {} : { cpu: { count } }),
+      },
+    },
+    idempotencyKey: randomUUID(),
+  });
 }
 
 async function passwordOf(options: CreateOptions): Promise<string | undefined> {

@@ -19,8 +19,8 @@ import { initialVmStatus, vmSubject } from './vm-records.ts';
 import { hostTimeoutMs, type VmStepParts } from './vm-step.ts';
 
 const input = z.strictObject({
-  /** The original. */
-  id: z.string(),
+  /** What they are made of. */
+  parent: z.strictObject({ kind: z.enum(['vm', 'template']), id: z.string(), name: z.string() }),
   copies: z.array(z.strictObject({ id: z.string(), name: z.string() })).min(1),
   project: z.string(),
   labels,
@@ -55,6 +55,11 @@ export function cloneTask(parts: CloneTaskParts): TaskType<CloneInput> {
   });
 }
 
+/** For people: "linked clone of VM web1". */
+function madeAs({ kind, name }: CloneInput['parent'], mode: string): string {
+  return kind === 'template' ? `${mode} copy of template ${name}` : `${mode} clone of VM ${name}`;
+}
+
 function holderOf(taskId: string): LayerHolder {
   return { kind: 'clone', id: taskId };
 }
@@ -65,13 +70,13 @@ function makeObjects(parts: CloneTaskParts): CloneStep {
   return {
     name: 'prepare the clones',
     timeoutMs: hostTimeoutMs,
-    run: async ({ input: { id, copies, project, labels: ownLabels, spec, mode }, taskId }) => {
-      const original = records.byId(id);
+    run: async ({ input: { parent, copies, project, labels: ownLabels, spec, mode }, taskId }) => {
+      const original = parent.kind === 'vm' ? records.collection.get(parent.id) : null;
       const at = new Date().toISOString();
       const lineage: VmLineage = {
-        kind: `${mode}-clone`,
-        parentId: original.id,
-        parentName: original.name,
+        kind: parent.kind === 'template' ? 'template' : `${mode}-clone`,
+        parentId: parent.id,
+        parentName: parent.name,
         forkId: taskId,
         at,
         hasOwnIdentity: false,
@@ -82,12 +87,12 @@ function makeObjects(parts: CloneTaskParts): CloneStep {
         await mkdir(vmDirectory(parts, copy.id), { recursive: true, mode: 0o711 });
         const status: Vm['status'] = {
           ...initialVmStatus(at),
-          reason: `It is being made as a clone of VM ${original.name}.`,
+          reason: `It is being made as a ${madeAs(parent, mode)}.`,
           node: parts.node,
           uid: parts.uids.take(records.collection.all()),
           taskId,
           // Its system is to find the hardware that it knows.
-          pinned: original.status.pinned,
+          pinned: original?.status.pinned ?? null,
           lineage,
         };
         await records.collection.create({ ...copy, project, labels: ownLabels, spec, status });
@@ -110,7 +115,16 @@ function freezeOriginal(parts: CloneTaskParts): CloneStep {
   return {
     name: 'freeze the disks',
     timeoutMs: freezeTimeoutMs,
-    run: async ({ input: { id, layers: given }, taskId, state, signal, remember }) => {
+    run: async ({
+      input: {
+        parent: { id },
+        layers: given,
+      },
+      taskId,
+      state,
+      signal,
+      remember,
+    }) => {
       if (state.layers) return;
       if (given) {
         await parts.volumes.layers.hold(Object.values(given), holderOf(taskId));
@@ -170,20 +184,16 @@ function finishClones(parts: CloneTaskParts): CloneStep {
     name: 'finish',
     timeoutMs: hostTimeoutMs,
     isPivot: true,
-    run: async ({ input: { id: originalId, copies, mode }, taskId }) => {
+    run: async ({ input: { parent, copies, mode }, taskId }) => {
       for (const { id } of copies) {
         const vm = records.collection.get(id);
         if (vm?.status.state !== 'creating') continue;
-        await records.transition(
-          id,
-          'stopped',
-          `It was made as a ${mode} clone of VM ${vm.status.lineage?.parentName}.`,
-        );
+        await records.transition(id, 'stopped', `It was made as a ${madeAs(parent, mode)}.`);
         await parts.events.record({
           type: 'vm.cloned',
           subject: vmSubject(vm),
-          message: `VM ${vm.name} was made as a ${mode} clone of VM ${vm.status.lineage?.parentName}.`,
-          details: { originalId, mode },
+          message: `VM ${vm.name} was made as a ${madeAs(parent, mode)}.`,
+          details: { parentId: parent.id, mode },
         });
       }
       // From here on the clones themselves need the layers, where they are linked.

@@ -11,7 +11,7 @@ import { type TaskRecord, type TaskType } from '../task/task.ts';
 import { namesOfCopies, specOfCopy } from './fork-copies.ts';
 import { diskVolumes } from './freeze-disks.ts';
 import { type CloneInput } from './vm-clone-tasks.ts';
-import { vmSubject, type VmRecords } from './vm-records.ts';
+import { type VmRecords } from './vm-records.ts';
 import { type VmStepParts } from './vm-step.ts';
 
 export interface VmCloningParts {
@@ -22,6 +22,23 @@ export interface VmCloningParts {
   references: ReferenceLock;
   snapshots: Pick<SnapshotService, 'originalOf'>;
   task: TaskType<CloneInput>;
+  /** Refuses a spec that no VM of this project can have. */
+  check: (vm: { project: string; spec: Vm['spec'] }) => Promise<void>;
+}
+
+/** What new VMs are made of. Without layers, the disks of the VM are frozen for them. */
+export interface Original {
+  spec: Vm['spec'];
+  disks: Vm['status']['disks'];
+  layers?: Record<string, string> | undefined;
+}
+
+interface Parent {
+  kind: 'vm' | 'template';
+  id: string;
+  name: string;
+  project: string;
+  labels: Vm['labels'];
 }
 
 export class VmCloning {
@@ -37,35 +54,51 @@ export class VmCloning {
     { name, count, mode, isStarted, snapshot }: VmClone,
     requestedBy: string,
   ): Promise<TaskRecord> {
-    const { records, nodes, references, engine, task, snapshots } = this.#parts;
-    if (snapshot === undefined) {
-      records.requireAllowed(given, 'clone');
-      requireDisksToCopy(this.#parts, given);
-    }
-    const { spec, disks, layers } =
-      snapshot === undefined
-        ? { spec: given.spec, disks: given.status.disks, layers: undefined }
-        : await snapshots.originalOf(given, snapshot);
-    nodes.requireRoom(spec, isStarted);
+    const original = await this.originalOf(given, snapshot);
+    const { id, project, labels } = given;
+    return this.make(
+      { kind: 'vm', id, name: given.name, project, labels },
+      original,
+      { name, count, mode, isStarted },
+      requestedBy,
+    );
+  }
+
+  /** What new VMs begin with: those of a VM as it is now, or those of a snapshot of it. Refuses what can't be frozen. */
+  async originalOf(vm: Vm, snapshot: string | undefined): Promise<Original> {
+    if (snapshot !== undefined) return this.#parts.snapshots.originalOf(vm, snapshot);
+    this.#parts.records.requireAllowed(vm, 'clone');
+    requireDisksToCopy(this.#parts, vm);
+    return { spec: vm.spec, disks: vm.status.disks };
+  }
+
+  /** Makes new VMs of what another was: all or none. */
+  async make(
+    parent: Parent,
+    { spec, disks, layers }: Original,
+    { name, count, mode, isStarted }: Pick<VmClone, 'name' | 'count' | 'mode' | 'isStarted'>,
+    requestedBy: string,
+  ): Promise<TaskRecord> {
+    const { records, nodes, references, engine, task, check } = this.#parts;
     const sizes = new Map(disks.map((disk) => [disk.name, disk.sizeMib ?? 0]));
     // A volume that could only be read is in no snapshot.
     const copied = spec.disks.filter((disk) => !disk.volume || !layers || disk.name in layers);
     const wanted = specOfCopy({ ...spec, disks: copied }, { networks: null, sizes });
+    nodes.requireRoom(wanted, isStarted);
+    const { project, labels } = parent;
+    await check({ project, spec: wanted });
     return references.hold(async () => {
-      const vm = records.byId(given.id);
-      const taken = this.#namesOnTheWay(vm.project);
-      const names = namesOfCopies(name ?? vm.name, {
+      const taken = this.#namesOnTheWay(project);
+      const names = namesOfCopies(name ?? parent.name, {
         count,
         isWhole: name !== undefined,
-        isTaken: (candidate) => taken.has(candidate) || records.collection.byName(vm.project, candidate) !== null,
+        isTaken: (candidate) => taken.has(candidate) || records.collection.byName(project, candidate) !== null,
       });
-      const copies = names.map((copy) => ({ id: uuidv7(), name: copy }));
-      const { project, labels } = vm;
       return engine.submit(task, {
-        target: vmSubject(vm),
+        target: { kind: parent.kind, id: parent.id, name: parent.name, project },
         input: {
-          id: vm.id,
-          copies,
+          parent: { kind: parent.kind, id: parent.id, name: parent.name },
+          copies: names.map((copy) => ({ id: uuidv7(), name: copy })),
           project,
           labels,
           spec: wanted,

@@ -331,6 +331,21 @@ export class VmService {
     }
   }
 
+  /** Refuses what a new VM can't have, whose disks are made otherwise than its spec says. */
+  async checkNew({ project, spec }: Pick<Vm, 'project' | 'spec'>): Promise<void> {
+    const vm = { id: null, name: '', project, spec };
+    checkSpec(spec, imageOf(this.#parts, vm));
+    const { hardware } = await planHardware(this.#parts, { ...vm, status: { pinned: null } });
+    await this.#parts.driver.check(spec, hardware);
+    for (const [index, nic] of spec.nics.entries())
+      this.#parts.networks.checkNic(
+        this.#parts.networks.require(project, nic.network),
+        null,
+        `spec.nics.${index}`,
+        nic.ipv4Address,
+      );
+  }
+
   /** Refuses a spec before anything is made of it. */
   async #check(
     vm: Pick<Vm, 'name' | 'project' | 'spec'> & { id: string | null; status?: Pick<Vm['status'], 'pinned'> },
@@ -368,7 +383,7 @@ export class VmService {
 }
 
 /** A copy whose password is hashed; one that is hashed already stays. */
-async function withHashedPassword(spec: VmSpec): Promise<VmSpec> {
+export async function withHashedPassword(spec: VmSpec): Promise<VmSpec> {
   const password = spec.cloudInit?.password;
   if (!spec.cloudInit || !password || password.startsWith('$6$')) return spec;
   return { ...spec, cloudInit: { ...spec.cloudInit, password: await hashPassword(password) } };

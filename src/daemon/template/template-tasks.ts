@@ -1,0 +1,131 @@
+// The long operations on templates: adding a version, which is the first for a new one, and deleting.
+import * as z from 'zod';
+import { LodgeError } from '../../api/errors.ts';
+import { vmSpec } from '../../api/vm-spec.ts';
+import { type Vm } from '../../api/vm.ts';
+import { defineTask, type TaskStep, type TaskType } from '../task/task.ts';
+import { freezeDisks } from '../vm/freeze-disks.ts';
+import { type VmStepParts } from '../vm/vm-step.ts';
+import { holderOf, type TemplateRecords } from './template-records.ts';
+
+const versionInput = z.strictObject({
+  /** The template. */
+  id: z.string(),
+  version: z.int(),
+  vm: z.strictObject({ id: z.string(), name: z.string() }),
+  snapshot: z.string().nullable(),
+  spec: vmSpec,
+  disks: z.array(z.strictObject({ name: z.string(), volume: z.null(), image: z.null(), sizeMib: z.int().nullable() })),
+  /** Frozen layers by the name of the disk; without them, the VM's disks are frozen. */
+  layers: z.record(z.string(), z.string()).optional(),
+});
+const deletionInput = z.strictObject({ id: z.string(), version: z.int().nullable() });
+type VersionStep = TaskStep<z.output<typeof versionInput>, Record<string, unknown>, unknown>;
+
+export interface TemplateTasks {
+  addVersion: TaskType<z.input<typeof versionInput>>;
+  delete: TaskType<z.input<typeof deletionInput>>;
+}
+
+export interface TemplateTaskParts extends VmStepParts {
+  templates: TemplateRecords;
+}
+
+const freezeTimeoutMs = 180_000;
+const hostTimeoutMs = 60_000;
+
+export function templateTasks(parts: TemplateTaskParts): TemplateTasks {
+  return {
+    addVersion: defineTask({
+      type: 'template.addVersion',
+      input: versionInput,
+      steps: [keepDisks(parts), showVersion(parts)],
+    }),
+    delete: defineTask({
+      type: 'template.delete',
+      input: deletionInput,
+      steps: [
+        {
+          name: 'give up the disks',
+          timeoutMs: hostTimeoutMs,
+          isPivot: true,
+          run: async ({ input: { id, version } }) => {
+            const { collection } = parts.templates;
+            const found = collection.get(id);
+            if (!found) return;
+            const { versions } = found.status;
+            const gone = versions.filter((one) => version === null || one.version === version);
+            for (const one of gone) await forget(parts, id, one.version);
+            if (version === null) await collection.delete(id);
+            else
+              await collection.setStatus(id, (status) => ({
+                ...status,
+                versions: status.versions.filter((one) => one.version !== version),
+              }));
+          },
+        },
+      ],
+    }),
+  };
+}
+
+/** The frozen disks of the VM, held by the version, and what it was asked to be. */
+function keepDisks(parts: TemplateTaskParts): VersionStep {
+  return {
+    name: 'freeze the disks',
+    timeoutMs: freezeTimeoutMs,
+    run: async ({ input: { id, version, vm, spec, disks, layers: given }, taskId, signal }) => {
+      if (await parts.templates.origin(id, version)) return;
+      const holder = holderOf(id, version);
+      if (given) await parts.volumes.layers.hold(Object.values(given), holder);
+      const layers = given ?? (await freezeDisks(parts, vm.id, { key: taskId, holder, signal }));
+      const own: Vm['status']['disks'] = disks;
+      await parts.templates.keepOrigin(id, version, { spec, disks: own, layers });
+    },
+    undo: async ({ input: { id, version } }) => {
+      await forget(parts, id, version);
+      const found = parts.templates.collection.get(id);
+      // The first version is what makes a template.
+      if (found?.status.versions.length === 0) await parts.templates.collection.delete(id);
+    },
+  };
+}
+
+function showVersion(parts: TemplateTaskParts): VersionStep {
+  return {
+    name: 'finish',
+    timeoutMs: hostTimeoutMs,
+    run: async ({ input: { id, version, vm, snapshot, disks } }) => {
+      const at = new Date().toISOString();
+      if (!parts.templates.collection.get(id))
+        throw new LodgeError('not_found', 'The template does not exist any more: it was deleted meanwhile.');
+      await parts.templates.collection.setStatus(id, (status) => ({
+        ...status,
+        state: 'ready',
+        reason: 'VMs can be made of it.',
+        versions: [
+          ...status.versions.filter((one) => one.version !== version),
+          {
+            version,
+            createdAt: at,
+            vm: vm.name,
+            snapshot,
+            disks: disks.map(({ name, sizeMib }) => ({ name, sizeMib })),
+          },
+        ].toSorted((left, right) => left.version - right.version),
+      }));
+    },
+    undo: async ({ input: { id, version } }) => {
+      if (!parts.templates.collection.get(id)) return;
+      await parts.templates.collection.setStatus(id, (status) => ({
+        ...status,
+        versions: status.versions.filter((one) => one.version !== version),
+      }));
+    },
+  };
+}
+
+async function forget(parts: TemplateTaskParts, id: string, version: number): Promise<void> {
+  await parts.templates.forgetOrigin(id, version);
+  await parts.volumes.layers.release(holderOf(id, version));
+}
