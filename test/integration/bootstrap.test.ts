@@ -126,7 +126,10 @@ signed-by: /keys/debian.gpg
   assert.match(output, /would write: URIs: http:\/\/mirror\.example\/debian\//);
   assert.match(output, /would write: Suites: bookworm-backports/);
   assert.match(output, /would write: signed-by: \/keys\/debian\.gpg/);
-  assert.match(output, /would run: apt-get .* install -t bookworm-backports qemu-system-x86 qemu-utils\n/);
+  assert.match(
+    output,
+    /would run: apt-get .* install -t bookworm-backports qemu-system-x86 qemu-utils python3-virt-firmware\n/,
+  );
   assert.match(output, /would run: apt-get .* install ovmf swtpm dnsmasq-base /);
   assert.doesNotMatch(output, /chromium/);
 });
@@ -187,7 +190,7 @@ test('on Debian 13 everything comes from the release itself', async (t) => {
   const { code, output } = await m.run({ env: DRY_RUN });
   assert.equal(code, 0, output);
   assert.doesNotMatch(output, /backports/);
-  assert.match(output, /install qemu-system-x86 qemu-utils ovmf /);
+  assert.match(output, /install qemu-system-x86 qemu-utils python3-virt-firmware ovmf /);
 });
 
 test('a QEMU that is too old is replaced, and the version is named', async (t) => {

@@ -113,7 +113,7 @@ suite('a snapshot', () => {
     const vm = await readVm(daemon, 'web1');
     assert.equal(vm.status.state, 'running');
     const events = await daemon.client.event.list({ query: { filter: 'type=snapshot.reverted' } });
-    assert.equal(events.items.length, 1);
+    assert.equal(events.items.filter(({ subject }) => subject.id === vm.id).length, 1);
     await revert(daemon, 'memory', { force: true });
     assert.equal((await readVm(daemon, 'web1')).status.state, 'running', 'as often as is wanted');
   });

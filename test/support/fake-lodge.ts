@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, afterEach } from 'node:test';
 import { LodgeError, type ErrorCode } from '../../src/api/errors.ts';
 import { type Event } from '../../src/api/event.ts';
-import { type Task } from '../../src/api/task.ts';
+import { finalTaskStates, type Task } from '../../src/api/task.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
 import { waitForTaskEnd } from '../../src/client/follow.ts';
@@ -74,12 +74,24 @@ export async function removeObjects(daemon: TestDaemon): Promise<void> {
   const { client } = daemon;
   const names = ({ items }: { items: { id: string; name: string }[] }): string[] =>
     items.filter(({ name }) => name !== 'default').map(({ id }) => id);
-  const ignore = (error: unknown): void => {
+  const ignore = (error: unknown): undefined => {
     if (!(error instanceof LodgeError) || error.code === 'internal') throw error;
+    return undefined;
+  };
+  // One deletion of a VM at a time: thousands of tasks would push out those that the next test waits for.
+  const deletions = new Map<string, string>();
+  const isUnderWay = async (task: string): Promise<boolean> => {
+    const { items } = await client.task.list({ query: { filter: `id=${task}` } });
+    return items.some(({ state }) => !finalTaskStates.has(state));
   };
   const look = async (): Promise<boolean> => {
     const vms = names(await client.vm.list());
-    for (const vm of vms) await client.vm.delete({ params: { vm }, query: { force: true } }).catch(ignore);
+    for (const vm of vms) {
+      const earlier = deletions.get(vm);
+      if (earlier !== undefined && (await isUnderWay(earlier))) continue;
+      const task = await client.vm.delete({ params: { vm }, query: { force: true } }).catch(ignore);
+      if (task) deletions.set(vm, task.id);
+    }
     const volumes = names(await client.volume.list());
     for (const volume of volumes) await client.volume.delete({ params: { volume } }).catch(ignore);
     const images = names(await client.image.list());
