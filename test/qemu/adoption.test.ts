@@ -21,9 +21,16 @@ async function limitMemory(vm: Vm, moreBytes: number): Promise<void> {
   );
   assert.ok(folder, 'its group is in a hierarchy with the memory controller');
   const isV1 = folder.includes('/memory/');
-  const used = Number(await readFile(join(folder, isV1 ? 'memory.usage_in_bytes' : 'memory.current'), 'utf8'));
-  const file = join(folder, isV1 ? 'memory.limit_in_bytes' : 'memory.max');
-  await writeFile(file, String(used + moreBytes));
+  const usage = join(folder, isV1 ? 'memory.usage_in_bytes' : 'memory.current');
+  const limit = join(folder, isV1 ? 'memory.limit_in_bytes' : 'memory.max');
+  // A guest that takes memory between the two makes the kernel refuse a limit that is below its use (EBUSY).
+  await eventually(
+    async () => {
+      await writeFile(limit, String(Number(await readFile(usage, 'utf8')) + moreBytes));
+      return true;
+    },
+    { describe: 'the limit is taken' },
+  );
 }
 
 async function untilGone(pid: number, what: string): Promise<void> {
