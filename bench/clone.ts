@@ -24,6 +24,11 @@ await benchmark(async (scope) => {
     async () => (await client.network.get({ params: { network: 'default' } })).status.state === 'ready',
     { describe: 'the default network is ready' },
   );
+  // Its look at the machine, with guests of its own, is over.
+  await eventually(async () => (await client.node.get({ params: { node: 'self' } })).status.state !== 'starting', {
+    describe: 'the node has looked at itself',
+    timeoutMs: 120_000,
+  });
   const spec = { image: 'tiny', memoryMib: 128, disks: [{ name: 'data', sizeMib: 1024 }] };
   await waitForTask(client, (await client.vm.create({ query: { start: false }, body: { name: 'web1', spec } })).id);
 
