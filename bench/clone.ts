@@ -71,7 +71,9 @@ await benchmark(async (scope) => {
 
     const startedAt = performance.now();
     const names = Array.from({ length: many }, (_, index) => `copy-${index}`);
-    await Promise.all(names.map((name) => clone({ name })));
+    const tasks = await Promise.all(names.map((name) => client.vm.clone({ params: { vm: 'web1' }, body: { name } })));
+    // One after the other: a client has not as many connections as there are tasks.
+    for (const { id } of tasks) await waitForTask(client, id);
     const atOnceMs = performance.now() - startedAt;
     await remove();
     const sequenceAt = performance.now();

@@ -117,18 +117,20 @@ suite('a clone', () => {
       const { daemon } = await lodge(t);
       await makeVm(daemon, 'web1', original, { start: isRunning });
       const names = Array.from({ length: 50 }, (_, index) => `copy-${index}`);
-      const made = await Promise.all(names.map((name) => clone(daemon, 'web1', { name })));
+      const asked = names.map((name) => daemon.client.vm.clone({ params: { vm: 'web1' }, body: { name } }));
+      // Asked for at once; waited for one by one, as a client has not as many connections.
+      for (const task of await Promise.all(asked)) await done(daemon, task);
+      const made = await Promise.all(names.map((name) => readVm(daemon, name)));
       assert.deepEqual(
-        made.map(([one]) => one?.name),
+        made.map(({ name }) => name),
         names,
       );
-      const all = made.flat();
       const fields: ((vm: Vm) => unknown)[] = [
         ({ status }) => status.nics[0]?.mac,
         ({ status }) => status.uid,
         ({ status }) => status.disks[0]?.volume,
       ];
-      for (const field of fields) assert.equal(new Set(all.map((vm) => field(vm))).size, 50);
+      for (const field of fields) assert.equal(new Set(made.map((vm) => field(vm))).size, 50);
       assert.equal((await readVm(daemon, 'web1')).status.state, isRunning ? 'running' : 'stopped');
       // What is off was not written to in between: its disk got one layer more, and not fifty.
       if (!isRunning) assert.equal((await readdir(join(daemon.folder, 'data/volumes'))).length, 52);
