@@ -1,6 +1,12 @@
 // What the client needs in Node beyond fetch: the daemon's unix socket, HTTPS with Lodge's own certificate authority,
 // and WebSockets over both. Kept apart from client.ts so that browsers don't load it.
-import { request as httpRequest, Agent as HttpAgent, type ClientRequest, type IncomingMessage } from 'node:http';
+import {
+  request as httpRequest,
+  Agent as HttpAgent,
+  type AgentOptions,
+  type ClientRequest,
+  type IncomingMessage,
+} from 'node:http';
 import { request as httpsRequest, Agent as HttpsAgent } from 'node:https';
 import { Readable, type Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -50,10 +56,12 @@ export function connect(options: NodeClientOptions): NodeClient {
   const baseUrl = socketPath === undefined ? checkedBaseUrl(options.baseUrl ?? '') : 'http://lodge';
   const target = socketPath ?? baseUrl;
   const isTls = baseUrl.startsWith('https:');
-  const agent = isTls
-    ? new HttpsAgent({ keepAlive: true, maxSockets: 32, minVersion: 'TLSv1.3', ca: options.ca })
-    : new HttpAgent({ keepAlive: true, maxSockets: 32 });
-  const transport: FetchLike = (url, init) => send(url, init, agent, socketPath);
+  const makeAgent = (limits: AgentOptions): HttpAgent =>
+    isTls ? new HttpsAgent({ ...limits, minVersion: 'TLSv1.3', ca: options.ca }) : new HttpAgent(limits);
+  const agent = makeAgent({ keepAlive: true, maxSockets: 32 });
+  // Streams keep their connections for as long as somebody follows them: those of the calls must not wait for that.
+  const streamAgent = makeAgent({ keepAlive: false });
+  const transport: FetchLike = (url, init) => send(url, init, isStream(init.headers) ? streamAgent : agent, socketPath);
 
   return {
     client: createClient({ baseUrl, token, target, timeoutMs, fetch: transport }),
@@ -63,8 +71,15 @@ export function connect(options: NodeClientOptions): NodeClient {
         socketPath === undefined ? `${baseUrl.replace(/^http/, 'ws')}${path}` : `ws+unix:${socketPath}:${path}`,
         { target, signal, deadlineMs, ca: options.ca, token },
       ),
-    close: () => agent.destroy(),
+    close: () => {
+      agent.destroy();
+      streamAgent.destroy();
+    },
   };
+}
+
+function isStream(headers: Readonly<Record<string, string>>): boolean {
+  return headers['accept']?.startsWith('text/event-stream') === true;
 }
 
 function checkedBaseUrl(text: string): string {

@@ -66,6 +66,26 @@ suite('event streams', () => {
     );
   });
 
+  test('as many as are followed leave connections for calls', async (t) => {
+    const end = new AbortController();
+    const { client } = await startStub(t, {
+      'event.stream': () =>
+        (async function* () {
+          yield { revision: 7, type: 'updated', kind: 'vm', id: 'x', object: null } as const;
+          await new Promise((resolve) => end.signal.addEventListener('abort', resolve, { once: true }));
+        })(),
+    });
+    const followed = Array.from({ length: 60 }, async () => {
+      const stream = (await client.event.stream({}, { signal: end.signal }))[Symbol.asyncIterator]();
+      await stream.next();
+      return stream;
+    });
+    const streams = await Promise.all(followed);
+    assert.ok(await client.server.get({}, { timeoutMs: 30_000 }));
+    end.abort();
+    await Promise.allSettled(streams.map((stream) => stream.next()));
+  });
+
   test('a silent stream is kept alive by comments', async (t) => {
     const end = new AbortController();
     const { client } = await startStub(
