@@ -60,7 +60,7 @@ export interface FakeDevicesParts {
   name: string;
   pinned: VmPinned;
   read: () => Promise<FakeProcess>;
-  write: (process: FakeProcess) => Promise<void>;
+  change: (change: (now: FakeProcess) => FakeProcess) => Promise<void>;
 }
 
 export class FakeDevices implements GuestDevices {
@@ -121,7 +121,7 @@ export class FakeDevices implements GuestDevices {
     const hardware = await this.#changed(process, change);
     const { nics } = hardware;
     const links = nics.map(({ isConnected }) => isConnected);
-    await this.#parts.write({ ...process, hardware, macs: nics.map(({ mac }) => mac), links });
+    await this.#parts.change((now) => ({ ...now, hardware, macs: nics.map(({ mac }) => mac), links }));
   }
 
   async #changed(process: FakeProcess, change: DeviceChange): Promise<FakeHardware> {

@@ -31,6 +31,7 @@ export class FakeDriver implements Driver {
   readonly name = 'fake';
   readonly #directory: string;
   readonly #guests = new Map<string, FakeGuest>();
+  readonly #turns = new Map<string, Promise<void>>();
   #watcher: FSWatcher | null = null;
   #hasTidied = false;
 
@@ -242,6 +243,17 @@ export class FakeDriver implements Driver {
     return join(this.#directory, `${id}.json`);
   }
 
+  /** One change of a guest's file at a time: none is lost, and none brings back a guest that was just ended. */
+  #inTurn(id: string, work: () => Promise<void>): Promise<void> {
+    const turn = (this.#turns.get(id) ?? Promise.resolve()).then(work);
+    const settled = turn.catch(() => {});
+    this.#turns.set(id, settled);
+    void settled.then(() => {
+      if (this.#turns.get(id) === settled) this.#turns.delete(id);
+    });
+    return turn;
+  }
+
   /** Replaces the file as a whole, so that nobody reads half of it. */
   async #write(id: string, process: FakeProcess): Promise<void> {
     await mkdir(this.#directory, { recursive: true });
@@ -260,8 +272,13 @@ export class FakeDriver implements Driver {
       directory: definition.directory,
       pinned,
       read: () => this.read(definition.id),
-      write: (process) => this.#write(definition.id, process),
-      remove: () => this.endUnknown(definition.id),
+      change: (change) =>
+        this.#inTurn(definition.id, async () => {
+          const now = await this.read(definition.id);
+          if (!now) throw new LodgeError('hypervisor_failed', `VM ${definition.name} exists no more.`);
+          await this.#write(definition.id, change(now));
+        }),
+      remove: () => this.#inTurn(definition.id, () => this.endUnknown(definition.id)),
       onEnded: () => this.#guests.delete(definition.id),
     });
     this.#guests.set(definition.id, guest);

@@ -40,7 +40,8 @@ export interface FakeGuestParts {
   directory: string;
   pinned: VmPinned;
   read: () => Promise<FakeProcess | null>;
-  write: (process: FakeProcess) => Promise<void>;
+  /** Replaces what the file says by what `change` makes of it; changes go one after the other. Throws without a guest. */
+  change: (change: (now: FakeProcess) => FakeProcess) => Promise<void>;
   remove: () => Promise<void>;
   onEnded: () => void;
 }
@@ -75,13 +76,13 @@ export class FakeGuest implements Guest {
     this.snapshots = new FakeLayers({
       name: parts.name,
       read: async () => (await this.#require()).disks ?? {},
-      write: async (disks) => parts.write({ ...(await this.#require()), disks }),
+      write: (disks) => parts.change((now) => ({ ...now, disks })),
     });
     this.devices = new FakeDevices({
       name: parts.name,
       pinned: parts.pinned,
       read: () => this.#require(),
-      write: parts.write,
+      change: parts.change,
     });
   }
 
@@ -174,7 +175,7 @@ export class FakeGuest implements Guest {
     const process = await this.#require();
     if (process.links[nic] === undefined)
       throw new LodgeError('hypervisor_failed', `VM ${this.#parts.name} has no NIC ${nic}.`);
-    await this.#parts.write({ ...process, links: process.links.with(nic, isUp) });
+    await this.#parts.change((now) => ({ ...now, links: now.links.with(nic, isUp) }));
   }
 
   /** A copy of a running guest has what that one had in memory. */
@@ -226,9 +227,8 @@ export class FakeGuest implements Guest {
   /** The one script it knows gives a copy its own addresses. */
   async #runScript(environment: readonly string[]): Promise<void> {
     const pairs = environment.find((entry) => entry.startsWith('LODGE_MACS='))?.slice('LODGE_MACS='.length);
-    const process = await this.#require();
     const given = new Map((pairs ?? '').split(' ').map((pair) => pair.split('=') as [string, string]));
-    await this.#parts.write({ ...process, macs: process.macs.map((mac) => given.get(mac) ?? mac) });
+    await this.#parts.change((now) => ({ ...now, macs: now.macs.map((mac) => given.get(mac) ?? mac) }));
   }
 
   async #require(): Promise<FakeProcess> {
@@ -238,8 +238,7 @@ export class FakeGuest implements Guest {
   }
 
   async #set(state: GuestState): Promise<void> {
-    const process = await this.#require();
-    await this.#parts.write({ ...process, state });
+    await this.#parts.change((now) => ({ ...now, state }));
     await this.look();
   }
 
