@@ -1,15 +1,14 @@
 // The task engine when the daemon dies, stops, is replaced by another version, loses room, or is one of several nodes.
 import assert from 'node:assert/strict';
-import { afterEach, beforeEach, suite, test } from 'node:test';
+import { suite, test } from 'node:test';
 import { eventually } from '../../../test/support/wait.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { silentLog } from '../store/informer.ts';
-import type { SqliteStore } from '../store/sqlite.ts';
 import { StoreFullError, type Store } from '../store/store.ts';
+import { engineScene } from './engine-scene.ts';
 import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './sample-tasks.ts';
 import { TaskEngine } from './task-engine.ts';
 import { TaskRecords } from './task-records.ts';
-import type { TaskType } from './task.ts';
 import { CrashingStore, startEngine, taskConformance, temporaryStore, withSteps } from './task.conformance.ts';
 
 for (const options of [
@@ -32,38 +31,18 @@ for (const options of [
 }
 
 suite('The task engine, interrupted,', () => {
-  let store: SqliteStore;
-  let remove: () => Promise<void>;
-  let engines: TaskEngine[];
-
-  const start = async (
-    types: readonly TaskType[],
-    options: Parameters<typeof startEngine>[2] = {},
-    on: Store = store,
-  ): Promise<TaskEngine> => {
-    const engine = await startEngine(on, types, options);
-    engines.push(engine);
-    return engine;
-  };
-
-  beforeEach(async () => {
-    ({ store, remove } = await temporaryStore());
-    engines = [];
-  });
-  afterEach(async () => {
-    for (const engine of engines) await engine.stop();
-    await remove();
-  });
+  const scene = engineScene();
+  const { start } = scene;
 
   test('a deadline that passed while the daemon was down ends it at once', async () => {
     const world = new World();
-    const dying = new CrashingStore(store);
+    const dying = new CrashingStore(scene.store);
     const crashing = withSteps(fillTask(world), () => ({ run: async () => dying.crash() }));
     const first = await start([crashing], {}, dying);
     const { id } = await first.submit(crashing, submission());
     await eventually(() => dying.isCrashed);
     await first.stop();
-    const records = new TaskRecords(store, silentLog);
+    const records = new TaskRecords(scene.store, silentLog);
     await records.load();
     await records.update(id, { deadline: new Date(Date.now() - 1).toISOString() }, new AbortController().signal);
     await records.close();
@@ -100,7 +79,7 @@ suite('The task engine, interrupted,', () => {
   test('a cancel that was saved before a crash is carried out after it', async () => {
     const world = new World();
     const type = fillTask(world);
-    const dying = new CrashingStore(store);
+    const dying = new CrashingStore(scene.store);
     const reached = Promise.withResolvers<void>();
     const stuck = withSteps(type, (step, index) => ({
       run: async (context) => {
@@ -142,11 +121,11 @@ suite('The task engine, interrupted,', () => {
 
   test('a save keeps the mark that another node has set meanwhile', async () => {
     const type = singleTask(() => {});
-    const engine = new TaskEngine({ store, types: [type] });
-    engines.push(engine);
+    const engine = new TaskEngine({ store: scene.store, types: [type] });
+    scene.keep(engine);
     await engine.load();
     const { id } = await engine.submit(type, submission());
-    const records = new TaskRecords(store, silentLog);
+    const records = new TaskRecords(scene.store, silentLog);
     await records.load();
     const stored = records.stored(id) ?? assert.fail();
     const { signal } = new AbortController();
@@ -159,7 +138,7 @@ suite('The task engine, interrupted,', () => {
 
   test('tasks of types and steps that this version does not have fail with that as the reason', async () => {
     const world = new World();
-    const dying = new CrashingStore(store);
+    const dying = new CrashingStore(scene.store);
     const type = fillTask(world);
     const crashing = withSteps(type, (step, index) => ({
       run: async (context) => {
@@ -180,7 +159,7 @@ suite('The task engine, interrupted,', () => {
       ...submission(),
       node: 'other',
     });
-    await store.transact(part);
+    await scene.store.transact(part);
     await eventually(() => other.get(unknown.id));
     const failed = await other.wait(unknown.id, { timeoutMs });
     assert.match(failed.error?.message ?? '', /no tasks of type vm.fill/);
@@ -190,7 +169,7 @@ suite('The task engine, interrupted,', () => {
     const world = new World();
     const type = fillTask(world);
     let refusals = 2;
-    const full = new Proxy(store, {
+    const full = new Proxy(scene.store, {
       get(inner, name) {
         if (name !== 'transact') {
           const member: unknown = Reflect.get(inner, name, inner);

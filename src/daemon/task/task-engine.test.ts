@@ -1,41 +1,19 @@
 // The task engine, with made-up tasks on a real store: order, undoing, time, cancelling, progress, keys, limits.
 import assert from 'node:assert/strict';
-import { afterEach, beforeEach, suite, test } from 'node:test';
+import { suite, test } from 'node:test';
 import * as z from 'zod';
 import { eventually } from '../../../test/support/wait.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { task as taskSchema } from '../../api/task.ts';
-import type { SqliteStore } from '../store/sqlite.ts';
-import type { Store } from '../store/store.ts';
+import { engineScene } from './engine-scene.ts';
 import { fillTask, hasCode, singleTask, submission, target, timeoutMs, untilAborted, World } from './sample-tasks.ts';
-import type { TaskEngine } from './task-engine.ts';
 import { runStep, StepAborted } from './step-run.ts';
 import { defineTask, toTask, type TaskRecord, type TaskType } from './task.ts';
-import { startEngine, temporaryStore, withSteps } from './task.conformance.ts';
+import { withSteps } from './task.conformance.ts';
 
 suite('The task engine', () => {
-  let store: SqliteStore;
-  let remove: () => Promise<void>;
-  let engines: TaskEngine[];
-
-  const start = async (
-    types: readonly TaskType[],
-    options: Parameters<typeof startEngine>[2] = {},
-    on: Store = store,
-  ): Promise<TaskEngine> => {
-    const engine = await startEngine(on, types, options);
-    engines.push(engine);
-    return engine;
-  };
-
-  beforeEach(async () => {
-    ({ store, remove } = await temporaryStore());
-    engines = [];
-  });
-  afterEach(async () => {
-    for (const engine of engines) await engine.stop();
-    await remove();
-  });
+  const scene = engineScene();
+  const { start } = scene;
 
   test('runs the steps in order and shows each state on the way', async () => {
     const world = new World();
@@ -439,13 +417,13 @@ suite('The task engine', () => {
     const type = fillTask(world);
     const engine = await start([type]);
     const { record, part } = engine.prepare(type, submission());
-    const refused = await store.transact({
+    const refused = await scene.store.transact({
       compare: [...part.compare, { key: '/x', exists: true }],
       success: part.success,
     });
     assert.equal(refused.succeeded, false);
     assert.equal(engine.get(record.id), null);
-    await store.transact({ compare: part.compare, success: [...part.success, { put: '/x', value: '1' }] });
+    await scene.store.transact({ compare: part.compare, success: [...part.success, { put: '/x', value: '1' }] });
     await eventually(() => engine.get(record.id));
     assert.equal((await engine.wait(record.id, { timeoutMs })).state, 'succeeded');
     assert.equal(world.files.size, 3);
@@ -463,7 +441,7 @@ suite('The task engine', () => {
     await eventually(() => Array.from(engine.all()).length <= 3);
     assert.deepEqual(Array.from(engine.all(), ({ id }) => id).toSorted(), ids.slice(3).toSorted());
     await engine.stop();
-    const { items } = await store.list({ prefix: '/lodge/' });
+    const { items } = await scene.store.list({ prefix: '/lodge/' });
     assert.equal(items.length, 6);
     const strict = await start([type], { retention: { maxAgeMs: -1, maxCount: 100 } });
     await eventually(() => Array.from(strict.all()).length === 0);
