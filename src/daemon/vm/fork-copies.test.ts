@@ -63,6 +63,16 @@ test('copies that there is no memory for are refused with the numbers, and with 
 
 test('a volume that is attached read-only has no copy', () => {
   const disks = [{ name: 'data', volume: 'shared', isReadOnly: true }];
-  assert.match(whyNotForkable({ spec: vmSpec.parse({ disks }) }) ?? '', /disk data/);
-  assert.equal(whyNotForkable({ spec: vmSpec.parse({}) }), null);
+  assert.match(whyNotForkable({ spec: vmSpec.parse({ disks }), pinned: null }) ?? '', /disk data/);
+  assert.equal(whyNotForkable({ spec: vmSpec.parse({}), pinned: null }), null);
+});
+
+test('a VM whose vCPUs or memory were changed while it ran is refused until it was restarted', () => {
+  const room = { maxVcpus: 4, maxMemoryMib: 2048, slots: {}, targets: {} };
+  const spec = vmSpec.parse({ cpu: { count: 2 }, memoryMib: 512 });
+  const why = (baseVcpus: number, baseMemoryMib: number): string | null =>
+    whyNotForkable({ spec, pinned: { hotplug: { ...room, baseVcpus, baseMemoryMib } } });
+  assert.match(why(1, 512) ?? '', /after a restart/);
+  assert.match(why(2, 256) ?? '', /after a restart/);
+  assert.equal(why(2, 512), null);
 });

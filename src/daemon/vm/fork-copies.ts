@@ -3,7 +3,7 @@
 import { LodgeError } from '../../api/errors.ts';
 import { type VmLineage } from '../../api/vm-fork.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
-import { type Vm } from '../../api/vm.ts';
+import { type Vm, type VmPinned } from '../../api/vm.ts';
 
 /** Longest name of an object (objectName in src/api/object.ts). */
 const longestName = 63;
@@ -87,9 +87,19 @@ export function statusOfCopy(
   };
 }
 
-/** Why a VM can't be forked; null: it can, as far as its spec goes. */
-export function whyNotForkable({ spec }: { spec: VmSpec }): string | null {
+/** Why a VM with this spec in effect can't be forked; null: it can, as far as that goes. */
+export function whyNotForkable({
+  spec,
+  pinned,
+}: {
+  spec: VmSpec;
+  pinned: Pick<VmPinned, 'hotplug'> | null;
+}): string | null {
   if (spec.tpm?.isEnabled) return 'it has a TPM, whose keys only one VM can have';
+  const base = pinned?.hotplug;
+  // Copies begin with what their original was started with; QEMU loads no state of what came to it later.
+  if (base && (spec.cpu.count !== base.baseVcpus || spec.memoryMib !== base.baseMemoryMib))
+    return 'its vCPUs or its memory were changed while it ran; after a restart it can be';
   const isShared = spec.disks.find((disk) => disk.device === 'disk' && disk.isReadOnly && disk.volume);
   return isShared ? `disk ${isShared.name} is a volume that is attached read-only, and has no copy of its own` : null;
 }

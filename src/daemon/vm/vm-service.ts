@@ -174,7 +174,7 @@ export class VmService {
     this.#requireIdle(given);
     records.requireAllowed(given, 'fork');
     const started = { spec: given.status.startedSpec ?? given.spec };
-    const reason = whyNotForkable(started);
+    const reason = whyNotForkable({ ...started, pinned: given.status.pinned });
     if (reason) throw new LodgeError('unsupported', `VM ${given.name} can not be forked: ${reason}.`);
     nodes.requireCapability('fork', `VM ${given.name} can not be forked`);
     const usage = await guests.require(given).usage();

@@ -53,6 +53,7 @@ import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { settleCapture } from './memory-capture.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
+import { memoryDevice } from './slots.ts';
 import { checkSpec } from './spec-check.ts';
 import { startFailure } from './start-failure.ts';
 import { endTpm, keepTpm, mayHaveTpm, resetTpm, startTpm, tpmFailure } from './tpm.ts';
@@ -204,6 +205,12 @@ export class QemuDriver implements Driver {
     const late = AbortSignal.timeout(timeoutMs);
     const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
     const { forkable } = source;
+    // Even one that gives nothing now: its state comes before that of the memory, where copies can't load it.
+    if (memoryDevice in (source.pinned.hotplug?.slots ?? {}))
+      throw new LodgeError(
+        'unsupported',
+        `VM ${forkable.name} had memory added while it ran: restart it, then fork it.`,
+      );
     const { copies, pauseMs, frozenBytes } = await forkGuest<QemuGuest>(
       {
         name: forkable.name,
