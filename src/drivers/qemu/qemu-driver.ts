@@ -42,7 +42,7 @@ import { readInterface } from './cpu-interface.ts';
 import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { hasFile, prepareFolder, readTail, removeLeftovers, vmFolder, type VmFolder } from './folder.ts';
-import { forkGuest, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
+import { forkGuest, requireForkable, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
@@ -53,7 +53,6 @@ import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { settleCapture } from './memory-capture.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
-import { memoryDevice } from './slots.ts';
 import { checkSpec } from './spec-check.ts';
 import { startFailure } from './start-failure.ts';
 import { endTpm, keepTpm, mayHaveTpm, resetTpm, startTpm, tpmFailure } from './tpm.ts';
@@ -205,12 +204,7 @@ export class QemuDriver implements Driver {
     const late = AbortSignal.timeout(timeoutMs);
     const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
     const { forkable } = source;
-    // Even one that gives nothing now: its state comes before that of the memory, where copies can't load it.
-    if (memoryDevice in (source.pinned.hotplug?.slots ?? {}))
-      throw new LodgeError(
-        'unsupported',
-        `VM ${forkable.name} had memory added while it ran: restart it, then fork it.`,
-      );
+    requireForkable(forkable.name, source.pinned);
     const { copies, pauseMs, frozenBytes } = await forkGuest<QemuGuest>(
       {
         name: forkable.name,

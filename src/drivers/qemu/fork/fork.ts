@@ -17,6 +17,8 @@ import { MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../host/m
 import { type Guest, type GuestDefinition } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { type FreezeRequest } from './freeze.ts';
+import { memoryDevice } from '../slots.ts';
+import type { VmPinned } from '../../../api/vm.ts';
 import {
   FrozenImageError,
   hasPage,
@@ -243,4 +245,13 @@ async function inPool<T, R>(items: readonly T[], width: number, work: (item: T) 
   const failure = workers.find((worker) => worker.status === 'rejected');
   if (failure) throw failure.reason;
   return results;
+}
+
+/** Throws `unsupported` for a guest whose state copies could not load. */
+export function requireForkable(name: string, { hotplug }: Pick<VmPinned, 'hotplug'>): void {
+  // Even memory that gives nothing now has a device, whose state comes before that of the memory it adds to.
+  if (hotplug === undefined || !(memoryDevice in hotplug.slots)) return;
+  throw new LodgeError('unsupported', `VM ${name} had memory added while it ran, and can not be forked.`, {
+    hint: 'Restart it first: it then has all its memory from the beginning.',
+  });
 }
