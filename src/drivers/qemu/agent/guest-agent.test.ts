@@ -141,6 +141,20 @@ test('the clock goes to the guest in nanoseconds, and a shutdown needs no answer
   agent.close();
 });
 
+test('a system’s clock is set also where the program for the machine’s clock is missing', async () => {
+  let refusal = "child process has failed to set hardware clock to system time: failed to exec '/sbin/hwclock'";
+  await using fake = await FakeAgent.listen({
+    'guest-set-time': () => {
+      throw new AgentRefusal(refusal);
+    },
+  });
+  const agent = new QemuGuestAgent(fake.path);
+  await agent.setTime(1_700_000_000_123);
+  refusal = 'Failed to set time to guest: Operation not permitted';
+  await assert.rejects(agent.setTime(1_700_000_000_123), /not permitted/);
+  agent.close();
+});
+
 test('programs and files answer in the contract’s words and errors', async () => {
   await using fake = await FakeAgent.listen({
     'guest-exec': () => ({ pid: 5 }),
