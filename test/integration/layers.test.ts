@@ -91,6 +91,20 @@ class World {
     });
   }
 
+  /** Begins a freeze that stops for ever where the guest is to switch over. The path of the fresh layer. */
+  beginFreeze(volume: Volume): Promise<string> {
+    const reached = Promise.withResolvers<string>();
+    void this.layers.freeze({
+      key: 'k',
+      targets: [{ volume, disk: volume.name }],
+      onSwitch: ([fresh]) => {
+        reached.resolve(fresh!.layer.path);
+        return new Promise(() => {});
+      },
+    });
+    return reached.promise;
+  }
+
   /** The frozen layer of a snapshot that is made of one volume and held. */
   async snapshot(key: string, volume: Volume): Promise<string> {
     const { id } = (await this.freeze(key, volume)).get(volume.id)!;
@@ -243,17 +257,7 @@ for (const [how, look] of [
     await here.write(volume, 0, 'a');
     await here.switchOn(volume);
     const before = here.open.get('disk')!;
-    const never = new Promise<void>(() => {});
-    const reached = Promise.withResolvers<string>();
-    void here.layers.freeze({
-      key: 'k',
-      targets: [{ volume, disk: 'disk' }],
-      onSwitch: ([fresh]) => {
-        reached.resolve(fresh!.layer.path);
-        return never;
-      },
-    });
-    const path = await reached.promise;
+    const path = await here.beginFreeze(volume);
     if (look.isWritten) await run(['qemu-io', '-f', 'qcow2', '-c', 'write -P 98 1M 1M', path]);
     if (look.isOpen) here.open.set('disk', [path, ...before]);
     if (look.isOpen === null) here.open.clear();
@@ -270,16 +274,7 @@ test('a freeze that was cut off waits for a guest that does not answer, and its 
   const here = await world(t);
   const volume = await here.add('disk');
   await here.switchOn(volume);
-  const reached = Promise.withResolvers<string>();
-  void here.layers.freeze({
-    key: 'k',
-    targets: [{ volume, disk: 'disk' }],
-    onSwitch: ([fresh]) => {
-      reached.resolve(fresh!.layer.path);
-      return new Promise(() => {});
-    },
-  });
-  const path = await reached.promise;
+  const path = await here.beginFreeze(volume);
   here.open.set('disk', [path, ...here.open.get('disk')!]);
   here.unreachable.add('disk');
   await here.begin();

@@ -5,11 +5,10 @@
 //   /stalled    the first half, and then nothing more; a range is answered in full
 //   /breaking   the first half, and then the connection breaks; a range is refused with 503 until /mend was asked for
 //   /short      fewer bytes than were announced, each time from the start
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
-import { atEnd, type Cleanup } from './cleanup.ts';
-import { type NetworkNamespace } from './namespace.ts';
+import { type Cleanup } from './cleanup.ts';
+import { serveIn, type NetworkNamespace } from './namespace.ts';
 
 export interface FileServer {
   /** `http://127.0.0.1:PORT`. */
@@ -44,14 +43,7 @@ createServer((request, response) => {
 
 /** Starts it; it ends with the test. */
 export async function serveFile(test: Cleanup, namespace: NetworkNamespace, path: string): Promise<FileServer> {
-  const [command, ...args] = namespace.command([process.execPath, '--input-type=module', '-e', program, path]);
-  const server = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  atEnd(test, async () => {
-    if (server.exitCode !== null || server.signalCode !== null) return;
-    const ended = once(server, 'exit');
-    server.kill('SIGKILL');
-    await ended;
-  });
+  const server = serveIn(test, namespace, program, path);
   const lines = createInterface({ input: server.stdout });
   const [first] = (await once(lines, 'line', { signal: AbortSignal.timeout(10_000) })) as [string];
   const requests: string[] = [];

@@ -1,11 +1,10 @@
 // Network namespaces as stand-ins for guests and for the outside world: cabled to a bridge or to each other by veth
 // pairs, with a DHCP client and small programs that ask names and connect.
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { atEnd, type Cleanup } from './cleanup.ts';
+import { type Cleanup } from './cleanup.ts';
 import { markedName } from './mark.ts';
-import { networkNamespace, type NetworkNamespace } from './namespace.ts';
+import { networkNamespace, serveIn, type NetworkNamespace } from './namespace.ts';
 
 const client = join(import.meta.dirname, 'dhcp-client.pl');
 
@@ -133,13 +132,6 @@ export async function tellAddresses(test: Cleanup, namespace: NetworkNamespace, 
       socket.on('error', () => {});
       socket.end(socket.remoteAddress.replace('::ffff:', ''));
     }).listen(${port}, '::', () => console.log('ready'));`;
-  const [command, ...args] = namespace.command([process.execPath, '--input-type=module', '-e', program]);
-  const server = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  atEnd(test, async () => {
-    if (server.exitCode !== null || server.signalCode !== null) return;
-    const ended = once(server, 'exit');
-    server.kill('SIGKILL');
-    await ended;
-  });
+  const server = serveIn(test, namespace, program);
   await once(server.stdout, 'data', { signal: AbortSignal.timeout(10_000) });
 }

@@ -1,5 +1,8 @@
 // Network namespaces for tests, so that links, addresses and rules are made apart from the machine's own. A namespace
 // goes with its links when the test ends; the run's leak check removes it when the test process was killed.
+import { spawn, type ChildProcessByStdio } from 'node:child_process';
+import { once } from 'node:events';
+import { type Readable } from 'node:stream';
 import { run, type CommandOptions, type CommandResult } from '../../src/host/command.ts';
 import { atEnd, type Cleanup } from './cleanup.ts';
 import { markedName } from './mark.ts';
@@ -22,4 +25,23 @@ export async function networkNamespace(test: Cleanup): Promise<NetworkNamespace>
   const runInside: NetworkNamespace['run'] = (argv, options) => run(command(argv), options);
   await runInside(['ip', 'link', 'set', 'lo', 'up']);
   return { name, command, run: runInside };
+}
+
+/** Runs a JavaScript module in a namespace until the test ends, as a server that a guest or the daemon talks to. */
+export function serveIn(
+  test: Cleanup,
+  namespace: NetworkNamespace,
+  program: string,
+  ...args: string[]
+): ChildProcessByStdio<null, Readable, null> {
+  const argv = [process.execPath, '--input-type=module', '-e', program, ...args];
+  const [command, ...rest] = namespace.command(argv);
+  const server = spawn(command, rest, { stdio: ['ignore', 'pipe', 'inherit'] });
+  atEnd(test, async () => {
+    if (server.exitCode !== null || server.signalCode !== null) return;
+    const ended = once(server, 'exit');
+    server.kill('SIGKILL');
+    await ended;
+  });
+  return server;
 }
