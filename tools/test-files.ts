@@ -20,6 +20,8 @@ export interface FileRunResult {
   failed: number;
   /** The files with the time they took in milliseconds. */
   durations: Map<string, number>;
+  /** What came out of each file in which something failed. */
+  failedFiles: Map<string, { passed: number; failed: number }>;
 }
 
 /** What an event says of where a test is: the file that defines it, and the file that was run. */
@@ -74,7 +76,7 @@ function describeError(error: unknown): string {
 /** Runs the files. Resolves with the counts, also when tests failed or the run was aborted. */
 export async function runTestFiles(files: readonly string[], options: FileRunOptions): Promise<FileRunResult> {
   const records = new Map<string, FileRecord>();
-  const result: FileRunResult = { passed: 0, failed: 0, durations: new Map() };
+  const result: FileRunResult = { passed: 0, failed: 0, durations: new Map(), failedFiles: new Map() };
   const recordOf = (file: string | undefined): FileRecord => {
     const name = file === undefined ? '' : relative(options.root, file);
     let record = records.get(name);
@@ -131,7 +133,10 @@ export async function runTestFiles(files: readonly string[], options: FileRunOpt
     if (options.signal.aborted) return;
     const name = relative(options.root, file);
     result.durations.set(name, durationMs);
-    printFile(name, recordOf(file), durationMs);
+    const record = recordOf(file);
+    printFile(name, record, durationMs);
+    if (record.failures.length > 0)
+      result.failedFiles.set(name, { passed: record.passed, failed: record.failures.length });
     records.delete(name);
   });
   stream.resume();

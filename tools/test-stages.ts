@@ -15,6 +15,8 @@ export interface TestStage {
   concurrency: number;
   /** The longest that one file may take, in milliseconds. */
   fileTimeoutMs: number;
+  /** Real daemons, guests and browsers: a file that failed among the others is run a second time, alone. */
+  hasSecondRun?: true;
 }
 
 /** These run at the same time: together they take little longer than the slowest on two cores. */
@@ -28,9 +30,15 @@ export const checkStages: readonly CheckStage[] = [
 /** These run one after the other. Real guests keep both cores busy, so their files don't run beside each other. */
 export const testStages: readonly TestStage[] = [
   { name: 'unit', patterns: ['src/**/*.test.ts', 'tools/**/*.test.ts'], concurrency: 2, fileTimeoutMs: 60_000 },
-  { name: 'integration', patterns: ['test/integration/**/*.test.ts'], concurrency: 2, fileTimeoutMs: 300_000 },
-  { name: 'qemu', patterns: ['test/qemu/**/*.test.ts'], concurrency: 1, fileTimeoutMs: 600_000 },
-  { name: 'e2e', patterns: ['test/e2e/**/*.test.ts'], concurrency: 1, fileTimeoutMs: 300_000 },
+  {
+    name: 'integration',
+    patterns: ['test/integration/**/*.test.ts'],
+    concurrency: 2,
+    fileTimeoutMs: 300_000,
+    hasSecondRun: true,
+  },
+  { name: 'qemu', patterns: ['test/qemu/**/*.test.ts'], concurrency: 1, fileTimeoutMs: 600_000, hasSecondRun: true },
+  { name: 'e2e', patterns: ['test/e2e/**/*.test.ts'], concurrency: 1, fileTimeoutMs: 300_000, hasSecondRun: true },
 ];
 
 /** The test files of a stage, as sorted paths relative to `root`. */

@@ -65,6 +65,32 @@ describe('numbers', () => {
   assert.match(run.output(), /1 !== 2/);
 });
 
+test('a file that failed among the others and passes alone is named, and does not fail the run', async (t) => {
+  const unsteady = `
+import { test } from 'node:test'; import { existsSync, writeFileSync } from 'node:fs';
+test('goes well', () => {});
+test('goes well the second time', () => {
+  const seen = import.meta.filename + '.seen';
+  if (existsSync(seen)) return;
+  writeFileSync(seen, '');
+  throw new Error('the first time');
+});`;
+  const run = await runTests(t, { 'good.test.ts': passing, 'unsteady.test.ts': unsteady });
+  assert.equal(await run.exitCode, 0, run.output());
+  assert.equal(lastLine(run.output()), '5 passed, 0 failed');
+  assert.match(run.output(), /the first time/);
+  assert.match(run.output(), /unsteady: these failed at first.*\n\s+test\/integration\/unsteady\.test\.ts\n/);
+});
+
+test('where more files fail than by accident, there is no second run', async (t) => {
+  const bad = `import { test } from 'node:test'; test('fails', () => { throw new Error('always'); });`;
+  const names = ['a.test.ts', 'b.test.ts', 'c.test.ts', 'd.test.ts'];
+  const run = await runTests(t, Object.fromEntries(names.map((name) => [name, bad])));
+  assert.equal(await run.exitCode, 1, run.output());
+  assert.equal(lastLine(run.output()), '1 passed, 4 failed');
+  assert.equal(run.output().match(/Error: always/g)?.length, 4);
+});
+
 test('a test that another file defines belongs to the file that was run', async (t) => {
   const run = await runTests(t, {
     'suite.ts': `import { test } from 'node:test'; export const suite = () => test('keeps its word', () => { throw new Error('no'); });`,
