@@ -1,28 +1,11 @@
-// KVM/QEMU as a driver. It starts one confined QEMU process a VM, finds those of earlier daemons again by a mark in
-// their environment, and leaves what happens in them to QemuGuest.
-//
-// Invariants:
-// - The mark is set before the process exists as QEMU, so whatever moment the daemon dies in, the process is either found
-//   by `discover` or was never there.
-// - A start that fails leaves no process, no control group and no socket; what QEMU said stays in its log.
-import { existsSync, readFileSync } from 'node:fs';
+// KVM/QEMU as a driver: one confined QEMU process a VM. QemuLauncher starts them, QemuProcesses finds those of earlier
+// daemons again, and QemuGuest is what happens in one; the driver puts these together for starts, forks and adoption.
 import { link, rm } from 'node:fs/promises';
-import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
-import { CgroupError, type CgroupGroup } from '../../host/cgroup-group.ts';
-import { openCgroupTree, type CgroupTree } from '../../host/cgroup.ts';
 import { makeDurable } from '../../host/image/durable.ts';
-import { launchConfined, type LaunchedProcess } from '../../host/launch/launch.ts';
-import {
-  findProcesses,
-  identifyProcess,
-  isAlive,
-  terminateProcess,
-  waitForExit,
-  type ProcessIdentity,
-} from '../../host/process.ts';
+import { isAlive } from '../../host/process.ts';
 import {
   type CallOptions,
   type Driver,
@@ -33,78 +16,52 @@ import {
   type GuestDefinition,
   type KnownGuest,
 } from '../driver.ts';
-import { QemuGuestAgent } from './agent/guest-agent.ts';
-import { buildCommand, memoryBlock, type QemuCommand } from './arguments.ts';
+import { memoryBlock } from './arguments.ts';
 import { capabilitiesOf } from './capabilities.ts';
-import { openConsoles } from './consoles.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
-import { readInterface } from './cpu-interface.ts';
 import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
-import { hasFile, prepareFolder, readTail, removeLeftovers, vmFolder, type VmFolder } from './folder.ts';
+import { hasFile, readTail, vmFolder } from './folder.ts';
 import { forkGuest, requireForkable, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
-import { QemuGuest, type QemuGuestParts } from './qemu-guest.ts';
+import { Attempt, QemuLauncher, startLimits, startMs, type StartLimits } from './qemu-launcher.ts';
+import { type QemuGuest } from './qemu-guest.ts';
+import { QemuProcesses, type QemuProcessesOptions } from './qemu-processes.ts';
 import { qmpFailure } from './qmp-failure.ts';
-import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
-import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { settleCapture } from './memory-capture.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
 import { checkSpec } from './spec-check.ts';
-import { startFailure } from './start-failure.ts';
-import { endTpm, keepTpm, mayHaveTpm, resetTpm, startTpm, tpmFailure } from './tpm.ts';
-import { copyVariables, provideVariables, resetVariables } from './uefi-variables.ts';
+import { endTpm, keepTpm, resetTpm } from './tpm.ts';
+import { copyVariables, resetVariables } from './uefi-variables.ts';
 
-export interface QemuDriverOptions {
-  /** Name of this installation of Lodge; marks its processes and groups. */
-  instance: string;
+export interface QemuDriverOptions extends QemuProcessesOptions {
   /** The QEMU program. */
   binary?: string;
   /** The accelerators that may be used; default `auto`, all. */
   accelerator?: 'auto' | 'kvm' | 'tcg';
   /** Folder in which what the probe guests showed is kept until the machine restarts. */
   cacheDirectory: string;
-  /** Where its control groups are made; see CgroupTreeOptions. */
-  cgroupRoot?: 'auto' | `/${string}`;
 }
 
-/** Environment variable that marks a QEMU process as a guest of Lodge: `instance/id`. */
-const markVariable = 'LODGE_VM';
-
-const startMs = 60_000;
 const forkMs = 120_000;
 const adoptMs = 5000;
-/** What is found by one search of /proc is good for so long, where many guests are adopted at once. */
-const freshMs = 1000;
-const dyingMs = 500;
-/** Between making its socket and listening on it QEMU needs a moment, in which it is dialled in vain. */
-const redialMs = 1;
-/** Above the kernel's default for a guest: when memory runs out, a guest goes before the daemon and sshd. */
-const guestOomScore = 200;
-/** For each disk, NIC and console some; a guest that uses more is taken over. */
-const maxOpenFiles = 16_384;
-
-/** What there is of a guest that is being started. */
-interface Attempt {
-  launched: LaunchedProcess | null;
-  guest: QemuGuest | null;
-}
 
 export class QemuDriver implements Driver {
   readonly name = 'qemu';
   readonly #options: QemuDriverOptions;
   readonly #ladder: AcceleratorLadder;
-  readonly #guests = new Set<QemuGuest>();
+  readonly #processes: QemuProcesses;
+  readonly #launcher: QemuLauncher;
   #installation: Promise<QemuInstallation> | null = null;
-  #cgroups: Promise<CgroupTree> | null = null;
-  #recent: { atMs: number; processes: Promise<Map<string, ProcessIdentity>> } | null = null;
 
   constructor(options: QemuDriverOptions) {
     this.#options = options;
     this.#ladder = new AcceleratorLadder(options.cacheDirectory, options.accelerator ?? 'auto');
+    this.#processes = new QemuProcesses(options);
+    this.#launcher = new QemuLauncher(this.#ladder, this.#processes);
   }
 
   async inspect(options: CallOptions & { isFresh?: boolean } = {}): Promise<DriverInspection> {
@@ -152,10 +109,9 @@ export class QemuDriver implements Driver {
 
   async start(definition: GuestDefinition, options: CallOptions & { isRestoring?: boolean } = {}): Promise<Guest> {
     const { signal, timeoutMs = startMs, isRestoring = false } = options;
-    const { id, name } = definition;
+    const { name } = definition;
     if (signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${name} was cancelled.`);
-    const late = AbortSignal.timeout(timeoutMs);
-    const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
+    const limits = startLimits(signal, timeoutMs);
     const installation = await this.#getInstallation();
     const folder = vmFolder(definition.directory);
     const hasSavedState = await hasFile(folder.savedState);
@@ -164,11 +120,11 @@ export class QemuDriver implements Driver {
         hint: 'Discard the saved state (lodge vm force-off), then start it afresh.',
       });
     }
-    const attempt: Attempt = { launched: null, guest: null };
+    const attempt = new Attempt(definition, folder, limits);
     try {
-      const prepared = this.#prepare(definition, installation, folder, { isRestoring });
-      const { guest, qmp, command } = await this.#launch(definition, prepared, folder, attempt, deadline);
-      if (isRestoring) await loadMemory(qmp, deadline);
+      const prepared = this.#launcher.prepare(attempt, installation, { isRestoring });
+      const { guest, qmp, command } = await this.#launcher.launch(attempt, installation, prepared);
+      if (isRestoring) await loadMemory(qmp, limits.deadline);
       else {
         guest.noteFresh();
         await requireCpuFeatures(qmp, name, definition.spec, command.pinned.accelerator);
@@ -182,27 +138,17 @@ export class QemuDriver implements Driver {
       } else await rm(folder.savedState, { force: true });
       return guest;
     } catch (error) {
-      const death = await this.#giveUp(id, folder, attempt, error);
+      const failure = await this.#launcher.giveUp(attempt, error);
       if (isRestoring) await takeBackState(folder);
-      const tpm = tpmFailure(name, folder, death);
-      if (tpm) throw tpm;
-      throw startFailure({
-        name,
-        error,
-        death,
-        isCancelled: signal?.aborted ?? false,
-        isLate: late.aborted,
-        timeoutMs,
-      });
+      throw failure;
     }
   }
 
   async fork(parent: Guest, request: ForkRequest): Promise<ForkOutcome> {
-    const source = [...this.#guests].find((guest) => guest === parent);
+    const source = [...this.#launcher.guests].find((guest) => guest === parent);
     if (!source) throw new LodgeError('internal', `Guest ${parent.id} is not one of this driver.`);
     const { spec, signal, timeoutMs = forkMs, onStopped, onCopy } = request;
-    const late = AbortSignal.timeout(timeoutMs);
-    const deadline = AbortSignal.any([late, ...(signal ? [signal] : [])]);
+    const limits = startLimits(signal, timeoutMs);
     const { forkable } = source;
     requireForkable(forkable.name, source.pinned);
     const { copies, pauseMs, frozenBytes } = await forkGuest<QemuGuest>(
@@ -215,14 +161,14 @@ export class QemuDriver implements Driver {
         },
         launch: async (definition, incoming, end) => {
           await copyVariables(forkable.folder, vmFolder(definition.directory));
-          return this.#launchCopy(definition, incoming, end, { signal, late, timeoutMs });
+          return this.#launchCopy(definition, incoming, { ...limits, deadline: end });
         },
       },
-      { copies: request.copies, deadline, onStopped, onCopy },
+      { copies: request.copies, deadline: limits.deadline, onStopped, onCopy },
     ).catch((error: unknown) => {
       const what = `fork VM ${forkable.name}`;
       if (signal?.aborted) throw new LodgeError('cancelled', `It was cancelled to ${what}.`, { cause: error });
-      if (late.aborted)
+      if (limits.late.aborted)
         throw new LodgeError('timeout', `It took longer than ${timeoutMs / 1000} s to ${what}.`, { cause: error });
       throw qmpFailure(error, what);
     });
@@ -233,29 +179,16 @@ export class QemuDriver implements Driver {
   async #launchCopy(
     definition: GuestDefinition,
     given: Promise<IncomingMemory>,
-    deadline: AbortSignal,
-    { signal, late, timeoutMs }: { signal: AbortSignal | undefined; late: AbortSignal; timeoutMs: number },
+    limits: StartLimits,
   ): Promise<WaitingCopy<QemuGuest>> {
-    const { id, name } = definition;
-    const folder = vmFolder(definition.directory);
-    const attempt: Attempt = { launched: null, guest: null };
-    const giveUp = async (error: unknown): Promise<LodgeError> => {
-      const death = await this.#giveUp(id, folder, attempt, error);
-      return startFailure({
-        name,
-        error,
-        death,
-        isCancelled: signal?.aborted ?? false,
-        isLate: late.aborted,
-        timeoutMs,
-      });
-    };
+    const attempt = new Attempt(definition, vmFolder(definition.directory), limits);
+    const giveUp = (error: unknown): Promise<LodgeError> => this.#launcher.giveUp(attempt, error);
     try {
       const installation = await this.#getInstallation();
       const prepared = given.then((incoming) =>
-        this.#prepare(definition, installation, folder, { isRestoring: true, incoming }),
+        this.#launcher.prepare(attempt, installation, { isRestoring: true, incoming }),
       );
-      const { guest, qmp, command } = await this.#launch(definition, prepared, folder, attempt, deadline);
+      const { guest, qmp, command } = await this.#launcher.launch(attempt, installation, prepared);
       const run = async (): Promise<void> => {
         await guest.devices.settleAtStart(definition);
         await qmp.execute('cont');
@@ -269,72 +202,21 @@ export class QemuDriver implements Driver {
     }
   }
 
-  /** Starts QEMU in a group of its own and connects to it. What there is of it is in `attempt`, also when this throws. */
-  async #launch(
-    definition: GuestDefinition,
-    prepared: Promise<QemuCommand>,
-    folder: VmFolder,
-    attempt: Attempt,
-    deadline: AbortSignal,
-  ): Promise<{ guest: QemuGuest; qmp: QmpConnection; command: QemuCommand }> {
-    const { id, name } = definition;
-    // Side by side, but both are over before anything is taken back.
-    const making = this.#makeGroup(id);
-    await Promise.allSettled([prepared, making]);
-    const [command, group] = await Promise.all([prepared, making]);
-    const oomScoreAdjust = Math.max(guestOomScore, ownOomScore());
-    if (definition.spec.tpm?.isEnabled) {
-      const { swtpmPath } = await this.#getInstallation();
-      const cgroupProcsFiles = group.processFiles;
-      await startTpm(folder, definition, {
-        mark: this.#mark(id),
-        program: swtpmPath ?? 'swtpm',
-        cgroupProcsFiles,
-        oomScoreAdjust,
-      });
-    }
-    const launched = await launchConfined({
-      argv: command.argv,
-      uid: definition.uid,
-      gid: definition.uid,
-      cgroupProcsFiles: group.processFiles,
-      oomScoreAdjust,
-      limits: { core: 0, nofile: maxOpenFiles },
-      files: command.files,
-      taps: command.taps,
-      stdoutPath: folder.processLog,
-      stderrPath: folder.processLog,
-      cwd: folder.work,
-      env: { [markVariable]: this.#mark(id) },
-    });
-    attempt.launched = launched;
-    const identity = identifyProcess(launched.pid);
-    if (!identity) throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} ended at once.`);
-    await waitForSocket(folder.qmpSocket, identity, deadline);
-    const opened = await this.#connect(
-      { id, name, pinned: command.pinned, identity, folder, group, exited: launched.exited },
-      deadline,
-    );
-    attempt.guest = opened.guest;
-    return { ...opened, command };
-  }
-
-  async discover(): Promise<ReadonlySet<string>> {
-    this.#recent = { atMs: performance.now(), processes: this.#findProcesses() };
-    return new Set((await this.#recent.processes).keys());
+  discover(): Promise<ReadonlySet<string>> {
+    return this.#processes.discover();
   }
 
   async adopt(definition: KnownGuest, options: CallOptions = {}): Promise<Guest | null> {
     const { id, name, pinned } = definition;
     const { timeoutMs = adoptMs, signal } = options;
-    const identity = await this.#knownProcess(id);
+    const identity = await this.#processes.known(id);
     if (!identity) return null;
     const folder = vmFolder(definition.directory);
-    const group = (await this.#getCgroups()).group(id);
+    const group = await this.#processes.group(id);
     const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
     try {
       const parts = { id, name, pinned, identity, folder, group, exited: null };
-      const { guest, qmp } = await this.#connect(parts, deadline);
+      const { guest, qmp } = await this.#launcher.connect(parts, deadline);
       await Promise.all([guest.state(), guest.lookAtPort(), guest.devices.lookAtPlaces()]);
       await settleUsedState(qmp, folder);
       await settleFreeze(name, qmp);
@@ -353,23 +235,22 @@ export class QemuDriver implements Driver {
   async lastWords(
     definition: Pick<GuestDefinition, 'id' | 'directory'>,
   ): Promise<{ cause: 'hypervisor-died' | 'out-of-memory'; message: string }> {
-    const group = (await this.#getCgroups()).group(definition.id);
+    const group = await this.#processes.group(definition.id);
     const oomKills = await group.readUsage().then(
       (usage) => usage.oomKills,
       () => null,
     );
     const folder = vmFolder(definition.directory);
     const message = oomKills ? outOfMemoryMessage : await describeDeath(folder);
-    await this.#cleanUp(definition.id, folder);
+    await this.#launcher.cleanUp(definition.id, folder);
     return { cause: oomKills ? 'out-of-memory' : 'hypervisor-died', message };
   }
 
   async endUnknown(id: string): Promise<void> {
-    for (const guest of this.#guests) if (guest.id === id) await guest.end();
-    const identity = (await this.#findProcesses()).get(id);
-    if (identity) await terminateProcess(identity, { termTimeoutMs: 2000 });
-    await endTpm(this.#mark(id));
-    await this.#removeGroup(id);
+    for (const guest of this.#launcher.guests) if (guest.id === id) await guest.end();
+    await this.#processes.end(id);
+    await endTpm(this.#processes.mark(id));
+    await this.#processes.removeGroup(id);
   }
 
   async useSavedState(definition: Pick<GuestDefinition, 'id' | 'directory'>, path: string): Promise<void> {
@@ -426,119 +307,10 @@ export class QemuDriver implements Driver {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#guests].map((guest) => guest.release()));
-    this.#guests.clear();
-    const tree = await this.#cgroups?.catch(() => null);
-    await tree?.removeRootIfEmpty();
-  }
-
-  /** The guest's files and QEMU's command line. */
-  async #prepare(
-    definition: GuestDefinition,
-    installation: QemuInstallation,
-    folder: VmFolder,
-    { isRestoring, incoming }: { isRestoring: boolean; incoming?: IncomingMemory },
-  ): Promise<QemuCommand> {
-    await prepareFolder(folder, definition.uid);
-    const isUefi = definition.firmware === 'uefi';
-    if (isUefi && installation.uefi) await provideVariables(folder, definition, installation.uefi);
-    // Saved memory goes on with the accelerator it was saved under.
-    const wanted = isRestoring && definition.pinned ? definition.pinned.accelerator : definition.spec.accelerator;
-    const choice = await this.#ladder.choose(installation, wanted);
-    return buildCommand(definition, {
-      installation,
-      accelerator: { accelerator: choice.accelerator, rung: choice.rung, acceleratorReason: choice.reason },
-      probedCpuModel: choice.cpuModel,
-      uefiVariablesPath: isUefi ? folder.uefiVariables : null,
-      hasVhostNet: existsSync('/dev/vhost-net'),
-      tscKhz: choice.tscKhz,
-      isRestoring,
-      ...(incoming ? { incoming } : {}),
-    });
-  }
-
-  /** Connects to the monitor of a process and makes the guest of it. */
-  async #connect(
-    parts: Pick<QemuGuestParts, 'id' | 'name' | 'pinned' | 'identity' | 'folder' | 'group' | 'exited'>,
-    deadline: AbortSignal,
-  ): Promise<{ guest: QemuGuest; qmp: QmpConnection }> {
-    const { id, name, folder } = parts;
-    let guest: QemuGuest | null = null;
-    const onChange = (change: QmpConnectionChange): void => guest?.onConnectionChange(change);
-    const qmp = QmpConnection.open(folder.qmpSocket, { onChange, minDelayMs: redialMs });
-    const giveUp = (): void => qmp.close();
-    deadline.addEventListener('abort', giveUp, { once: true });
-    // A process that ends before it greets leaves nothing to wait for.
-    void parts.exited?.then(giveUp);
-    try {
-      deadline.throwIfAborted();
-      const { greeting } = await qmp.whenUp(startMs);
-      // What runs is what counts: the package may have been upgraded since QEMU was looked at.
-      const { hardware, accelerator } = parts.pinned;
-      const pinned = parts.exited
-        ? {
-            ...parts.pinned,
-            qemuVersion: greeting.version,
-            cpuFeatures: await readInterface(qmp, hardware.cpuInterface.model, accelerator),
-          }
-        : parts.pinned;
-      const created: QemuGuest = new QemuGuest({
-        ...parts,
-        canUseVhost: pinned.accelerator === 'kvm' && existsSync('/dev/vhost-net'),
-        pinned,
-        qmp,
-        agent: new QemuGuestAgent(folder.agentSocket),
-        consoles: openConsoles(name, folder, pinned.arguments.includes('-vnc')),
-        onEnded: async () => {
-          this.#guests.delete(created);
-          await this.#cleanUp(id, folder);
-        },
-      });
-      guest = created;
-      this.#guests.add(created);
-      return { guest: created, qmp };
-    } catch (error) {
-      qmp.close();
-      throw error;
-    } finally {
-      deadline.removeEventListener('abort', giveUp);
-    }
-  }
-
-  /** Takes back a start that failed. How its process ended; null: it was alive, or there was none. */
-  async #giveUp(id: string, folder: VmFolder, { launched, guest }: Attempt, error: unknown): Promise<string | null> {
-    if (guest) {
-      this.#guests.delete(guest);
-      await guest.release();
-    }
-    let death: string | null = null;
-    if (launched) {
-      const identity = identifyProcess(launched.pid);
-      // The monitor's connection ends a moment before the process does.
-      const isDying = error instanceof QmpClosedError || error instanceof QmpConnectError;
-      if (identity && isDying) await waitForExit(identity, { timeoutMs: dyingMs, pollMs: 10 }).catch(() => {});
-      if (identity && isAlive(identity)) await terminateProcess(identity, { termTimeoutMs: 0 });
-      else death = await describeDeath(folder, await launched.exited);
-    }
-    await this.#cleanUp(id, folder);
-    return death;
-  }
-
-  async #cleanUp(id: string, folder: VmFolder): Promise<void> {
-    if (await mayHaveTpm(folder)) await endTpm(this.#mark(id));
-    await Promise.all([removeLeftovers(folder), this.#removeGroup(id)]);
-  }
-
-  /** A group of its own, without what an earlier process of the VM has counted in it. */
-  async #makeGroup(id: string): Promise<CgroupGroup> {
-    const cgroups = await this.#getCgroups();
-    const stale = cgroups.group(id);
-    if (await stale.exists()) await stale.remove();
-    return (await cgroups.createGroup(id)).group;
-  }
-
-  async #removeGroup(id: string): Promise<void> {
-    await (await this.#getCgroups()).group(id).remove().catch(ignoreCgroupError);
+    const { guests } = this.#launcher;
+    await Promise.all([...guests].map((guest) => guest.release()));
+    guests.clear();
+    await this.#processes.close();
   }
 
   #getInstallation(): Promise<QemuInstallation> {
@@ -549,48 +321,4 @@ export class QemuDriver implements Driver {
     });
     return this.#installation;
   }
-
-  #getCgroups(): Promise<CgroupTree> {
-    const { cgroupRoot: root = 'auto', instance: name } = this.#options;
-    this.#cgroups ??= openCgroupTree({ root, name });
-    return this.#cgroups;
-  }
-
-  #mark(id: string): string {
-    return `${this.#options.instance}/${id}`;
-  }
-
-  async #knownProcess(id: string): Promise<ProcessIdentity | null> {
-    if (!this.#recent || performance.now() - this.#recent.atMs > freshMs) await this.discover();
-    const known = (await this.#recent!.processes).get(id) ?? (await this.#findProcesses()).get(id);
-    return known && isAlive(known) ? known : null;
-  }
-
-  async #findProcesses(): Promise<Map<string, ProcessIdentity>> {
-    const prefix = this.#mark('');
-    const found = await findProcesses({ environmentVariable: markVariable });
-    return new Map(
-      found
-        .filter(({ mark }) => mark?.startsWith(prefix))
-        .map(({ identity, mark }) => [mark!.slice(prefix.length), identity]),
-    );
-  }
-}
-
-/** Waits until QEMU listens on its monitor, its process ends, or the deadline is over. */
-async function waitForSocket(path: string, identity: ProcessIdentity, deadline: AbortSignal): Promise<void> {
-  while (!existsSync(path)) {
-    deadline.throwIfAborted();
-    if (!isAlive(identity)) throw new LodgeError('hypervisor_failed', 'QEMU ended while it started.');
-    await delay(2);
-  }
-}
-
-/** Nobody without CAP_SYS_RESOURCE can give a child a lower value than its own. */
-function ownOomScore(): number {
-  return Number(readFileSync('/proc/self/oom_score_adj', 'utf8'));
-}
-
-function ignoreCgroupError(error: unknown): void {
-  if (!(error instanceof CgroupError)) throw error;
 }
