@@ -14,6 +14,14 @@ export const cloneMode = z
   );
 export type CloneMode = z.output<typeof cloneMode>;
 
+export const cloneTpm = z
+  .enum(['copy', 'new'])
+  .describe(
+    'For a VM with a TPM. copy: what is sealed in the original’s, such as the key of an encrypted disk, opens in the clone’s too; new: an empty one, with keys that no other VM has',
+  );
+
+export type CloneTpm = z.output<typeof cloneTpm>;
+
 export const vmClone = z
   .strictObject({
     name: objectName
@@ -26,6 +34,7 @@ export const vmClone = z
     snapshot: objectReference
       .optional()
       .describe('Snapshot of the VM whose disks and spec they are to have. Without it, as the VM is now'),
+    tpm: cloneTpm.default('copy'),
     isStarted: z.boolean().default(false).describe('Start them when they are made, each by a task of its own'),
   })
   .meta({ id: 'VmClone' });

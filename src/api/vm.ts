@@ -82,6 +82,16 @@ export const pendingChange = z
   .meta({ id: 'PendingChange' });
 export type PendingChange = z.output<typeof pendingChange>;
 
+/** What is wrong with a VM that runs, for as long as it lasts. */
+export const vmWarning = z
+  .object({
+    code: z.enum(['tpm-died']).describe('tpm-died: the process that is its TPM has ended, and the guest has none'),
+    message: z.string(),
+    hint: z.string().describe('What to do'),
+  })
+  .meta({ id: 'VmWarning' });
+export type VmWarning = z.output<typeof vmWarning>;
+
 export const vmStatus = z
   .object({
     state: vmState,
@@ -140,6 +150,7 @@ export const vmStatus = z
       .describe(
         'Kernel panic that the guest has shown on its serial console since it was started or reset; a hint: state is what the hypervisor knows',
       ),
+    warnings: z.array(vmWarning).describe('What is wrong with it, for as long as it lasts'),
     lineage: vmLineage.nullable().describe('What it was made from; null: it was made on its own'),
     lastExit: vmExit.nullable(),
     restarts: z.object({ count: z.int().describe('Automatic starts in a row'), nextAt: timestamp.nullable() }),

@@ -112,6 +112,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     data: config.dataDir,
     vms: join(config.dataDir, 'vms'),
     images: join(config.dataDir, 'images'),
+    templates: join(config.dataDir, 'templates'),
     volumes: join(config.dataDir, 'volumes'),
     networks: join(config.runDir, 'networks'),
   };
@@ -233,7 +234,10 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   );
   const templateRecords = new TemplateRecords(templateObjects, store);
   const templateJobs = templateTasks(
-    Object.assign(Object.create(stepParts) as VmStepParts, { templates: templateRecords }),
+    Object.assign(Object.create(stepParts) as VmStepParts, {
+      templates: templateRecords,
+      templatesDirectory: folders.templates,
+    }),
   );
   const stopGuests = stopGuestsTask({
     engine: () => engine,
@@ -312,6 +316,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     }),
   );
   const cloning = new VmCloning({
+    directory: folders.vms,
     records,
     volumes,
     engine,
@@ -323,6 +328,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const templates = new TemplateService({
     records: templateRecords,
+    templatesDirectory: folders.templates,
     cloning,
     engine,
     tasks: templateJobs,

@@ -99,6 +99,8 @@ export type GuestMessage =
   | { type: 'reset' }
   /** A program in the guest opened or closed the agent's channel. */
   | { type: 'agent'; isConnected: boolean }
+  /** The process that is the guest's TPM has ended, and the guest goes on without one. */
+  | { type: 'tpm-died'; message: string }
   /** A disk reported an error to the guest. */
   | { type: 'disk-error'; disk: string; message: string }
   /** Of its devices something has come, gone or changed its size without being asked at this moment; `devices` tells. */
@@ -285,6 +287,8 @@ export interface GuestSnapshots {
 export interface CaptureOptions extends CallOptions {
   /** File that is made for the memory; `Driver.useSavedState` takes it. */
   path: string;
+  /** Called while the guest stands still, after its disks were frozen; when it throws, nothing is saved. Let it be short. */
+  onStopped?: () => Promise<void>;
   onProgress?: (bytesDone: number, bytesTotal: number) => void;
 }
 
@@ -372,6 +376,20 @@ export interface Guest {
   release(): Promise<void>;
 }
 
+/** What firmware and TPM of a VM remember, and where a copy of it is to be. */
+export interface FirmwareCopy {
+  /** Folder of a VM, or one that a copy was made to. */
+  from: string;
+  /** Folder of a VM, or any other, which is made. */
+  to: string;
+  /** User of the VM that it is for; null: it is only kept. */
+  uid: number | null;
+  /** Whether the TPM's state goes with it; otherwise there is none after that. */
+  hasTpm: boolean;
+  /** Whether it is to survive a power failure when this resolves. */
+  isDurable: boolean;
+}
+
 /** How the driver stands on this node. */
 export interface DriverInspection {
   driver: DriverStatus;
@@ -438,6 +456,13 @@ export interface Driver {
     definition: Pick<GuestDefinition, 'id' | 'name' | 'directory' | 'spec' | 'firmware'>,
     what: 'variables' | 'tpm',
   ): Promise<void>;
+
+  /**
+   * Makes what firmware and TPM of one VM remember (UEFI variable store, state of the TPM) that of another, in place of what
+   * that has: where the one has nothing, the other has nothing after that. The guest of the one may run, that of the other
+   * doesn't exist. Can be repeated.
+   */
+  copyFirmware(copy: FirmwareCopy): Promise<void>;
 
   /** The last bytes of the serial console's kept output; works while the guest doesn't exist too. */
   serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array>;

@@ -47,12 +47,13 @@ async function withSnapshot(world: TaskWorld, target: Subject, name: string, inp
   return id;
 }
 
-function versionOf(vm: Subject, version: number): object {
+function versionOf({ folder }: TaskWorld, vm: Subject, version: number): object {
+  const firmware = join(folder, 'vms', vm.id);
   const disks = [{ name: 'data', volume: null, image: null, sizeMib: 2 }];
-  return { version, vm: { id: vm.id, name: vm.name }, snapshot: null, spec: vmSpec.parse(spec), disks };
+  return { version, vm: { id: vm.id, name: vm.name }, snapshot: null, spec: vmSpec.parse(spec), disks, firmware };
 }
 
-function cloneScene(target: Subject, mode: 'linked' | 'full'): Scene {
+function cloneScene({ folder }: TaskWorld, target: Subject, mode: 'linked' | 'full'): Scene {
   const copies = ['web2-1', 'web2-2'].map((name, index) => ({
     id: `01900000-0000-7000-8000-00000000000${index}`,
     name,
@@ -61,7 +62,17 @@ function cloneScene(target: Subject, mode: 'linked' | 'full'): Scene {
   const parent = { kind: 'vm', id: target.id, name: target.name };
   return {
     target,
-    input: { parent, copies, project: 'default', labels: {}, spec: own, mode, isStarted: false },
+    input: {
+      parent,
+      copies,
+      project: 'default',
+      labels: {},
+      spec: own,
+      mode,
+      firmware: join(folder, 'vms', target.id),
+      tpm: 'copy',
+      isStarted: false,
+    },
   };
 }
 
@@ -99,18 +110,18 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     }));
     return { target, input: { copies, isIsolated: false } };
   },
-  'vm.clone': async (world) => cloneScene(await madeVm(world), 'linked'),
-  'vm.clone of a running VM': async (world) => cloneScene(await runningVm(world), 'linked'),
-  'vm.clone with disks of its own': async (world) => cloneScene(await madeVm(world), 'full'),
+  'vm.clone': async (world) => cloneScene(world, await madeVm(world), 'linked'),
+  'vm.clone of a running VM': async (world) => cloneScene(world, await runningVm(world), 'linked'),
+  'vm.clone with disks of its own': async (world) => cloneScene(world, await madeVm(world), 'full'),
   'template.addVersion': async (world) => {
     const vm = await madeVm(world);
     const target = await world.addTemplate('base');
-    return { target, input: versionOf(vm, 1) };
+    return { target, input: versionOf(world, vm, 1) };
   },
   'template.delete': async (world) => {
     const vm = await madeVm(world);
     const target = await world.addTemplate('base');
-    await world.run('template.addVersion', target, versionOf(vm, 1));
+    await world.run('template.addVersion', target, versionOf(world, vm, 1));
     return { target, input: { version: null } };
   },
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),

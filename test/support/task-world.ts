@@ -203,7 +203,10 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   });
   const snapshot = snapshotTasks(snapshotParts);
   const template = templateTasks(
-    Object.assign(Object.create(parts) as VmStepParts, { templates: new TemplateRecords(templates, store) }),
+    Object.assign(Object.create(parts) as VmStepParts, {
+      templates: new TemplateRecords(templates, store),
+      templatesDirectory: join(folder, 'templates'),
+    }),
   );
   const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);

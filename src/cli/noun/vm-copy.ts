@@ -1,5 +1,5 @@
 // The verbs of lodge vm that make VMs from a VM: clones and forks, and the tree that comes of it.
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { maxClones } from '../../api/vm-clone.ts';
 import { maxCopies } from '../../api/vm-fork.ts';
 import { objectFormats, verb, wholeNumber, withDaemon } from '../command.ts';
@@ -16,12 +16,19 @@ export function addCopyVerbs(vm: Command): void {
       ['lodge vm clone web1 web2', 'a linked clone, not started'],
       ['lodge vm clone web1 web2 --full', 'with disks that need nothing of those of web1'],
       ['lodge vm clone web1 --count 20 --start', 'web1-1 to web1-20, all of the same moment, started'],
+      ['lodge vm clone web1 web2 --tpm new', 'with a TPM that shares no key with that of web1'],
     ],
   })
     .option('--linked', 'read from the original’s disks what was not written since (this is the default)')
     .option('--full', 'copy the disks')
     .option('-n, --count <number>', 'how many, all or none (default: 1)', wholeNumber(1, maxClones))
     .option('--snapshot <name>', 'of a snapshot of the VM, rather than of what it is now')
+    .addOption(
+      new Option(
+        '--tpm <what>',
+        'of a VM with a TPM: copy it, so that what is sealed in it opens (this is the default), or give each a new one',
+      ).choices(['copy', 'new']),
+    )
     .option('--start', 'start them when they are made')
     .option('--no-wait', 'end as soon as the daemon has taken it on')
     .action(

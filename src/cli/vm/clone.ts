@@ -1,6 +1,6 @@
 // lodge vm clone: new VMs with the disks of another.
 import { randomUUID } from 'node:crypto';
-import type { CloneMode } from '../../api/vm-clone.ts';
+import type { CloneMode, CloneTpm } from '../../api/vm-clone.ts';
 import type { Vm } from '../../api/vm.ts';
 import { usageError } from '../usage-error.ts';
 import type { Session } from '../connect/session.ts';
@@ -15,6 +15,7 @@ export interface CloneOptions {
   count?: number;
   start?: boolean;
   snapshot?: string;
+  tpm?: CloneTpm;
   wait: boolean;
 }
 
@@ -24,7 +25,14 @@ export async function cloneVm(session: Session, options: CloneOptions, vm: strin
     throw usageError('--full and --linked exclude each other', { hint: 'Without either, clones are linked.' });
   const mode: CloneMode = options.full === true ? 'full' : 'linked';
   const { client, project, terminal } = session;
-  const body = { name, count: options.count, mode, isStarted: options.start, snapshot: options.snapshot };
+  const body = {
+    name,
+    count: options.count,
+    mode,
+    isStarted: options.start,
+    snapshot: options.snapshot,
+    tpm: options.tpm,
+  };
   const idempotencyKey = randomUUID();
   const task = await withSuggestion(session, vm, fetchVms, () =>
     // A lost answer must not make the clones twice.

@@ -161,6 +161,10 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['Since', momentOf(status.since)],
       ['The console says', status.consolePanic],
       [
+        'Warning',
+        status.warnings.length === 0 ? null : status.warnings.map(({ message, hint }) => `${message} ${hint}`),
+      ],
+      [
         'Guest is up',
         status.isUp
           ? `yes, since ${momentOf(status.upAt) ?? ''}`

@@ -8,6 +8,7 @@ import { readDiskSpace } from '../../host/machine.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { vmSubject } from '../vm/vm-records.ts';
+import { firmwarePath } from './snapshot-firmware.ts';
 import { type KeptSnapshot, type SnapshotRecords } from './snapshot-records.ts';
 import { diskVolumes, forgetSnapshots, memoryPath, type SnapshotStepParts } from './snapshot-steps.ts';
 import { type SnapshotTasks } from './snapshot-tasks.ts';
@@ -61,13 +62,14 @@ export class SnapshotService {
   async originalOf(
     vm: Vm,
     reference: string,
-  ): Promise<{ spec: Vm['spec']; disks: Vm['status']['disks']; layers: Record<string, string> }> {
+  ): Promise<{ spec: Vm['spec']; disks: Vm['status']['disks']; layers: Record<string, string>; firmware: string }> {
     const snapshot = this.require(vm, reference);
     requireReady(snapshot);
     const origin = await this.#parts.records.origin(snapshot.id);
     if (!origin) throw new LodgeError('not_found', `What VM ${vm.name} was at snapshot ${snapshot.name} is not known.`);
     const layers = Object.fromEntries(snapshot.status.disks.map(({ name, layerId }) => [name, layerId]));
-    return { spec: origin.status.startedSpec ?? origin.spec, disks: origin.status.disks, layers };
+    const firmware = firmwarePath(this.#parts.steps, vm.id, snapshot.id);
+    return { spec: origin.status.startedSpec ?? origin.spec, disks: origin.status.disks, layers, firmware };
   }
 
   async create(given: Vm, body: SnapshotCreate, requestedBy: string): Promise<TaskRecord> {

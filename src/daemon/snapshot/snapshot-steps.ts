@@ -14,9 +14,11 @@ import { type Volume } from '../../api/volume.ts';
 import { type Guest, type MemoryCapture } from '../../drivers/driver.ts';
 import { type StepContext, type TaskStep } from '../task/task.ts';
 import { vmDirectory } from '../vm/definition.ts';
+import { newGenerationId } from '../vm/generation-id.ts';
 import { vmSubject } from '../vm/vm-records.ts';
 import { type VmStepParts } from '../vm/vm-step.ts';
 import { type LayerMerging } from '../volume/layer-merging.ts';
+import { forgetFirmware, keepFirmware, putFirmwareBack, settleFirmware } from './snapshot-firmware.ts';
 import { type KeptSnapshot, type SnapshotRecords } from './snapshot-records.ts';
 
 export interface SnapshotStepParts extends VmStepParts {
@@ -103,6 +105,7 @@ export function take(parts: SnapshotStepParts): Step {
         });
         if (input.withMemory && guest && frozen.size === 0)
           capture = await captureTo(parts, context, guest, [], snapshot.id);
+        if (!input.withMemory) await keepFirmware(parts, vm.id, snapshot.id);
       } finally {
         await thaw(context, guest);
       }
@@ -114,6 +117,7 @@ export function take(parts: SnapshotStepParts): Step {
         const layer = frozen.get(volume.id);
         return layer ? [{ name, volumeId: volume.id, layerId: layer.id }] : [];
       });
+      await settleFirmware(parts, vm.id, snapshot.id);
       const memory = capture ? await finishCapture(parts, context, capture, snapshot.id) : null;
       await parts.snapshots.collection.setStatus(snapshot.id, (status) => ({
         ...status,
@@ -133,6 +137,7 @@ export function take(parts: SnapshotStepParts): Step {
         await guest.resume();
       await parts.volumes.layers.release({ kind: 'snapshot', id });
       await rm(memoryPath(parts, input.id, id), { force: true });
+      await forgetFirmware(parts, input.id, id);
       const vm = parts.records.collection.get(input.id);
       const trees = vm ? diskVolumes(parts, vm).map(({ volume }) => parts.volumes.layers.topOf(volume).treeId) : [];
       await mergeTrees(parts, context, trees);
@@ -152,6 +157,8 @@ async function captureTo(
   return guest.snapshots.capture(fresh, {
     path,
     signal,
+    // A firmware has a part of its variables in memory too: both are to be of the same moment.
+    onStopped: () => keepFirmware(parts, input.id, snapshotId),
     onProgress: (bytesDone, bytesTotal) => progress({ bytesDone, bytesTotal, message: 'saving memory' }),
   });
 }
@@ -278,6 +285,7 @@ export function letGo(parts: SnapshotStepParts): Step {
         const snapshot = parts.snapshots.collection.get(id);
         await parts.volumes.layers.release({ kind: 'snapshot', id });
         await rm(memoryPath(parts, input.id, id), { force: true });
+        await forgetFirmware(parts, input.id, id);
         await parts.snapshots.remove(id);
         const vm = parts.records.collection.get(input.id);
         if (snapshot && vm)
@@ -369,6 +377,7 @@ export function putBack(parts: SnapshotStepParts): Step {
           tops.push({ volume: await volumes.retake(vm, { name }, volumeId, layerId), parentId: layerId });
         await volumes.layers.replaceTops(`${taskId} ${snapshot.id}`, tops);
         for (const { volume } of tops) await volumes.noteLayers(volume.id);
+        await putFirmwareBack(parts, vm, snapshot.id);
         const volumeOf = new Map(snapshot.status.disks.map(({ name }, index) => [name, tops[index]!.volume.id]));
         await records.collection.update(input.id, undefined, (draft) => {
           draft.spec = origin.spec;
@@ -377,6 +386,8 @@ export function putBack(parts: SnapshotStepParts): Step {
           disks: origin.status.disks.map((disk) => ({ ...disk, volume: volumeOf.get(disk.name) ?? disk.volume })),
           nics: origin.status.nics.map((nic) => ({ ...nic, hostInterface: null, addresses: [] })),
           pinned: origin.status.pinned,
+          // What it does from here on, it has done from here once before.
+          generationId: newGenerationId(),
         });
         await parts.snapshots.setCurrent(input.id, snapshot.id);
       });

@@ -11,7 +11,7 @@ import { type TaskRecord } from '../task/task.ts';
 import { type VmCloning } from '../vm/vm-cloning.ts';
 import { withHashedPassword } from '../vm/vm-service.ts';
 import { initialTemplateStatus, type TemplateRecords } from './template-records.ts';
-import { type TemplateTasks } from './template-tasks.ts';
+import { templateFirmware, type TemplateTasks } from './template-tasks.ts';
 
 export interface TemplateServiceParts {
   records: TemplateRecords;
@@ -20,6 +20,8 @@ export interface TemplateServiceParts {
   tasks: TemplateTasks;
   references: ReferenceLock;
   vm: (project: string, reference: string) => Vm;
+  /** Folder in which every template has its own. */
+  templatesDirectory: string;
 }
 
 type Source = Pick<TemplateCreate, 'vm' | 'snapshot'>;
@@ -81,8 +83,12 @@ export class TemplateService {
     const { name, count, mode, isStarted, labels } = body;
     return cloning.make(
       { kind: 'template', id: found.id, name: `${found.name}@${version}`, project: found.project, labels },
-      { ...origin, spec: await withHashedPassword(spec) },
-      { name, count, mode, isStarted },
+      {
+        ...origin,
+        spec: await withHashedPassword(spec),
+        firmware: templateFirmware(this.#parts, found.id, version),
+      },
+      { name, count, mode, isStarted, tpm: 'new' },
       requestedBy,
     );
   }
@@ -131,13 +137,14 @@ export class TemplateService {
 
   async #inputOf(project: string, { vm: reference, snapshot }: Source) {
     const vm = this.#parts.vm(project, reference);
-    const { spec, disks, layers } = await this.#parts.cloning.originalOf(vm, snapshot);
+    const { spec, disks, layers, firmware } = await this.#parts.cloning.originalOf(vm, snapshot);
     return {
       vm: { id: vm.id, name: vm.name },
       snapshot: snapshot ?? null,
       spec,
       disks: disks.map(({ name, sizeMib }) => ({ name, volume: null, image: null, sizeMib })),
       layers,
+      firmware,
     };
   }
 

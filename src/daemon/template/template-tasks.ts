@@ -1,4 +1,6 @@
 // The long operations on templates: adding a version, which is the first for a new one, and deleting.
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import * as z from 'zod';
 import { LodgeError } from '../../api/errors.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
@@ -18,6 +20,8 @@ const versionInput = z.strictObject({
   disks: z.array(z.strictObject({ name: z.string(), volume: z.null(), image: z.null(), sizeMib: z.int().nullable() })),
   /** Frozen layers by the name of the disk; without them, the VM's disks are frozen. */
   layers: z.record(z.string(), z.string()).optional(),
+  /** Folder with what the VM's firmware remembers. */
+  firmware: z.string(),
 });
 const deletionInput = z.strictObject({ id: z.string(), version: z.int().nullable() });
 type VersionStep = TaskStep<z.output<typeof versionInput>, Record<string, unknown>, unknown>;
@@ -29,6 +33,17 @@ export interface TemplateTasks {
 
 export interface TemplateTaskParts extends VmStepParts {
   templates: TemplateRecords;
+  /** Folder in which every template has its own. */
+  templatesDirectory: string;
+}
+
+/** Where what the firmware of a version's VM remembered is kept. */
+export function templateFirmware(
+  { templatesDirectory }: Pick<TemplateTaskParts, 'templatesDirectory'>,
+  id: string,
+  version: number,
+): string {
+  return join(templatesDirectory, id, String(version));
 }
 
 const freezeTimeoutMs = 180_000;
@@ -56,8 +71,10 @@ export function templateTasks(parts: TemplateTaskParts): TemplateTasks {
             const { versions } = found.status;
             const gone = versions.filter((one) => version === null || one.version === version);
             for (const one of gone) await forget(parts, id, one.version);
-            if (version === null) await collection.delete(id);
-            else
+            if (version === null) {
+              await rm(join(parts.templatesDirectory, id), { recursive: true, force: true });
+              await collection.delete(id);
+            } else
               await collection.setStatus(id, (status) => ({
                 ...status,
                 versions: status.versions.filter((one) => one.version !== version),
@@ -74,11 +91,14 @@ function keepDisks(parts: TemplateTaskParts): VersionStep {
   return {
     name: 'freeze the disks',
     timeoutMs: freezeTimeoutMs,
-    run: async ({ input: { id, version, vm, spec, disks, layers: given }, taskId, signal }) => {
+    run: async ({ input: { id, version, vm, spec, disks, layers: given, firmware: from }, taskId, signal }) => {
       if (await parts.templates.origin(id, version)) return;
       const holder = holderOf(id, version);
       if (given) await parts.volumes.layers.hold(Object.values(given), holder);
       const layers = given ?? (await freezeDisks(parts, vm.id, { key: taskId, holder, signal }));
+      // Keys in a TPM are one VM's: those that are made of the template begin with a TPM of their own.
+      const to = templateFirmware(parts, id, version);
+      await parts.driver.copyFirmware({ from, to, uid: null, hasTpm: false, isDurable: true });
       const own: Vm['status']['disks'] = disks;
       await parts.templates.keepOrigin(id, version, { spec, disks: own, layers });
     },
@@ -126,6 +146,7 @@ function showVersion(parts: TemplateTaskParts): VersionStep {
 }
 
 async function forget(parts: TemplateTaskParts, id: string, version: number): Promise<void> {
+  await rm(templateFirmware(parts, id, version), { recursive: true, force: true });
   await parts.templates.forgetOrigin(id, version);
   await parts.volumes.layers.release(holderOf(id, version));
 }

@@ -4,7 +4,7 @@
 // All clones of one request come to be, or none.
 import { mkdir, rm } from 'node:fs/promises';
 import * as z from 'zod';
-import { cloneMode } from '../../api/vm-clone.ts';
+import { cloneMode, cloneTpm } from '../../api/vm-clone.ts';
 import { type VmLineage } from '../../api/vm-fork.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -29,6 +29,9 @@ const input = z.strictObject({
   mode: cloneMode,
   /** Frozen layers by the name of the disk; without them, the original's disks are frozen. */
   layers: z.record(z.string(), z.string()).optional(),
+  /** Folder with what firmware and TPM of the original remember: the VM's own, or that of a snapshot or a template. */
+  firmware: z.string(),
+  tpm: cloneTpm,
   isStarted: z.boolean(),
 });
 export type CloneInput = z.input<typeof input>;
@@ -51,7 +54,14 @@ export function cloneTask(parts: CloneTaskParts): TaskType<CloneInput> {
     input,
     exclusiveKey: ({ copies }) => `vm-clone/${copies[0]?.id}`,
     state: z.object({ layers: z.record(z.string(), z.string()) }),
-    steps: [makeObjects(parts), freezeOriginal(parts), makeDisks(parts), finishClones(parts), startClones(parts)],
+    steps: [
+      makeObjects(parts),
+      freezeOriginal(parts),
+      copyFirmware(parts),
+      makeDisks(parts),
+      finishClones(parts),
+      startClones(parts),
+    ],
   });
 }
 
@@ -135,6 +145,24 @@ function freezeOriginal(parts: CloneTaskParts): CloneStep {
       await remember({ layers });
     },
     undo: ({ taskId }) => parts.volumes.layers.release(holderOf(taskId)),
+  };
+}
+
+/** Boot entries and keys of the firmware are needed to boot from the disks, and the TPM's to open those that it sealed. */
+function copyFirmware(parts: CloneTaskParts): CloneStep {
+  const { records, driver } = parts;
+  return {
+    name: 'copy what the firmware remembers',
+    timeoutMs: hostTimeoutMs,
+    run: async ({ input: { copies, firmware: from, tpm, spec } }) => {
+      for (const { id, name } of copies) {
+        const directory = vmDirectory(parts, id);
+        const { uid, pinned } = records.byId(id).status;
+        await driver.copyFirmware({ from, to: directory, uid, hasTpm: tpm === 'copy', isDurable: true });
+        if (tpm === 'new' && spec.tpm?.isEnabled)
+          await driver.resetFirmware({ id, name, directory, spec, firmware: pinned?.firmware ?? 'uefi' }, 'tpm');
+      }
+    },
   };
 }
 

@@ -8,13 +8,14 @@ import { type SnapshotService } from '../snapshot/snapshot-service.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
+import { vmDirectory, type DefinitionParts } from './definition.ts';
 import { namesOfCopies, specOfCopy } from './fork-copies.ts';
 import { diskVolumes } from './freeze-disks.ts';
 import { type CloneInput } from './vm-clone-tasks.ts';
 import { type VmRecords } from './vm-records.ts';
 import { type VmStepParts } from './vm-step.ts';
 
-export interface VmCloningParts {
+export interface VmCloningParts extends Pick<DefinitionParts, 'directory'> {
   records: VmRecords;
   volumes: VmStepParts['volumes'];
   engine: TaskEngine;
@@ -31,6 +32,8 @@ export interface Original {
   spec: Vm['spec'];
   disks: Vm['status']['disks'];
   layers?: Record<string, string> | undefined;
+  /** Folder with what its firmware and TPM remember. */
+  firmware: string;
 }
 
 interface Parent {
@@ -51,7 +54,7 @@ export class VmCloning {
   /** Makes clones of a VM, whatever else is being done with it; only while it goes from one state to another it can't be. */
   async clone(
     given: Vm,
-    { name, count, mode, isStarted, snapshot }: VmClone,
+    { name, count, mode, isStarted, snapshot, tpm }: VmClone,
     requestedBy: string,
   ): Promise<TaskRecord> {
     const original = await this.originalOf(given, snapshot);
@@ -59,7 +62,7 @@ export class VmCloning {
     return this.make(
       { kind: 'vm', id, name: given.name, project, labels },
       original,
-      { name, count, mode, isStarted },
+      { name, count, mode, isStarted, tpm },
       requestedBy,
     );
   }
@@ -69,14 +72,14 @@ export class VmCloning {
     if (snapshot !== undefined) return this.#parts.snapshots.originalOf(vm, snapshot);
     this.#parts.records.requireAllowed(vm, 'clone');
     requireDisksToCopy(this.#parts, vm);
-    return { spec: vm.spec, disks: vm.status.disks };
+    return { spec: vm.spec, disks: vm.status.disks, firmware: vmDirectory(this.#parts, vm.id) };
   }
 
   /** Makes new VMs of what another was: all or none. */
   async make(
     parent: Parent,
-    { spec, disks, layers }: Original,
-    { name, count, mode, isStarted }: Pick<VmClone, 'name' | 'count' | 'mode' | 'isStarted'>,
+    { spec, disks, layers, firmware }: Original,
+    { name, count, mode, isStarted, tpm }: Pick<VmClone, 'name' | 'count' | 'mode' | 'isStarted' | 'tpm'>,
     requestedBy: string,
   ): Promise<TaskRecord> {
     const { records, nodes, references, engine, task, check } = this.#parts;
@@ -104,6 +107,8 @@ export class VmCloning {
           spec: wanted,
           mode,
           layers,
+          firmware,
+          tpm,
           isStarted,
         },
         requestedBy,

@@ -6,7 +6,7 @@
 //   has ended, `settle` compares state and guest once more, so nothing that happened meanwhile is lost.
 // - `finish` is the one way from a live state to stopped that nobody asked for.
 import { LodgeError } from '../../api/errors.ts';
-import { type Vm, type VmExit, type VmStatus } from '../../api/vm.ts';
+import { type Vm, type VmExit, type VmStatus, type VmWarning } from '../../api/vm.ts';
 import { liveVmStates, type VmState } from '../../api/vm-state.ts';
 import { type Guest, type GuestMessage, type GuestState } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
@@ -247,6 +247,13 @@ export class VmGuests {
           details: { disk: message.disk },
         });
         return;
+      case 'tpm-died':
+        await this.#noteWarning(vm, {
+          code: 'tpm-died',
+          message: message.message,
+          hint: `Start it afresh, so that it has its TPM again: lodge vm restart ${vm.name}. What the TPM keeps is on disk.`,
+        });
+        return;
       case 'devices':
         if (vm.status.taskId === null) this.#parts.onDevices(id);
         return;
@@ -267,6 +274,20 @@ export class VmGuests {
         if (vm.status.taskId === null) await this.#finish(vm, message.cause, message.message);
         else this.detach(id);
     }
+  }
+
+  /** A warning is told once, for as long as it lasts. */
+  async #noteWarning(vm: Vm, warning: VmWarning): Promise<void> {
+    const { events, records } = this.#parts;
+    const { warnings } = vm.status;
+    if (warnings.some(({ code }) => code === warning.code)) return;
+    await records.patch(vm.id, { warnings: [...warnings, warning] });
+    await events.record({
+      type: `vm.${warning.code}`,
+      severity: 'error',
+      subject: vmSubject(vm),
+      message: `VM ${vm.name}: ${warning.message}`,
+    });
   }
 
   /** Makes the VM’s state that of its guest, as it is now: the message that led here may be older than the last change. */
@@ -334,6 +355,7 @@ function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspende
     startedAt: null,
     guest: null,
     consolePanic: null,
+    warnings: [],
     nics: status.nics.map((nic) => ({ ...nic, hostInterface: null, addresses: [] })),
     ...(to === 'stopped' ? { startedSpec: null, pendingChanges: [] } : {}),
   };

@@ -44,6 +44,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     guest: null,
     generationId: null,
     consolePanic: null,
+    warnings: [],
     lineage: null,
     lastExit: null,
     restarts: { count: 0, nextAt: null },

@@ -11,6 +11,7 @@ import {
   type CallOptions,
   type Driver,
   type DriverInspection,
+  type FirmwareCopy,
   type ForkOutcome,
   type ForkRequest,
   type Guest,
@@ -25,6 +26,8 @@ export interface FakeDriverOptions {
 }
 
 const machines = { q35: 'fake-q35-1.0', pc: 'fake-pc-1.0', microvm: 'microvm' };
+/** In the folder of a VM. */
+const firmwareFile = 'fake-firmware';
 const models = ['auto', 'host', 'max', 'x86-64-v2', 'x86-64-v3', 'x86-64-v4', 'qemu64'];
 
 export class FakeDriver implements Driver {
@@ -212,6 +215,15 @@ export class FakeDriver implements Driver {
     }
     if (firmware === 'uefi') return;
     throw new LodgeError('unsupported', `VM ${name} has no UEFI variable store: it boots by ${firmware}.`);
+  }
+
+  /** What a played firmware remembers is the file that a test has put there. */
+  async copyFirmware({ from, to }: FirmwareCopy): Promise<void> {
+    await mkdir(to, { recursive: true });
+    await rm(join(to, firmwareFile), { force: true });
+    await copyFile(join(from, firmwareFile), join(to, firmwareFile)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error;
+    });
   }
 
   async serialLog(definition: Pick<GuestDefinition, 'directory'>, maxBytes: number): Promise<Uint8Array> {

@@ -73,9 +73,13 @@ export class FakeLayers implements GuestSnapshots {
     await this.#parts.write(disks);
   }
 
-  async capture(fresh: readonly FreshLayer[], { path, signal, onProgress }: CaptureOptions): Promise<MemoryCapture> {
+  async capture(
+    fresh: readonly FreshLayer[],
+    { path, signal, onProgress, onStopped }: CaptureOptions,
+  ): Promise<MemoryCapture> {
     if (signal?.aborted) throw new LodgeError('cancelled', `Saving VM ${this.#parts.name} was cancelled; it runs on.`);
     await this.freeze(fresh);
+    await onStopped?.();
     await writeFile(path, 'memory');
     return {
       isLive: true,

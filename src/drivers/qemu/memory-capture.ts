@@ -66,6 +66,7 @@ export async function captureMemory(
     const stoppedAt = performance.now();
     if (wasRunning) await qmp.execute('stop');
     await freezeDisks();
+    await options.onStopped?.();
     await qmp.execute('migrate', { uri: `file:/dev/fdset/${fdset}` });
     if (isLive) {
       await untilFollowed(target, deadline);

@@ -10,6 +10,7 @@ import {
   type CallOptions,
   type Driver,
   type DriverInspection,
+  type FirmwareCopy,
   type ForkOutcome,
   type ForkRequest,
   type Guest,
@@ -21,6 +22,7 @@ import { capabilitiesOf } from './capabilities.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
 import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
+import { copyFirmware } from './firmware-copy.ts';
 import { hasFile, readTail, vmFolder } from './folder.ts';
 import { forkGuest, requireForkable, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
@@ -34,7 +36,7 @@ import { settleCapture } from './memory-capture.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
 import { checkSpec } from './spec-check.ts';
-import { endTpm, keepTpm, resetTpm } from './tpm.ts';
+import { endTpm, findTpm, keepTpm, resetTpm } from './tpm.ts';
 import { copyVariables, resetVariables } from './uefi-variables.ts';
 
 export interface QemuDriverOptions extends QemuProcessesOptions {
@@ -215,7 +217,8 @@ export class QemuDriver implements Driver {
     const group = await this.#processes.group(id);
     const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
     try {
-      const parts = { id, name, pinned, identity, folder, group, exited: null };
+      const tpm = await findTpm(this.#processes.mark(id), pinned.arguments);
+      const parts = { id, name, pinned, identity, folder, group, tpm, exited: null };
       const { guest, qmp } = await this.#launcher.connect(parts, deadline);
       await Promise.all([guest.state(), guest.lookAtPort(), guest.devices.lookAtPlaces()]);
       await settleUsedState(qmp, folder);
@@ -288,6 +291,10 @@ export class QemuDriver implements Driver {
       );
     }
     await resetVariables(folder, definition, uefi);
+  }
+
+  copyFirmware(copy: FirmwareCopy): Promise<void> {
+    return copyFirmware(copy);
   }
 
   async serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array> {

@@ -40,6 +40,7 @@ import { type QmpEvent } from './qmp/events.ts';
 import { type RunState } from './qmp/commands.ts';
 import { saveMemory } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
+import { type TpmProcess } from './tpm.ts';
 
 export interface QemuGuestParts {
   id: string;
@@ -53,6 +54,8 @@ export interface QemuGuestParts {
   group: CgroupGroup;
   /** /dev/vhost-net can be used by it. */
   canUseVhost: boolean;
+  /** The process of its TPM; undefined: it has none. */
+  tpm?: TpmProcess | undefined;
   /** How the process ended, where it is this daemon's child. */
   exited: LaunchedProcess['exited'] | null;
   /** Called when the process is gone, before `ended` is told. */
@@ -104,6 +107,7 @@ export class QemuGuest implements Guest {
   #lastState: GuestState | null = null;
   #isPortOpen: boolean | null = null;
   #isStateQuiet = false;
+  #isTpmTold = false;
 
   constructor(parts: QemuGuestParts) {
     this.id = parts.id;
@@ -408,6 +412,7 @@ export class QemuGuest implements Guest {
       // The connection ends a moment before the process does.
       if (this.#look.signal.aborted)
         await waitForExit(this.#parts.identity, { timeoutMs: 500, pollMs: 10 }).catch(() => {});
+      await this.#lookAtTpm();
       if (performance.now() - logCheckedAt > logCheckMs) {
         logCheckedAt = performance.now();
         // Nothing depends on it: a log that can't be cut now is cut the next time.
@@ -415,6 +420,23 @@ export class QemuGuest implements Guest {
       }
     }
     if (!this.#isReleased) await this.#finish();
+  }
+
+  /** Its end is told once. A TPM ends with its QEMU too, so QEMU is asked whether it is there. */
+  async #lookAtTpm(): Promise<void> {
+    const { tpm, qmp } = this.#parts;
+    if (tpm === undefined || this.#isTpmTold || this.#listeners.size === 0) return;
+    if (tpm !== null && isAlive(tpm)) return;
+    const isThere = await qmp.execute('query-status').then(
+      () => true,
+      () => false,
+    );
+    if (!isThere || this.#isEnding || this.#isTpmTold) return;
+    this.#isTpmTold = true;
+    this.#tell({
+      type: 'tpm-died',
+      message: 'The process of its TPM (swtpm) has ended; the guest goes on without a TPM.',
+    });
   }
 
   #lookNow(): void {

@@ -24,7 +24,7 @@ import { type QemuProcesses } from './qemu-processes.ts';
 import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
 import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
 import { startFailure } from './start-failure.ts';
-import { endTpm, mayHaveTpm, startTpm, tpmFailure } from './tpm.ts';
+import { endTpm, mayHaveTpm, startTpm, tpmFailure, type TpmProcess } from './tpm.ts';
 import { provideVariables } from './uefi-variables.ts';
 
 /** How long a start may take where nothing else is said. */
@@ -118,9 +118,10 @@ export class QemuLauncher {
     await Promise.allSettled([prepared, making]);
     const [command, group] = await Promise.all([prepared, making]);
     const oomScoreAdjust = Math.max(guestOomScore, ownOomScore());
+    let tpm: TpmProcess | undefined;
     if (definition.spec.tpm?.isEnabled) {
       const cgroupProcsFiles = group.processFiles;
-      await startTpm(folder, definition, {
+      tpm = await startTpm(folder, definition, {
         mark: this.#processes.mark(id),
         program: installation.swtpmPath ?? 'swtpm',
         cgroupProcsFiles,
@@ -146,7 +147,7 @@ export class QemuLauncher {
     if (!identity) throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} ended at once.`);
     await waitForSocket(folder.qmpSocket, identity, deadline);
     const opened = await this.connect(
-      { id, name, pinned: command.pinned, identity, folder, group, exited: launched.exited },
+      { id, name, pinned: command.pinned, identity, folder, group, tpm, exited: launched.exited },
       deadline,
     );
     attempt.guest = opened.guest;
@@ -155,7 +156,7 @@ export class QemuLauncher {
 
   /** Connects to the monitor of a process and makes the guest of it. */
   async connect(
-    parts: Pick<QemuGuestParts, 'id' | 'name' | 'pinned' | 'identity' | 'folder' | 'group' | 'exited'>,
+    parts: Pick<QemuGuestParts, 'id' | 'name' | 'pinned' | 'identity' | 'folder' | 'group' | 'tpm' | 'exited'>,
     deadline: AbortSignal,
   ): Promise<{ guest: QemuGuest; qmp: QmpConnection }> {
     const { id, name, folder } = parts;

@@ -12,7 +12,7 @@ import { chown, lstat, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { launchConfined } from '../../host/launch/launch.ts';
-import { findProcesses, identifyProcess, isAlive, terminateProcess } from '../../host/process.ts';
+import { findProcesses, identifyProcess, isAlive, terminateProcess, type ProcessIdentity } from '../../host/process.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { hasFile, readTail, workNames, type VmFolder } from './folder.ts';
 
@@ -24,7 +24,10 @@ const listenMs = 10_000;
 const pollMs = 5;
 const endMs = 2000;
 /** As swtpm names what a TPM 2.0 must not forget. */
-const stateFile = 'tpm2-00.permall';
+export const tpmStateFile = 'tpm2-00.permall';
+
+/** How the process of a guest's TPM is found; null: it is gone. */
+export type TpmProcess = ProcessIdentity | null;
 
 export interface TpmLaunch {
   /** `instance/id`. */
@@ -54,7 +57,7 @@ export async function startTpm(
   folder: VmFolder,
   definition: Pick<GuestDefinition, 'name' | 'uid' | 'pinned'>,
   { mark, program, cgroupProcsFiles, oomScoreAdjust }: TpmLaunch,
-): Promise<void> {
+): Promise<TpmProcess> {
   await endTpm(mark);
   const keyPath = await provideState(folder, definition);
   const { uid, name } = definition;
@@ -98,6 +101,14 @@ export async function startTpm(
       hint: 'Its state stays as it is. See the message of swtpm.',
     });
   }
+  return identity;
+}
+
+/** The process of the TPM of a guest that runs; undefined: it was started without one. */
+export async function findTpm(mark: string, qemuArguments: readonly string[]): Promise<TpmProcess | undefined> {
+  if (!qemuArguments.includes('-tpmdev')) return undefined;
+  const found = await findProcesses({ environmentVariable: markVariable });
+  return found.find((process) => process.mark === mark)?.identity ?? null;
 }
 
 /** The key that the state is encrypted with; a first start makes state folder and key. */
@@ -109,7 +120,7 @@ async function provideState(
   const [hasKey, hasFresh, hasState] = await Promise.all([
     hasFile(folder.tpmKey),
     hasFile(fresh),
-    hasFile(`${folder.tpmState}/${stateFile}`),
+    hasFile(`${folder.tpmState}/${tpmStateFile}`),
   ]);
   const lost = (what: string): LodgeError =>
     new LodgeError('wrong_state', `${what} of the TPM of VM ${name} is missing.`, {
@@ -128,7 +139,7 @@ async function provideState(
 /** The guest runs: a TPM that was only begun is the VM's for good. */
 export async function keepTpm(folder: VmFolder): Promise<void> {
   const fresh = `${folder.tpmKey}.new`;
-  if (!(await hasFile(fresh)) || !(await hasFile(`${folder.tpmState}/${stateFile}`))) return;
+  if (!(await hasFile(fresh)) || !(await hasFile(`${folder.tpmState}/${tpmStateFile}`))) return;
   await rename(fresh, folder.tpmKey);
 }
 
