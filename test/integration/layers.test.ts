@@ -159,6 +159,7 @@ class World {
     const snapshots = new FakeLayers({
       name: id,
       read: async () => ({ [id]: [...this.open.get(id)!] }),
+      holdsMerges: () => Promise.resolve(false),
       write: async (disks) => void this.open.set(id, disks[id]!),
     });
     return { state: 'on', disk: id, snapshots };

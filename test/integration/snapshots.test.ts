@@ -9,7 +9,9 @@ import { run } from '../../src/host/command.ts';
 import { type TestDaemon } from '../support/daemon.ts';
 import {
   assertRefused,
+  changeGuest,
   done,
+  endOf,
   makeVm,
   readVm,
   sharedFakeLodge,
@@ -190,6 +192,50 @@ suite('a snapshot', () => {
     await makeWeb(daemon);
     assert.deepEqual(await all(daemon), []);
   });
+});
+
+test('a deletion that is cancelled while disks are merged leaves the VM whole, and can be asked for again', async (t) => {
+  const { daemon } = await startFakeLodge(t);
+  await makeWeb(daemon);
+  for (const [at, name] of ['a', 'b', 'c'].entries()) {
+    await write(daemon, at, name);
+    await take(daemon, name);
+  }
+  const { id } = await done(daemon, daemon.client.vm.start({ params })).then(() => readVm(daemon, 'web1'));
+  await changeGuest(daemon, id, { holdsMerges: true });
+  const deleting = await daemon.client.snapshot.delete({ params: of('b') });
+  const isMerging = async (): Promise<boolean> => {
+    const { steps } = await daemon.client.task.get({ params: { task: deleting.id } });
+    return steps.some(({ name, state }) => name === 'merge layers' && state === 'running');
+  };
+  await eventually(isMerging, { timeoutMs: 60_000, describe: 'its layers are being merged' });
+  await daemon.client.task.cancel({ params: { task: deleting.id } });
+  assert.equal((await endOf(daemon, deleting)).state, 'cancelled');
+  const check = async (): Promise<void> => {
+    const { status } = await daemon.client.snapshot.get({ params: of('b') });
+    assert.equal(status.state, 'deleting');
+    assert.match(status.reason, /delete it again/);
+    await assertRefused(
+      daemon,
+      daemon.client.snapshot.revert({ params: of('b'), body: { force: true } }),
+      'wrong_state',
+    );
+    assert.equal((await readVm(daemon, 'web1')).status.state, 'running');
+    assert.equal((await readdir(volumeFolder(daemon))).length, 4, 'nothing was merged');
+  };
+  await check();
+  await daemon.kill();
+  await daemon.start();
+  await check();
+  await changeGuest(daemon, id, { holdsMerges: false });
+  await done(daemon, daemon.client.snapshot.delete({ params: of('b') }));
+  assert.deepEqual(
+    (await all(daemon)).map(({ name }) => name),
+    ['a', 'c'],
+  );
+  assert.equal((await readdir(volumeFolder(daemon))).length, 3);
+  await revert(daemon, 'c', { force: true });
+  for (const [at, name] of ['a', 'b', 'c'].entries()) assert.ok(await holds(daemon, at, name), name);
 });
 
 suite('refused', () => {

@@ -16,6 +16,8 @@ export type KeptStatus = Pick<
   'state' | 'reason' | 'takenAt' | 'parentId' | 'consistency' | 'consistencyReason' | 'memoryBytes' | 'pauseMs'
 > & {
   disks: { name: string; volumeId: string; layerId: string }[];
+  /** Its layers are being merged: nothing can go back to it any more. */
+  isGivenUp: boolean;
   /** SHA-256 of the saved memory. */
   memoryChecksum: string | null;
   /** When the VM last began to go on from it: of the snapshots of a VM the latest is the current one. */
@@ -43,6 +45,7 @@ function initialStatus(): KeptStatus {
     memoryBytes: null,
     pauseMs: null,
     disks: [],
+    isGivenUp: false,
     memoryChecksum: null,
     currentSince: null,
   };

@@ -10,7 +10,8 @@ import { type TaskRecord } from '../task/task.ts';
 import { vmSubject } from '../vm/vm-records.ts';
 import { firmwarePath } from './snapshot-firmware.ts';
 import { type KeptSnapshot, type SnapshotRecords } from './snapshot-records.ts';
-import { diskVolumes, forgetSnapshots, memoryPath, type SnapshotStepParts } from './snapshot-steps.ts';
+import { diskVolumes } from '../vm/freeze-disks.ts';
+import { forgetSnapshots, memoryPath, type SnapshotStepParts } from './snapshot-steps.ts';
 import { type SnapshotTasks } from './snapshot-tasks.ts';
 import { viewSnapshot } from './snapshot-view.ts';
 
@@ -93,11 +94,13 @@ export class SnapshotService {
         hint: 'Choose another name, or delete that one.',
       });
     }
-    if (!body.withMemory && diskVolumes(steps, vm).length === 0) {
-      throw new LodgeError('unsupported', `VM ${vm.name} has no disk that it writes to.`, {
+    const hasDisks = diskVolumes(steps, vm).length > 0;
+    if (!body.withMemory && !hasDisks) {
+      throw new LodgeError('unsupported', `VM ${vm.name} has no disk.`, {
         hint: 'A snapshot with memory is possible while it runs.',
       });
     }
+    if (hasDisks) await steps.volumes.layers.requireSpace();
     if (body.withMemory) await this.#requireSpace(vm);
     const id = uuidv7();
     const { record, part } = engine.prepare(tasks.create, {
@@ -195,7 +198,11 @@ export class SnapshotService {
     for (const snapshot of [...records.collection.all()]) {
       const vm = steps.records.collection.get(snapshot.project);
       if (!vm) await this.forget(snapshot.project);
-      else if (engine.activeOn({ kind: 'vm', id: vm.id }).length === 0 && snapshot.status.state === 'deleting')
+      else if (
+        engine.activeOn({ kind: 'vm', id: vm.id }).length === 0 &&
+        snapshot.status.state === 'deleting' &&
+        !snapshot.status.isGivenUp
+      )
         await records.collection.setStatus(snapshot.id, (status) => ({
           ...status,
           state: 'ready',
@@ -229,7 +236,7 @@ export class SnapshotService {
 function requireReady({ name, status }: KeptSnapshot): void {
   if (status.state === 'ready') return;
   throw new LodgeError('wrong_state', `Snapshot ${name} is ${status.state}: ${status.reason}`, {
-    hint: 'Wait until it is ready.',
+    hint: status.state === 'creating' ? 'Wait until it is ready.' : 'Choose another snapshot.',
   });
 }
 

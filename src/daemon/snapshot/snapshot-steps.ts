@@ -14,9 +14,11 @@ import { type Volume } from '../../api/volume.ts';
 import { type Guest, type MemoryCapture } from '../../drivers/driver.ts';
 import { type StepContext, type TaskStep } from '../task/task.ts';
 import { vmDirectory } from '../vm/definition.ts';
+import { diskVolumes } from '../vm/freeze-disks.ts';
 import { newGenerationId } from '../vm/generation-id.ts';
 import { vmSubject } from '../vm/vm-records.ts';
 import { type VmStepParts } from '../vm/vm-step.ts';
+import { type LayerHolder } from '../volume/layer.ts';
 import { type LayerMerging } from '../volume/layer-merging.ts';
 import { forgetFirmware, keepFirmware, putFirmwareBack, settleFirmware } from './snapshot-firmware.ts';
 import { type KeptSnapshot, type SnapshotRecords } from './snapshot-records.ts';
@@ -44,6 +46,9 @@ const mergeMs = 6 * 3_600_000;
 /** The longest that an agent may take to freeze, or to thaw, file systems: the guest's programs wait for that. */
 const quiesceMs = 10_000;
 const thawMs = 30_000;
+const beingDeleted = 'It is being deleted.';
+const deletionCancelled =
+  'Its deletion was cancelled when its disks were partly merged. Nothing can go back to it: delete it again.';
 
 export function memoryPath(parts: Pick<VmStepParts, 'directory'>, vmId: string, snapshotId: string): string {
   return join(vmDirectory(parts, vmId), 'snapshots', `${snapshotId}.memory`);
@@ -53,16 +58,6 @@ function kept(parts: SnapshotStepParts, { snapshotIds: [id] }: SnapshotTaskInput
   const found = parts.snapshots.collection.get(id ?? '');
   if (found) return found;
   throw new LodgeError('not_found', 'The snapshot does not exist any more: it was deleted meanwhile.');
-}
-
-/** The disks of a VM that can be written to, with their volumes. */
-export function diskVolumes(parts: Pick<VmStepParts, 'volumes'>, vm: Vm): { name: string; volume: Volume }[] {
-  const { disks } = vm.status.startedSpec ?? vm.spec;
-  return vm.status.disks.flatMap(({ name, volume: id }) => {
-    if (id === null || disks.find((disk) => disk.name === name)?.isReadOnly) return [];
-    const volume = parts.volumes.get(id);
-    return volume ? [{ name, volume }] : [];
-  });
 }
 
 /** Freezes the disks, and saves the memory of a guest that runs. */
@@ -84,6 +79,7 @@ export function take(parts: SnapshotStepParts): Step {
         throw new LodgeError('hypervisor_failed', `The snapshot ${snapshot.name} of VM ${vm.name} was cut off.`, {
           hint: 'Take it again.',
         });
+      const targets = diskVolumes(parts, vm);
       await parts.snapshots.keepOrigin(snapshot.id, vm);
       const before = guest ? await guest.state() : null;
       await remember({ before });
@@ -94,7 +90,7 @@ export function take(parts: SnapshotStepParts): Step {
       try {
         frozen = await parts.volumes.layers.freeze({
           key: snapshot.id,
-          targets: diskVolumes(parts, vm).map(({ name, volume }) => ({ disk: name, volume })),
+          targets,
           onSwitch:
             guest === null
               ? null
@@ -113,7 +109,7 @@ export function take(parts: SnapshotStepParts): Step {
         [...frozen.values()].map(({ id }) => id),
         holder,
       );
-      const disks = diskVolumes(parts, vm).flatMap(({ name, volume }) => {
+      const disks = targets.flatMap(({ disk: name, volume }) => {
         const layer = frozen.get(volume.id);
         return layer ? [{ name, volumeId: volume.id, layerId: layer.id }] : [];
       });
@@ -139,7 +135,7 @@ export function take(parts: SnapshotStepParts): Step {
       await rm(memoryPath(parts, input.id, id), { force: true });
       await forgetFirmware(parts, input.id, id);
       const vm = parts.records.collection.get(input.id);
-      const trees = vm ? diskVolumes(parts, vm).map(({ volume }) => parts.volumes.layers.topOf(volume).treeId) : [];
+      const trees = vm ? parts.volumes.usedBy(vm).map((volume) => parts.volumes.layers.topOf(volume).treeId) : [];
       await mergeTrees(parts, context, trees);
     },
   };
@@ -272,20 +268,67 @@ export function announce(parts: SnapshotStepParts): Step {
   };
 }
 
-/** Gives up snapshots with their memory. There is no way back. */
+/** Gives up snapshots with their memory. There is no way back: a merge begins by changing what they hold. */
+export function giveUp(parts: SnapshotStepParts): Step {
+  return {
+    name: 'give up',
+    timeoutMs: hostMs,
+    isPivot: true,
+    run: async ({ input, remember, state }) => {
+      await remember({ trees: (state['trees'] as string[] | undefined) ?? treesOf(parts, input.snapshotIds) });
+      for (const id of input.snapshotIds) {
+        if (!parts.snapshots.collection.get(id)) continue;
+        await parts.snapshots.collection.setStatus(id, (status) => ({
+          ...status,
+          isGivenUp: true,
+          memoryBytes: null,
+          memoryChecksum: null,
+        }));
+        await rm(memoryPath(parts, input.id, id), { force: true });
+        await forgetFirmware(parts, input.id, id);
+      }
+    },
+  };
+}
+
+/**
+ * Merges what the snapshots keep apart, while they still stand there: cancelled, they can be deleted again. What can't be
+ * merged now is merged later.
+ */
+export function mergeLayers(parts: SnapshotStepParts): Step {
+  return {
+    name: 'merge layers',
+    weight: 10,
+    timeoutMs: mergeMs,
+    isInterruptible: true,
+    run: async (context) => {
+      const { input, signal, state } = context;
+      const say = async (reason: string): Promise<void> => {
+        for (const id of input.snapshotIds)
+          if (parts.snapshots.collection.get(id))
+            await parts.snapshots.collection.setStatus(id, (status) => ({ ...status, reason }));
+      };
+      await say(beingDeleted);
+      try {
+        const givenUp = input.snapshotIds.map((id) => ({ kind: 'snapshot', id }) as const);
+        await mergeTrees(parts, context, (state['trees'] as string[] | undefined) ?? [], givenUp);
+      } catch (error) {
+        if (signal.aborted) await say(deletionCancelled);
+        throw error;
+      }
+    },
+  };
+}
+
+/** Removes snapshots that were given up; what only they needed is removed, or merged, by and by. */
 export function letGo(parts: SnapshotStepParts): Step {
   return {
     name: 'delete',
     timeoutMs: hostMs,
-    isPivot: true,
-    run: async ({ input, remember, state }) => {
-      const trees = (state['trees'] as string[] | undefined) ?? treesOf(parts, input.snapshotIds);
-      await remember({ trees });
+    run: async ({ input }) => {
       for (const id of input.snapshotIds) {
         const snapshot = parts.snapshots.collection.get(id);
         await parts.volumes.layers.release({ kind: 'snapshot', id });
-        await rm(memoryPath(parts, input.id, id), { force: true });
-        await forgetFirmware(parts, input.id, id);
         await parts.snapshots.remove(id);
         const vm = parts.records.collection.get(input.id);
         if (snapshot && vm)
@@ -300,25 +343,17 @@ export function letGo(parts: SnapshotStepParts): Step {
   };
 }
 
-/** Merges what the snapshots kept apart; what can't be merged now is merged later. */
-export function mergeLayers(parts: SnapshotStepParts): Step {
-  return {
-    name: 'merge layers',
-    weight: 10,
-    timeoutMs: mergeMs,
-    run: (context) => mergeTrees(parts, context, (context.state['trees'] as string[] | undefined) ?? []),
-  };
-}
-
 async function mergeTrees(
   { merging }: SnapshotStepParts,
   { signal, progress, log }: Context,
   trees: readonly string[],
+  givenUp: readonly LayerHolder[] = [],
 ): Promise<void> {
   for (const [index, treeId] of trees.entries()) {
     try {
       await merging().run(treeId, {
         signal,
+        givenUp,
         onProgress: (bytesDone, bytesTotal) =>
           progress({ bytesDone, bytesTotal, message: `disk ${index + 1} of ${trees.length}` }),
       });

@@ -5,6 +5,7 @@ import { endGuest, startGuest } from '../vm/vm-power-steps.ts';
 import {
   announce,
   checkMemory,
+  giveUp,
   letGo,
   markTaken,
   mergeLayers,
@@ -43,7 +44,11 @@ export function snapshotTasks(parts: SnapshotStepParts): SnapshotTasks {
       onCrash: 'undo',
       steps: [announce(parts), take(parts), markTaken(parts)],
     }),
-    delete: defineTask({ type: 'snapshot.delete', input, steps: [letGo(parts), mergeLayers(parts)] }),
+    delete: defineTask({
+      type: 'snapshot.delete',
+      input,
+      steps: [giveUp(parts), mergeLayers(parts), letGo(parts)],
+    }),
     revert: defineTask({ type: 'snapshot.revert', input, steps: reverting }),
     revertAndStart: defineTask({
       type: 'snapshot.revertAndStart',

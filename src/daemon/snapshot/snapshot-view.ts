@@ -16,7 +16,7 @@ export interface SnapshotViewParts {
 
 export async function viewSnapshot(parts: SnapshotViewParts, vm: Vm, kept: KeptSnapshot): Promise<Snapshot> {
   const { layers, records } = parts;
-  const { disks, memoryChecksum: _checksum, currentSince: _since, ...shown } = kept.status;
+  const { disks, isGivenUp: _isGivenUp, memoryChecksum: _checksum, currentSince: _since, ...shown } = kept.status;
   const found = disks.map((disk) => ({ ...disk, layer: layers.get(disk.layerId) }));
   const sizes = await Promise.all(found.map(async ({ layer }) => (layer ? layers.sizeOf(layer) : null)));
   const depth = Math.max(0, ...found.map(({ layer }) => (layer ? layers.depthOf(layer) : 0)));

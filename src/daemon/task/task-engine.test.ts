@@ -295,6 +295,33 @@ suite('The task engine', () => {
     assert.equal((await engine.wait(id, { timeoutMs })).state, 'succeeded');
   });
 
+  test('an interruptible step after the pivot can be cancelled: what was done stays, and nothing more is done', async () => {
+    const world = new World();
+    const reached = Promise.withResolvers<void>();
+    const type = withSteps(fillTask(world, { pivot: 0 }), (step, index) => ({
+      isInterruptible: index === 1,
+      run: async (context) => {
+        await step.run(context);
+        if (index !== 1) return;
+        reached.resolve();
+        await new Promise((_, reject) => {
+          context.signal.addEventListener('abort', () => reject(new Error('it was told to end')));
+        });
+      },
+    }));
+    const engine = await start([type]);
+    const { id } = await engine.submit(type, submission());
+    await reached.promise;
+    await engine.cancel(id);
+    const record = await engine.wait(id, { timeoutMs });
+    assert.deepEqual([record.state, record.error?.code], ['cancelled', 'cancelled']);
+    assert.deepEqual(
+      record.steps.map(({ state }) => state),
+      ['done', 'failed', 'pending'],
+    );
+    assert.deepEqual(world.log, ['run a', 'run b']);
+  });
+
   test('a step after the pivot that keeps failing fails the task and undoes nothing', async () => {
     const world = new World();
     let tries = 0;

@@ -8,7 +8,8 @@
 //          or cancelled           ▼
 //   undoing: save "undoing" ─▶ undo the steps that ran, the last first, saving each ─▶ failed | cancelled
 //
-// After the pivot, a step that fails is run again some times instead, and the task then fails without undoing.
+// After the pivot, a step that fails is run again some times instead, and the task then fails without undoing. One that is
+// interruptible can be cancelled there: the task ends where it is.
 //
 // Invariants:
 // - What runs next was saved before it runs: whenever the daemon dies, the record tells the one step that may have been
@@ -87,7 +88,9 @@ export class TaskRun {
 
   /** Whether cancelling still has a meaning. */
   get isCancellable(): boolean {
-    return (this.record.state === 'running' || this.record.state === 'queued') && !this.#isPastPivot();
+    const { state } = this.record;
+    if (state !== 'running' && state !== 'queued') return false;
+    return !this.#isPastPivot() || this.#type.steps[this.#current?.index ?? -1]?.isInterruptible === true;
   }
 
   /** Runs or undoes the task to its end. Resolves also when it was stopped. */
@@ -132,7 +135,7 @@ export class TaskRun {
       if (this.record.isCancelRequested) return this.#beginUndo(cancelledError(this.record), steps);
       const wasBegun = steps.some((step) => step.state !== 'pending');
       if (wasBegun && this.#type.onCrash === 'undo') return this.#beginUndo(interruptedError(this.record), steps);
-    }
+    } else if (this.record.isCancelRequested) this.#halt = 'cancelled';
     const deadline = this.record.deadline ?? new Date(Date.now() + this.#type.timeoutMs).toISOString();
     this.#watchDeadline(deadline);
     await this.#runSteps({ startedAt: this.record.startedAt ?? new Date().toISOString(), deadline });
@@ -175,7 +178,7 @@ export class TaskRun {
         return null;
       } catch (error) {
         if (error instanceof StepAborted && error.reason === 'stopped') throw new RunInterrupted();
-        if (attempt >= maxAttempts) return { error };
+        if (attempt >= maxAttempts || this.#isInterrupted(step)) return { error };
         this.#options.log.warn(
           { ...this.#about(step), attempt, err: error },
           'a step of a task failed and is tried again',
@@ -189,6 +192,10 @@ export class TaskRun {
     const step = this.#type.steps[index];
     const steps = this.#stepChange(this.record.steps, index, 'failed');
     if (this.#mustTurnBack()) return this.#beginUndo(this.#haltError(), steps);
+    if (step && this.#isInterrupted(step)) {
+      const error = cancelledError(this.record).toBody().error;
+      return this.#save(() => ({ steps, state: 'cancelled', error, endedAt: new Date().toISOString() }));
+    }
     this.#options.log.error({ ...this.#about(step), err: failure }, 'a step of a task failed');
     const what = `step "${step?.name}" of ${this.#type.type} ${this.record.target.name}`;
     await this.#failOrUndo(asTaskError(failure, what), steps);
@@ -260,6 +267,7 @@ export class TaskRun {
       graceMs: this.#options.graceMs,
     });
     this.#current = { index, isUndo, abort: (cause) => run.abort(cause) };
+    if (!isUndo && this.#isInterrupted(step)) run.abort('cancelled');
     try {
       await run.ended;
     } catch (error) {
@@ -355,6 +363,11 @@ export class TaskRun {
   #canTurnBack(): boolean {
     const state = this.#pivotState();
     return state !== 'done' && state !== 'running';
+  }
+
+  /** Whether a step behind the pivot is to end where it is. */
+  #isInterrupted({ isInterruptible }: Step): boolean {
+    return isInterruptible === true && this.#halt === 'cancelled' && this.#isPastPivot();
   }
 
   #mustTurnBack(): boolean {

@@ -68,6 +68,11 @@ export interface TaskStep<Input, Bag, Services> {
    * cancelled or undone; the steps after it are tried again when they fail.
    */
   isPivot?: boolean;
+  /**
+   * For a step after the pivot: it may be cancelled while it runs. The task then ends as cancelled, with everything that
+   * was done until then left as it is, and can be asked for again. `run` ends with an error soon after its signal.
+   */
+  isInterruptible?: boolean;
   run(context: StepContext<Input, Bag, Services>): Promise<void> | void;
   undo?(context: StepContext<Input, Bag, Services>): Promise<void> | void;
 }

@@ -64,7 +64,10 @@ async function freezeNow(
   return Object.fromEntries(targets.map(({ disk, volume }) => [disk, frozen.get(volume.id)!.id]));
 }
 
-/** The disks of a VM that it writes to, with their volumes. */
+/**
+ * The disks of a VM with their volumes, as they are frozen: also those that it may only read, so that what goes on from
+ * them has all of them, whatever is written to the volumes later. Drives with a medium of an image, or none, are not in it.
+ */
 export function diskVolumes(
   { volumes }: Pick<VmStepParts, 'volumes'>,
   vm: Pick<Vm, 'name' | 'status'>,

@@ -84,7 +84,7 @@ export class VmCloning {
   ): Promise<TaskRecord> {
     const { records, nodes, references, engine, task, check } = this.#parts;
     const sizes = new Map(disks.map((disk) => [disk.name, disk.sizeMib ?? 0]));
-    // A volume that could only be read is in no snapshot.
+    // A volume that was to be attached only at the next start is in no snapshot.
     const copied = spec.disks.filter((disk) => !disk.volume || !layers || disk.name in layers);
     const wanted = specOfCopy({ ...spec, disks: copied }, { networks: null, sizes });
     nodes.requireRoom(wanted, isStarted);
@@ -129,14 +129,6 @@ export class VmCloning {
 }
 
 function requireDisksToCopy(parts: VmCloningParts, vm: Vm): void {
-  const { startedSpec } = vm.status;
-  const readOnly = startedSpec?.disks.find((disk) => disk.device === 'disk' && disk.isReadOnly && disk.volume);
-  if (readOnly)
-    throw new LodgeError(
-      'unsupported',
-      `VM ${vm.name} can not be cloned while it runs: disk ${readOnly.name} is attached read-only, and can not be frozen.`,
-      { hint: `Stop it first (lodge vm stop ${vm.name}), or clone a snapshot of it, which goes without that disk.` },
-    );
   for (const { disk, volume } of diskVolumes(parts, vm)) {
     const { state, reason } = volume.status;
     if (state !== 'ready')

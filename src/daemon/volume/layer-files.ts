@@ -1,6 +1,7 @@
 // The files of layers: where they are, making empty ones, and merging those that nothing has open.
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { LodgeError } from '../../api/errors.ts';
 import { type DiskLayer } from '../../drivers/driver.ts';
 import {
   commitLayer,
@@ -12,10 +13,16 @@ import {
   relabelLayer,
 } from '../../host/image/layer.ts';
 import { deleteVolume } from '../../host/image/volume.ts';
+import { readDiskSpace, type DiskSpace } from '../../host/machine.ts';
 import { describeImageProblem } from '../image/image-problem.ts';
 import { type Layer } from './layer.ts';
 
 const mib = 2 ** 20;
+/**
+ * What must be free for fresh layers. They take next to nothing themselves, but a guest that overwrites its own data takes
+ * new space for each cluster from then on, and stands still when there is none.
+ */
+const leastFreeMib = 64;
 
 type LayerPlace = Pick<Layer, 'file' | 'format'>;
 
@@ -31,14 +38,26 @@ export class LayerFiles {
     return { path: join(this.#directory, file), format };
   }
 
+  /** Refuses fresh layers where the guest could soon write no more. Throws `storage_full`. */
+  async requireSpace(): Promise<void> {
+    const { freeBytes, totalBytes } = await readDiskSpace(this.#directory);
+    if (freeBytes < leastFreeMib * mib) throw full({ freeBytes, totalBytes });
+  }
+
   /** Makes an empty layer on another, as large as that one or larger, unless it is there already. */
   async makeOn(layer: LayerPlace, parent: LayerPlace, sizeMib = 0): Promise<void> {
     const { path } = this.place(layer);
     if (await isThere(path)) return;
     const backing = this.place(parent);
-    await explained(async () =>
-      createLayer({ path, backing, sizeBytes: Math.max(await readLayerSize(backing), sizeMib * mib) }),
-    );
+    try {
+      await explained(async () =>
+        createLayer({ path, backing, sizeBytes: Math.max(await readLayerSize(backing), sizeMib * mib) }),
+      );
+    } catch (error) {
+      if (error instanceof LodgeError && error.code === 'storage_full')
+        throw full(await readDiskSpace(this.#directory), error);
+      throw error;
+    }
   }
 
   /** Virtual size, MiB. */
@@ -95,6 +114,18 @@ export class LayerFiles {
   async remove(layer: LayerPlace): Promise<void> {
     await deleteVolume(this.place(layer).path);
   }
+}
+
+function full({ freeBytes, totalBytes }: DiskSpace, cause?: unknown): LodgeError {
+  const [free, total] = [freeBytes, totalBytes].map((bytes) => Math.floor(bytes / mib));
+  return new LodgeError(
+    'storage_full',
+    `The file system that holds the volumes has ${free} MiB free of ${total}; ${leastFreeMib} MiB must be free before disks are frozen, as what the guest writes takes new space from then on.`,
+    {
+      hint: 'Delete snapshots, volumes or images that are not needed, or make the file system larger.',
+      ...(cause === undefined ? {} : { cause }),
+    },
+  );
 }
 
 function isThere(path: string): Promise<boolean> {

@@ -10,7 +10,7 @@
 import { type DiskLayer } from '../../drivers/driver.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { type Log } from '../store/informer.ts';
-import { choresOf, lineOf, volumesOn, type Layer } from './layer.ts';
+import { choresOf, lineOf, volumesOn, type Layer, type LayerHolder } from './layer.ts';
 import { type LayerFiles } from './layer-files.ts';
 import { type LayerRecords } from './layer-records.ts';
 import { type VolumeLayers, type LayerUse } from './volume-layers.ts';
@@ -81,14 +81,23 @@ export class LayerMerging {
    */
   async run(
     treeId: string,
-    { signal, onProgress = () => {} }: { signal: AbortSignal; onProgress?: MergeProgress },
+    {
+      signal,
+      onProgress = () => {},
+      givenUp = [],
+    }: {
+      signal: AbortSignal;
+      onProgress?: MergeProgress;
+      /** Holders that need nothing any more, and hold layers only until these are merged. */
+      givenUp?: readonly LayerHolder[];
+    },
   ): Promise<boolean> {
     const { store, records } = this.#parts;
     return store.whenIdle(treeId, async (mustYield) => {
       const tried = new Set<string>();
       for (;;) {
         signal.throwIfAborted();
-        const chores = choresOf(records, treeId);
+        const chores = choresOf(records, treeId, givenUp);
         const next = chores.find(({ kind, layer }) => kind === 'merge' && !tried.has(layer.id));
         if (next?.kind !== 'merge') return chores.length === 0;
         tried.add(next.layer.id);
@@ -112,23 +121,23 @@ export class LayerMerging {
   }
 
   async #merge(lower: Layer, upper: Layer, options: { signal: AbortSignal; onProgress: MergeProgress }): Promise<void> {
-    const live = await this.#liveUses(upper);
+    const live = await this.#liveUses(lower, upper);
     if (live === 'unknown' || live.length > 1) return;
     const [only] = live;
     if (only) await this.#mergeLive(lower, upper, only, options);
     else await this.#mergeAtRest(lower, upper, options);
   }
 
-  /** The guests that have a layer open; `unknown` when that can't be told. */
-  async #liveUses(layer: Layer): Promise<LiveUse[] | 'unknown'> {
+  /** The guests that have one of two layers open; `unknown` when that can't be told. */
+  async #liveUses(...layers: [lower: Layer, upper: Layer]): Promise<LiveUse[] | 'unknown'> {
     const { records, files, useOf } = this.#parts;
     const live: LiveUse[] = [];
-    for (const volumeId of volumesOn(records, layer)) {
+    for (const volumeId of volumesOn(records, layers[1])) {
       const use = useOf(volumeId);
       if (use.state === 'unknown') return 'unknown';
       if (use.state === 'off') continue;
       const open = (await use.snapshots.layers()).get(use.disk);
-      if (open?.includes(files.place(layer).path)) live.push({ volumeId, use });
+      if (layers.some((layer) => open?.includes(files.place(layer).path))) live.push({ volumeId, use });
     }
     return live;
   }
@@ -143,28 +152,33 @@ export class LayerMerging {
     const top = records.topOf(volumeId);
     const line = top ? lineOf(records, top) : [];
     const above = line[line.findIndex(({ id }) => id === upper.id) - 1];
-    const into = await this.#larger(lower, upper);
+    // One that ended while nobody was looking, as its daemon had died, is only to be written down.
+    const open = (await use.snapshots.layers()).get(use.disk) ?? [];
+    const [hasLower, hasUpper] = [lower, upper].map((layer) => open.includes(files.place(layer).path));
+    const isDone = hasLower !== hasUpper;
+    const into = isDone ? (hasLower ? 'lower' : 'upper') : await this.#larger(lower, upper);
     const merged = mergedLayer(lower, upper, into);
     let isSwitched = false;
     const write = (): Promise<void> => records.write({ put: [merged], remove: [lower.id] });
     try {
-      await use.snapshots.merge(
-        {
-          disk: use.disk,
-          upper: files.place(upper),
-          lower: files.place(lower),
-          below: store.filesOf(lower)[1] ?? null,
-          above: above ? files.place(above) : null,
-          into,
-        },
-        {
-          ...options,
-          onSwitch: async () => {
-            isSwitched = true;
-            await write();
+      if (!isDone)
+        await use.snapshots.merge(
+          {
+            disk: use.disk,
+            upper: files.place(upper),
+            lower: files.place(lower),
+            below: store.filesOf(lower)[1] ?? null,
+            above: above ? files.place(above) : null,
+            into,
           },
-        },
-      );
+          {
+            ...options,
+            onSwitch: async () => {
+              isSwitched = true;
+              await write();
+            },
+          },
+        );
     } catch (error) {
       if (isSwitched) await this.#settleSwitch(lower, upper, use);
       throw error;

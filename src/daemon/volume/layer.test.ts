@@ -50,6 +50,19 @@ test('what somebody holds, and what a volume writes, is left alone', () => {
   assert.deepEqual(chores('snap!'), []);
 });
 
+test('what is held only by those who give it up counts as held by nobody', () => {
+  const of = forest('base!', 'mid!>base', 'Top>mid', 'leaf!>base');
+  const without = (...names: string[]): string[] =>
+    choresOf(
+      of,
+      'tree',
+      names.map((name) => ({ id: `snapshot ${name}` })),
+    ).map(({ kind, layer }) => `${kind} ${layer.id}`);
+  assert.deepEqual(without(), []);
+  assert.deepEqual(without('mid'), ['merge mid']);
+  assert.deepEqual(without('base', 'leaf'), ['remove leaf']);
+});
+
 test('a layer nobody holds goes when nothing is on it, is merged when one is, and stays when more are', () => {
   assert.deepEqual(chores('snap'), ['remove snap']);
   assert.deepEqual(chores('base', 'Top>base'), ['merge base with Top']);

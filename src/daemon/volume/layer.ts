@@ -65,13 +65,19 @@ export type LayerChore =
   /** Only one layer reads it: both become one. */
   | { kind: 'merge'; layer: Layer; child: Layer };
 
-/** Whether anybody needs the layer as it is, besides the layers on it. */
-function isKept(layer: Layer): boolean {
-  return layer.volumeId !== null || layer.holders.length > 0;
-}
-
-/** What is to be done in a tree, or in all. A layer with several layers on it stays until they go. */
-export function choresOf(forest: LayerForest, treeId?: string): LayerChore[] {
+/**
+ * What is to be done in a tree, or in all. A layer with several layers on it stays until they go. `givenUp`: holders that
+ * count as none.
+ */
+export function choresOf(
+  forest: LayerForest,
+  treeId?: string,
+  givenUp: readonly Pick<LayerHolder, 'id'>[] = [],
+): LayerChore[] {
+  const gone = new Set(givenUp.map(({ id }) => id));
+  // Whether anybody needs a layer as it is, besides the layers on it.
+  const isKept = ({ volumeId, holders }: Layer): boolean =>
+    volumeId !== null || holders.some(({ id }) => !gone.has(id));
   const chores: LayerChore[] = [];
   for (const layer of forest.all()) {
     if (isKept(layer) || (treeId !== undefined && layer.treeId !== treeId)) continue;

@@ -107,6 +107,11 @@ export class VolumeLayers {
     return lineOf(this.#parts.records, layer).length;
   }
 
+  /** Refuses fresh layers where the guest could soon write no more. Throws `storage_full`. */
+  requireSpace(): Promise<void> {
+    return this.#parts.files.requireSpace();
+  }
+
   /** Whether a freeze under this key has begun, whatever became of it. */
   hasBegun(key: string): boolean {
     const { records } = this.#parts;
@@ -183,6 +188,7 @@ export class VolumeLayers {
 
       const tops = targets.map(({ volume }) => this.topOf(volume));
       for (const [index, { volume, disk }] of targets.entries()) requireRoom(this.lineOf(volume), disk, tops[index]!);
+      if (targets.length > 0) await files.requireSpace();
       const fresh = targets.map(({ volume }, index) => freshLayer(volume.id, tops[index]!, key));
       await records.write({ begin: { key, fresh, ...(holder ? { holder } : {}) } });
       try {

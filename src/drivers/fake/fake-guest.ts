@@ -32,6 +32,8 @@ export interface FakeProcess {
   wasRestored: boolean;
   /** Ignores the power button, as a guest that hangs does. */
   isDeaf?: boolean;
+  /** Merging layers takes as long as this is so, as it does for large disks. */
+  holdsMerges?: boolean;
 }
 
 export interface FakeGuestParts {
@@ -77,6 +79,7 @@ export class FakeGuest implements Guest {
       name: parts.name,
       read: async () => (await this.#require()).disks ?? {},
       write: (disks) => parts.change((now) => ({ ...now, disks })),
+      holdsMerges: async () => (await this.#require()).holdsMerges === true,
     });
     this.devices = new FakeDevices({
       name: parts.name,

@@ -1,6 +1,7 @@
 // The layers of a guest of the fake driver: which are open stands in the guest's file; merging two is done by qemu-img,
 // since no other program has them open.
 import { copyFile, rename, writeFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { commitLayer, relabelLayer } from '../../host/image/layer.ts';
 import {
@@ -18,7 +19,11 @@ export interface FakeLayersParts {
   /** Files of each disk, top first. Throws where the guest exists no more. */
   read: () => Promise<Record<string, string[]>>;
   write: (disks: Record<string, string[]>) => Promise<void>;
+  /** Whether merges take long now. */
+  holdsMerges: () => Promise<boolean>;
 }
+
+const lookAgainMs = 20;
 
 export class FakeLayers implements GuestSnapshots {
   readonly #parts: FakeLayersParts;
@@ -48,7 +53,9 @@ export class FakeLayers implements GuestSnapshots {
     const at = chain.indexOf(upper.path);
     if (at < 0 || chain[at + 1] !== lower.path)
       throw new LodgeError('internal', `Disk ${disk} of VM ${this.#parts.name} has no such layers to merge.`);
-    if (signal?.aborted) throw new LodgeError('cancelled', `Merging layers of VM ${this.#parts.name} was cancelled.`);
+    do {
+      if (signal?.aborted) throw new LodgeError('cancelled', `Merging layers of VM ${this.#parts.name} was cancelled.`);
+    } while ((await this.#parts.holdsMerges()) && (await delay(lookAgainMs, true)));
     const rest: DiskLayer[] = chain.slice(at + 2).map((path) => ({ path, format: formatOf(path) }));
     await commitLayer([upper, lower, ...rest], { ...(signal ? { signal } : {}) });
     onProgress?.(1, 1);

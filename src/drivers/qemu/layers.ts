@@ -245,8 +245,9 @@ export class QemuLayers implements GuestSnapshots {
         await delay(pauseMs, undefined, { signal: deadline });
       }
     } catch (error) {
-      await this.#cancel(id, AbortSignal.timeout(endingMs)).catch(() => {});
-      throw error;
+      // It may have come to its end before it was told to.
+      const isDone = await this.#cancel(id, AbortSignal.timeout(endingMs)).catch(() => false);
+      if (!isDone) throw error;
     }
   }
 
@@ -254,17 +255,18 @@ export class QemuLayers implements GuestSnapshots {
     return (await this.#parts.qmp.execute('query-jobs')).filter(({ id }) => id.startsWith(jobPrefix));
   }
 
-  /** Ends a job, whatever it does, and waits until it has. */
-  async #cancel(id: string, deadline: AbortSignal): Promise<void> {
+  /** Ends a job, whatever it does, and waits until it has. Answers whether it had done its work. */
+  async #cancel(id: string, deadline: AbortSignal): Promise<boolean> {
     await this.#parts.qmp.execute('job-cancel', { id }).catch(ignoreRefusal);
-    await this.#untilConcluded(id, deadline);
+    const job = await this.#untilConcluded(id, deadline);
     await this.#parts.qmp.execute('job-dismiss', { id }).catch(ignoreRefusal);
+    return job !== undefined && job.error === undefined;
   }
 
-  async #untilConcluded(id: string, deadline: AbortSignal): Promise<void> {
+  async #untilConcluded(id: string, deadline: AbortSignal): Promise<Job | undefined> {
     for (let pauseMs = 2; ; pauseMs = Math.min(pauseMs * 2, 100)) {
       const job = (await this.#jobs()).find((one) => one.id === id);
-      if (!job || job.status === 'concluded') return;
+      if (!job || job.status === 'concluded') return job;
       await delay(pauseMs, undefined, { signal: deadline });
     }
   }
