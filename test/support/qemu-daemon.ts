@@ -1,7 +1,7 @@
 // The real daemon with real guests for a test: in a network namespace of its own, with the image `tiny` and a network
 // that needs nothing of the host. What the tests ask of it is said in short words here.
 import assert from 'node:assert/strict';
-import { mkdir, symlink } from 'node:fs/promises';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type TestContext } from 'node:test';
 import { LodgeError } from '../../src/api/errors.ts';
@@ -30,6 +30,8 @@ export interface QemuDaemonOptions {
   isStarted?: boolean;
   /** The images of kernels that there are. Default: only `tiny`. */
   images?: readonly TinyVariant[];
+  /** Makes the kernel look as one without userfaultfd to the daemon and its guests. */
+  withoutUserfaultfd?: boolean;
 }
 
 /** A daemon with real guests. */
@@ -147,9 +149,10 @@ function withControlGroups(
   { name }: NetworkNamespace,
   mountPoint: string,
   argv: readonly string[],
+  hidden: string | null,
 ): [string, ...string[]] {
-  const script =
-    'mount --rbind /sys/fs/cgroup "$1" && mount -t sysfs sysfs /sys && mount --rbind "$1" /sys/fs/cgroup && shift && exec "$@"';
+  const hide = hidden === null ? '' : `mount --bind ${hidden} /dev/userfaultfd && `;
+  const script = `${hide}mount --rbind /sys/fs/cgroup "$1" && mount -t sysfs sysfs /sys && mount --rbind "$1" /sys/fs/cgroup && shift && exec "$@"`;
   const enter = ['--net=/run/netns/' + name, 'unshare', '--mount', 'sh', '-c', script, 'sh', mountPoint];
   return ['nsenter', ...enter, ...argv];
 }
@@ -162,9 +165,14 @@ export async function qemuDaemon(test: TestContext, options: QemuDaemonOptions =
   for (const image of images) await symlink((await tinyImage(image)).folder, join(cache, 'images', image));
   const namespace = await networkNamespace(test);
   const mountPoint = await temporaryFolder(test);
+  let hidden: string | null = null;
+  if (options.withoutUserfaultfd === true) {
+    hidden = join(await temporaryFolder(test), 'no-device');
+    await writeFile(hidden, '');
+  }
   const daemon = await prepareDaemon(test, {
     driver: 'qemu',
-    namespace: { ...namespace, command: (argv) => withControlGroups(namespace, mountPoint, argv) },
+    namespace: { ...namespace, command: (argv) => withControlGroups(namespace, mountPoint, argv, hidden) },
     env: { LODGE_CACHE_DIR: cache },
     readyTimeoutMs: 60_000,
     config: { isDevelopment: true, ...options.config },
