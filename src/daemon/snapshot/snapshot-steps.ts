@@ -275,7 +275,7 @@ export function giveUp(parts: SnapshotStepParts): Step {
     timeoutMs: hostMs,
     isPivot: true,
     run: async ({ input, remember, state }) => {
-      await remember({ trees: (state['trees'] as string[] | undefined) ?? treesOf(parts, input.snapshotIds) });
+      await remember({ trees: state['trees'] ?? treesOf(parts, input.snapshotIds) });
       for (const id of input.snapshotIds) {
         if (!parts.snapshots.collection.get(id)) continue;
         await parts.snapshots.collection.setStatus(id, (status) => ({
