@@ -16,6 +16,8 @@ type Direction = 'input' | 'output';
 export const examples: Readonly<Record<string, JsonObject>> = {
   'vm.create': { name: 'web1', spec: { image: 'debian-12', cpu: { count: 2 }, memoryMib: 2048 } },
   'vm.stop': { timeoutS: 30 },
+  'vm.act': { action: { type: 'stop', timeoutS: 30 }, vms: { selector: 'role=web' }, parallelism: 4 },
+  'vm.planAction': { action: { type: 'delete' }, vms: { names: ['web1', 'web2'] } },
   'vm.sendKeys': { combinations: [['ctrl', 'alt', 'delete']] },
   'vm.exec': { command: ['uname', '-a'] },
   'vm.openConsole': { type: 'serial' },

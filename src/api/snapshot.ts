@@ -52,6 +52,13 @@ export const snapshot = z
   .meta({ id: 'Snapshot' });
 export type Snapshot = z.output<typeof snapshot>;
 
+export const snapshotQuiesce = z
+  .enum(['auto', 'never', 'required'])
+  .default('auto')
+  .describe(
+    'Freeze the guest’s file systems by its agent meanwhile. auto: where an agent answers; required: fail without',
+  );
+
 const createBody = z
   .strictObject({
     name: objectName.describe('Unique in its VM: a-z, 0-9 and "-", at most 63 characters'),
@@ -61,12 +68,7 @@ const createBody = z
       .boolean()
       .default(false)
       .describe('Save the memory of a running VM too, which then goes on from there'),
-    quiesce: z
-      .enum(['auto', 'never', 'required'])
-      .default('auto')
-      .describe(
-        'Freeze the guest’s file systems by its agent meanwhile. auto: where an agent answers; required: fail without',
-      ),
+    quiesce: snapshotQuiesce,
   })
   .meta({ id: 'SnapshotCreate' });
 export type SnapshotCreate = z.output<typeof createBody>;

@@ -35,6 +35,21 @@ export const taskProgress = z
   })
   .meta({ id: 'TaskProgress' });
 
+/** One of the objects that a task works on one by one. */
+export const taskItem = z
+  .object({
+    id: z.string().describe('Id of the object; what was asked for where there is no such object'),
+    name: z.string(),
+    state: z
+      .enum(['pending', 'running', 'done', 'failed', 'skipped'])
+      .describe('skipped: there was nothing to do, or it was not begun any more'),
+    message: z.string().describe('What is being done, or how it ended'),
+    taskId: z.string().nullable().describe('The task that does it, where it is one of its own'),
+    error: errorBody.shape.error.nullable().describe('Why it failed'),
+  })
+  .meta({ id: 'TaskItem' });
+export type TaskItem = z.output<typeof taskItem>;
+
 export const task = z
   .object({
     id: z.uuid(),
@@ -44,6 +59,8 @@ export const task = z
     state: taskState,
     steps: z.array(taskStep),
     progress: taskProgress,
+    items: z.array(taskItem).describe('Where it works on several objects one by one: how each gets on'),
+    parentId: z.string().nullable().describe('The task that this one is a part of'),
     error: errorBody.shape.error.nullable().describe('Why it failed'),
     requestedBy: z.string().describe('Who asked for it: a token, a local user, or the daemon itself'),
     createdAt: timestamp,

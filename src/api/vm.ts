@@ -5,6 +5,7 @@ import { creation, inProject, listQuery, metadata, objectName, page, timestamp, 
 import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 import { vmGuestRoutes } from './vm-guest.ts';
+import { vmActionRoutes } from './vm-action.ts';
 import { vmCloneRoutes } from './vm-clone.ts';
 import { vmConsoleRoutes } from './vm-console.ts';
 import { vmForkRoutes, vmLineage } from './vm-fork.ts';
@@ -417,6 +418,7 @@ export const vmRoutes = {
     response: bytes('text/plain; charset=utf-8', 'At most the last 256 KiB'),
     errors: ['not_found'],
   }),
+  ...vmActionRoutes,
   ...vmCloneRoutes,
   ...vmForkRoutes,
   ...vmConsoleRoutes,

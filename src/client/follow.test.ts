@@ -17,6 +17,8 @@ function taskIn(state: Task['state'], percent = 0): Task {
     state,
     steps: [],
     progress: { percent },
+    items: [],
+    parentId: null,
     error: state === 'failed' ? new LodgeError('busy', 'it is busy').toBody().error : null,
     requestedBy: 'test',
     createdAt: '2026-01-01T00:00:00Z',

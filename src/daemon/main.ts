@@ -75,6 +75,8 @@ import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
 import { CloneIdentity } from './vm/clone-identity.ts';
+import { vmActionTask } from './vm/vm-action-task.ts';
+import { VmActions } from './vm/vm-actions.ts';
 import { cloneTask } from './vm/vm-clone-tasks.ts';
 import { VmCloning } from './vm/vm-cloning.ts';
 import { forkTask } from './vm/vm-fork-tasks.ts';
@@ -239,6 +241,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       templatesDirectory: folders.templates,
     }),
   );
+  const act = vmActionTask({
+    engine: () => engine,
+    vm: (id) => vmObjects.get(id),
+    act: (vm, action, parentId) => actions.actOnOne(vm, action, engine.require(parentId).requestedBy, parentId),
+  });
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vmObjects.all(),
@@ -254,6 +261,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       image: imageJobs,
       volume: volumeJobs,
       snapshot: snapshotJobs,
+      act,
       stopGuests,
     }),
     node: nodes.name,
@@ -315,6 +323,14 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       live,
     }),
   );
+  const actions: VmActions = new VmActions({
+    records,
+    service: vmService,
+    snapshots,
+    engine,
+    task: act,
+    node: () => ({ kind: 'node', id: nodes.self.id, name: nodes.name, project: nodes.self.project }),
+  });
   const cloning = new VmCloning({
     directory: folders.vms,
     records,
@@ -425,6 +441,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       vm: vmHandlers({
         service: vmService,
         cloning,
+        actions,
         records,
         driver,
         tickets: new ConsoleTickets(),

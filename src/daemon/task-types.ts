@@ -4,6 +4,7 @@ import { type ImageTasks } from './image/image-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
 import { type TemplateTasks } from './template/template-tasks.ts';
+import { type VmActionInput } from './vm/vm-action-task.ts';
 import { type CloneInput } from './vm/vm-clone-tasks.ts';
 import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
@@ -17,6 +18,7 @@ export interface TaskTypeParts {
   template: TemplateTasks;
   fork: TaskType<ForkInput>;
   snapshot: SnapshotTasks;
+  act: TaskType<VmActionInput>;
   stopGuests: TaskType<Record<never, never>>;
 }
 
@@ -27,6 +29,7 @@ export function listTaskTypes({
   image,
   volume,
   snapshot,
+  act,
   template,
   stopGuests,
 }: TaskTypeParts): TaskType[] {
@@ -42,6 +45,7 @@ export function listTaskTypes({
     volume.create,
     volume.delete,
     ...listSnapshotTasks(snapshot),
+    act,
     stopGuests,
   ];
 }

@@ -5,14 +5,18 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { type Subject } from '../../src/api/object.ts';
+import { type TaskItem } from '../../src/api/task.ts';
 import { vmSpec } from '../../src/api/vm-spec.ts';
 import { taskConformance, type TaskFixture } from '../../src/daemon/task/task.conformance.ts';
+import { pendingItem } from '../../src/daemon/task/task-items.ts';
 import { openTaskWorld, writeDisk, type TaskWorld } from '../support/task-world.ts';
 
 /** What a task is run on, with its input beyond the id. */
 interface Scene {
   target: Subject;
   input?: object;
+  /** What it works on one by one. */
+  items?: TaskItem[];
 }
 
 const spec = {
@@ -20,6 +24,7 @@ const spec = {
   nics: [{ network: 'alone' }],
   disks: [{ name: 'data', sizeMib: 2 }],
 };
+const here: Subject = { kind: 'node', id: 'here', name: 'here', project: 'default' };
 const withFirstBootData = { ...spec, cloudInit: { sshKeys: [] } };
 
 async function madeVm(world: TaskWorld, name = 'web1'): Promise<Subject> {
@@ -208,9 +213,17 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     await world.run('volume.create', target);
     return { target };
   },
+  'vm.act': async (world) => {
+    const items = [pendingItem(await madeVm(world, 'a')), pendingItem(await madeVm(world, 'b'))];
+    return { target: here, input: { key: 'one', action: { type: 'start' }, parallelism: 1 }, items };
+  },
+  'vm.act at once': async (world) => {
+    const items = [pendingItem(await runningVm(world, 'a')), pendingItem(await runningVm(world, 'b'))];
+    return { target: here, input: { key: 'one', action: { type: 'forceOff' }, parallelism: 2 }, items };
+  },
   'node.stopGuests': async (world) => {
     for (const name of ['a', 'b']) await runningVm(world, name);
-    return { target: { kind: 'node', id: 'here', name: 'here', project: 'default' } };
+    return { target: here };
   },
 };
 
@@ -232,11 +245,11 @@ for (const [name, setUp] of Object.entries(scenes)) {
   taskConformance(name, async (): Promise<TaskFixture> => {
     const world = await openTaskWorld();
     try {
-      const { target, input = {} } = await setUp(world);
+      const { target, input = {}, items = [] } = await setUp(world);
       const type = world.types.find((candidate) => candidate.type === typeOf(name));
       assert.ok(type, name);
       const whole = target.kind === 'node' || 'parent' in input ? input : { id: target.id, ...input };
-      return { type, target, input: whole, observe: () => world.observe(), cleanup: () => world.close() };
+      return { type, target, input: whole, items, observe: () => world.observe(), cleanup: () => world.close() };
     } catch (error) {
       await world.close();
       throw error;

@@ -33,6 +33,7 @@ import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-re
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
 import { initialTemplateStatus, TemplateRecords } from '../../src/daemon/template/template-records.ts';
 import { templateTasks } from '../../src/daemon/template/template-tasks.ts';
+import { vmActionTask } from '../../src/daemon/vm/vm-action-task.ts';
 import { cloneTask } from '../../src/daemon/vm/vm-clone-tasks.ts';
 import { forkTask } from '../../src/daemon/vm/vm-fork-tasks.ts';
 import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
@@ -208,7 +209,15 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       templatesDirectory: join(folder, 'templates'),
     }),
   );
-  const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, stopGuests });
+  const act = vmActionTask({
+    engine: () => engine,
+    vm: (id) => vms.get(id),
+    act: (one, action, parentId) => {
+      const type = action.type === 'start' ? vm.start : vm.forceOff;
+      return engine.submit(type, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test', parentId });
+    },
+  });
+  const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, act, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',

@@ -23,6 +23,8 @@ function taskWith(change: Partial<Task>): Task {
     startedAt: at,
     endedAt: null,
     deadline: null,
+    items: [],
+    parentId: null,
     ...change,
   };
 }

@@ -18,6 +18,7 @@ export function stopGuestsTask(parts: StopGuestsParts): TaskType<Record<never, n
   return defineTask({
     type: 'node.stopGuests',
     input: z.strictObject({}),
+    waitsForTasks: true,
     steps: [
       {
         name: 'shut down guests',

@@ -73,7 +73,7 @@ export class SnapshotService {
     return { spec: origin.status.startedSpec ?? origin.spec, disks: origin.status.disks, layers, firmware };
   }
 
-  async create(given: Vm, body: SnapshotCreate, requestedBy: string): Promise<TaskRecord> {
+  async create(given: Vm, body: SnapshotCreate, requestedBy: string, parentId?: string): Promise<TaskRecord> {
     const { engine, tasks, records, steps } = this.#parts;
     const vm = this.#requireIdle(given);
     const { state } = vm.status;
@@ -107,6 +107,7 @@ export class SnapshotService {
       target: vmSubject(vm),
       input: { id: vm.id, snapshotIds: [id], withMemory: body.withMemory, quiesce: body.quiesce },
       requestedBy,
+      parentId,
     });
     await records.collection.create(
       { id, name: body.name, project: vm.id, labels: body.labels, spec: body.spec },

@@ -3,13 +3,13 @@
 // Invariants:
 // - A task is in the store before anything happens for it, and runs on the node it belongs to, once at a time.
 // - Tasks with the same exclusive key run one after the other in the order in which they were submitted; all together
-//   at most `maxConcurrent` at a time. What was under way when the daemon ended goes first.
+//   at most `maxConcurrent` at a time. Those that only wait for others are not counted: they have a limit of their own. What was under way when the daemon ended goes first.
 // - What a caller reads after submit() or cancel() shows what they did.
 import { isDeepStrictEqual } from 'node:util';
 import { uuidv7 } from 'uuidv7';
 import { LodgeError } from '../../api/errors.ts';
 import type { Subject } from '../../api/object.ts';
-import { finalTaskStates } from '../../api/task.ts';
+import { finalTaskStates, type TaskItem } from '../../api/task.ts';
 import type { TransactionPart } from '../store/collection.ts';
 import type { Change } from '../store/collection-index.ts';
 import { silentLog, type Log } from '../store/informer.ts';
@@ -26,6 +26,8 @@ export interface TaskEngineOptions {
   log?: Log;
   /** Tasks that run at a time. Default 16. */
   maxConcurrent?: number;
+  /** Tasks that run at a time and only wait for others. Default 64. */
+  maxWaiting?: number;
   /** Tasks that may wait; more are refused. Default 20,000. */
   maxQueued?: number;
   /** How long finished tasks are kept, and how many. Default 7 days and 1000. */
@@ -47,6 +49,10 @@ export interface Submission<Input> {
   project?: string;
   /** Node that runs it. Default: this one. */
   node?: string;
+  /** The task that it is a part of. */
+  parentId?: string;
+  /** The objects that it works on one by one. */
+  items?: readonly TaskItem[];
   /** A second submission with the same key and content gives the task of the first. Keys belong to who asks. */
   idempotencyKey?: string;
 }
@@ -74,6 +80,7 @@ export class TaskEngine {
       node: 'local',
       log: silentLog,
       maxConcurrent: 16,
+      maxWaiting: 64,
       maxQueued: 20_000,
       retention: { maxAgeMs: 7 * 86_400_000, maxCount: 1000 },
       graceMs: 30_000,
@@ -149,6 +156,8 @@ export class TaskEngine {
       requestedBy,
       project = target.project,
       node = this.#options.node,
+      parentId = null,
+      items = [],
       idempotencyKey = null,
     } = submission;
     if (this.#stopping.signal.aborted)
@@ -170,6 +179,8 @@ export class TaskEngine {
       state: 'queued',
       steps: type.steps.map(({ name }) => ({ name, state: 'pending', startedAt: null, endedAt: null })),
       progress: { percent: 0 },
+      items: [...items],
+      parentId,
       error: null,
       requestedBy,
       createdAt: new Date().toISOString(),
@@ -245,6 +256,13 @@ export class TaskEngine {
     return Array.from(this.#records.all()).filter(
       (record) => record.exclusiveKey === key && !finalTaskStates.has(record.state),
     );
+  }
+
+  /** Tasks that are parts of another, in the order in which they were submitted. */
+  partsOf(parentId: string): TaskRecord[] {
+    return Array.from(this.#records.all())
+      .filter((record) => record.parentId === parentId)
+      .toSorted((left, right) => (left.id < right.id ? -1 : 1));
   }
 
   /** Tasks that work on an object, and the one that its status names: that may be about several. */
@@ -337,14 +355,26 @@ export class TaskEngine {
 
   #schedule(): void {
     if (this.#stopping.signal.aborted) return;
-    const busyKeys = new Set(Array.from(this.#runs.values(), ({ run }) => run.record.exclusiveKey));
+    const { maxConcurrent, maxWaiting } = this.#options;
+    const running = Array.from(this.#runs.values(), ({ run }) => run.record);
+    const busyKeys = new Set(running.map(({ exclusiveKey }) => exclusiveKey));
+    let waiting = running.filter((record) => this.#waitsForTasks(record)).length;
+    let working = running.length - waiting;
     for (const record of this.#queue.values()) {
-      if (this.#runs.size >= this.#options.maxConcurrent) return;
+      const isWaiting = this.#waitsForTasks(record);
+      if (working >= maxConcurrent && waiting >= maxWaiting) return;
+      if (isWaiting ? waiting >= maxWaiting : working >= maxConcurrent) continue;
       if (busyKeys.has(record.exclusiveKey)) continue;
       busyKeys.add(record.exclusiveKey);
+      if (isWaiting) waiting++;
+      else working++;
       this.#queue.delete(record.id);
       this.#begin(record.id);
     }
+  }
+
+  #waitsForTasks({ type }: TaskRecord): boolean {
+    return this.#types.get(type)?.waitsForTasks ?? false;
   }
 
   #begin(id: string): void {
@@ -404,6 +434,7 @@ function unknownType(record: TaskRecord): TaskType {
     services: null,
     timeoutMs: 1000,
     onCrash: 'resume',
+    waitsForTasks: false,
     steps: record.steps.map(({ name }) => ({ name, timeoutMs: 1000, run: refuse })),
     exclusiveKey: () => record.exclusiveKey,
   };

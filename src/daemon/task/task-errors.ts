@@ -36,7 +36,14 @@ export function interruptedError(record: TaskRecord): LodgeError {
 
 /** Somebody asked for it to end. */
 export function cancelledError(record: TaskRecord): LodgeError {
-  return new LodgeError('cancelled', `${record.type} ${record.target.name} was cancelled and undone`);
+  const what = `${record.type} ${record.target.name}`;
+  if (record.items.length === 0) return new LodgeError('cancelled', `${what} was cancelled and undone`);
+  const done = record.items.filter(({ state }) => state === 'done').length;
+  return new LodgeError(
+    'cancelled',
+    `${what} was cancelled when ${done} of ${record.items.length} were done; what had not begun is left as it was`,
+    { hint: 'What had begun goes on as tasks of its own: lodge task list --running.' },
+  );
 }
 
 /** The record was left by a version of Lodge in which this type had other steps. */

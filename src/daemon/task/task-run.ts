@@ -61,6 +61,8 @@ export class TaskRun {
   #stored: StoredTask;
   /** Newer than in the record between two saves. */
   #progress: TaskRecord['progress'];
+  /** Newer than in the record between two saves. */
+  #items: TaskRecord['items'];
   #saving: Promise<unknown> = Promise.resolve();
   #progressTimer: NodeJS.Timeout | undefined;
   #deadlineTimer: NodeJS.Timeout | undefined;
@@ -73,6 +75,7 @@ export class TaskRun {
     this.#type = type;
     this.#stored = stored;
     this.#progress = stored.record.progress;
+    this.#items = stored.record.items;
     this.#records = records;
     this.#options = options;
   }
@@ -291,6 +294,7 @@ export class TaskRun {
     const { record } = this;
     const about = this.#about(step);
     const getState = (): Record<string, unknown> => this.record.remembered;
+    const getItems = (): TaskRecord['items'] => this.#items;
     const check = (): void => {
       if (isOver()) throw new LodgeError('cancelled', `step "${step.name}" has ended and can not go on`);
     };
@@ -304,6 +308,9 @@ export class TaskRun {
       get state() {
         return getState();
       },
+      get items() {
+        return getItems();
+      },
       remember: async (values) => {
         check();
         // A step that runs again remembers the same again.
@@ -314,6 +321,11 @@ export class TaskRun {
       progress: (progress) => {
         if (isOver() || this.#current?.isUndo) return;
         this.#noteProgress(index, progress);
+        this.#planProgressSave();
+      },
+      showItems: (items) => {
+        if (isOver()) return;
+        this.#items = [...items];
         this.#planProgressSave();
       },
     };
@@ -334,7 +346,7 @@ export class TaskRun {
 
   async #save(change: (record: TaskRecord) => Partial<TaskRecord>): Promise<void> {
     const save = this.#saving.then(async () => {
-      const next = { progress: this.#progress, ...change(this.record) };
+      const next = { progress: this.#progress, items: this.#items, ...change(this.record) };
       this.#stored = await this.#records.save(this.#stored, next, this.#stopping.signal);
     });
     this.#saving = save.catch(() => {});
@@ -361,6 +373,8 @@ export class TaskRun {
 
   /** After a crash: in the pivot nobody knows whether there is a way back, so that it is gone through again. */
   #canTurnBack(): boolean {
+    // What others did is theirs: whoever only waits for them can end anywhere.
+    if (this.#type.waitsForTasks) return true;
     const state = this.#pivotState();
     return state !== 'done' && state !== 'running';
   }

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { suite, test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
 import type { Subject } from '../../api/object.ts';
+import type { TaskItem } from '../../api/task.ts';
 import { SqliteStore } from '../store/sqlite.ts';
 import {
   StoreClosedError,
@@ -28,6 +29,8 @@ export interface TaskFixture {
   type: TaskType;
   target: Subject;
   input: unknown;
+  /** What it works on one by one. */
+  items?: readonly TaskItem[];
   /** All that the task may change, without ids and times, so that two fixtures' worlds can be compared. */
   observe(): Promise<unknown>;
   /** Removes the world. */
@@ -161,7 +164,8 @@ async function runThrough(
       died.resolve();
     });
     const first = await startEngine(dying, [type]);
-    const submission = { target: fixture.target, input: fixture.input, requestedBy: 'test' };
+    const { target, input, items = [] } = fixture;
+    const submission = { target, input, items, requestedBy: 'test' };
     const { id } = await first.submit(type, submission);
     const ended = first.wait(id, { timeoutMs: deadlineMs });
     ended.catch(() => {});

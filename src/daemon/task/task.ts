@@ -7,11 +7,12 @@
 //   idempotent as well. A step without `undo` leaves nothing that matters.
 // - Both watch `signal` in everything that takes time, and end soon after it aborts. One that doesn't is given up after
 //   a grace and undone, while it may still be doing something.
-// - A step must not wait for another task: that one may wait for this one's place.
+// - A step must not wait for another task, which may wait for this one's place; but for types with `waitsForTasks`,
+//   which take no place.
 import type * as z from 'zod';
 import { LodgeError } from '../../api/errors.ts';
 import type { Subject } from '../../api/object.ts';
-import type { Task } from '../../api/task.ts';
+import type { Task, TaskItem } from '../../api/task.ts';
 import type { Log } from '../store/informer.ts';
 
 /** A task as it is kept: what the API shows, and what the engine needs to go on with it. */
@@ -48,10 +49,14 @@ export interface StepContext<Input, Bag, Services> {
   /** Aborts when the step has to end: cancelled, out of time, or the daemon stops. */
   readonly signal: AbortSignal;
   readonly log: Log;
+  /** The objects it works on one by one, as they were last shown; also by an earlier run of the step. */
+  readonly items: readonly TaskItem[];
   /** Adds to `state`; resolves when it is durable. Values are JSON. */
   remember(this: void, values: Partial<Bag>): Promise<void>;
   /** Shows how far the step is. Cheap: it is written at most once in a while. */
   progress(this: void, progress: StepProgress): void;
+  /** Shows how each of several objects gets on: all of them. Cheap, as progress; what was shown last is kept with the step. */
+  showItems(this: void, items: readonly TaskItem[]): void;
 }
 
 export interface TaskStep<Input, Bag, Services> {
@@ -94,6 +99,11 @@ export interface TaskDefinition<
   exclusiveKey?(input: z.output<InputSchema>, target: Subject): string;
   /** The longest that the whole may take once it has begun; then it is cancelled and undone. Default: what its steps may take. */
   timeoutMs?: number;
+  /**
+   * Its steps do nothing but have other tasks done and wait for them. It takes none of their places; in return its steps
+   * may not wait for tasks of a type that does so too.
+   */
+  waitsForTasks?: boolean;
   /** After the daemon died in the middle: run the step it was in again, or undo everything. Default resume. */
   onCrash?: 'resume' | 'undo';
   steps: readonly TaskStep<z.output<InputSchema>, BagOf<BagSchema>, Services>[];
@@ -107,6 +117,7 @@ export interface TaskType<Input = unknown> {
   readonly services: unknown;
   readonly timeoutMs: number;
   readonly onCrash: 'resume' | 'undo';
+  readonly waitsForTasks: boolean;
   readonly steps: readonly TaskStep<unknown, Record<string, unknown>, unknown>[];
   /** What the schema makes of the input. Throws invalid_request. */
   parse(input: Input): unknown;
@@ -140,6 +151,7 @@ export function defineTask<InputSchema extends z.ZodType, BagSchema extends z.Zo
     services: definition.services,
     timeoutMs: definition.timeoutMs ?? steps.reduce((sum, { timeoutMs }) => sum + timeoutMs, deadlineSlackMs),
     onCrash: definition.onCrash ?? 'resume',
+    waitsForTasks: definition.waitsForTasks ?? false,
     steps,
     parse(input) {
       const parsed = definition.input.safeParse(input);
@@ -166,6 +178,8 @@ export function toTask(record: TaskRecord): Task {
     state,
     steps,
     progress,
+    items,
+    parentId,
     error,
     requestedBy,
     createdAt,
@@ -181,6 +195,8 @@ export function toTask(record: TaskRecord): Task {
     state,
     steps,
     progress,
+    items,
+    parentId,
     error,
     requestedBy,
     createdAt,

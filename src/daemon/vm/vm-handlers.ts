@@ -10,6 +10,7 @@ import { toTask } from '../task/task.ts';
 import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type UsageSampler } from './usage-sampler.ts';
+import { type VmActions } from './vm-actions.ts';
 import { type VmRecords } from './vm-records.ts';
 import { type VmCloning } from './vm-cloning.ts';
 import { type VmService } from './vm-service.ts';
@@ -19,6 +20,7 @@ const maxProcessLogBytes = 262_144;
 export interface VmHandlersParts {
   service: VmService;
   cloning: VmCloning;
+  actions: VmActions;
   records: VmRecords;
   driver: Driver;
   tickets: ConsoleTickets;
@@ -28,6 +30,7 @@ export interface VmHandlersParts {
 export function vmHandlers({
   service,
   cloning,
+  actions,
   records,
   driver,
   tickets,
@@ -66,6 +69,8 @@ export function vmHandlers({
     resetFirmware: async (request, { caller }) =>
       vmFor(caller, await service.resetFirmware(find(request), request.body.what)),
     suspend: async (request, { caller }) => toTask(await service.suspend(find(request), caller.name)),
+    act: async ({ body }, { caller }) => toTask(await actions.act(body, caller)),
+    planAction: async ({ body }, { caller }) => ({ items: actions.plan(body, caller) }),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),
 

@@ -139,9 +139,13 @@ export function askToShutDown(parts: VmStepParts): VmStep {
       if (!guest) return;
       const before = state['before'] ?? records.byId(id).status.state;
       await remember({ before });
-      await guests.exclusively(id, () =>
-        records.transition(id, 'stopping', 'The guest was asked to shut down.', { taskId }),
-      );
+      const isUp = await guests.exclusively(id, async () => {
+        // It may have ended by itself a moment ago.
+        if (!liveVmStates.has(records.byId(id).status.state)) return false;
+        await records.transition(id, 'stopping', 'The guest was asked to shut down.', { taskId });
+        return true;
+      });
+      if (!isUp) return;
       const timeoutMs = (timeoutS ?? records.byId(id).spec.stopTimeoutS) * 1000;
       if (before === 'crashed' || timeoutMs === 0) {
         await remember({ didShutDown: false });
@@ -208,6 +212,7 @@ export function endGuest(parts: VmStepParts, cause: Extract<VmExit['cause'], 'st
       }
       if (now === undefined || !liveVmStates.has(now)) return;
       await guests.exclusively(id, async () => {
+        if (!liveVmStates.has(records.byId(id).status.state)) return;
         await records.transition(id, 'stopping', 'It is being switched off.', { taskId });
         const guest = guests.get(id);
         if (guest) await guest.end();

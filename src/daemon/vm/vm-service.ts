@@ -148,24 +148,24 @@ export class VmService {
   }
 
   /** `isByItself`: the daemon starts it; a start that somebody asks for ends the count of failed ones. */
-  async start(vm: Vm, requestedBy: string, isByItself = false): Promise<TaskRecord> {
+  async start(vm: Vm, requestedBy: string, isByItself = false, parentId?: string): Promise<TaskRecord> {
     this.#requireIdle(vm);
     this.#parts.records.requireAllowed(vm, 'start');
     this.#parts.nodes.requireRoom(vm.spec, true);
     if (!isByItself) await this.#parts.records.patch(vm.id, { restarts: { count: 0, nextAt: null } });
-    return this.#submit(vm, 'start', this.#parts.tasks.start, requestedBy);
+    return this.#submit(vm, 'start', this.#parts.tasks.start, requestedBy, { parentId });
   }
 
-  stop(vm: Vm, timeoutS: number | undefined, requestedBy: string): Promise<TaskRecord> {
-    return this.#submit(vm, 'stop', this.#parts.tasks.stop, requestedBy, timeoutS);
+  stop(vm: Vm, timeoutS: number | undefined, requestedBy: string, parentId?: string): Promise<TaskRecord> {
+    return this.#submit(vm, 'stop', this.#parts.tasks.stop, requestedBy, { timeoutS, parentId });
   }
 
-  restart(vm: Vm, timeoutS: number | undefined, requestedBy: string): Promise<TaskRecord> {
-    return this.#submit(vm, 'restart', this.#parts.tasks.restart, requestedBy, timeoutS);
+  restart(vm: Vm, timeoutS: number | undefined, requestedBy: string, parentId?: string): Promise<TaskRecord> {
+    return this.#submit(vm, 'restart', this.#parts.tasks.restart, requestedBy, { timeoutS, parentId });
   }
 
-  suspend(vm: Vm, requestedBy: string): Promise<TaskRecord> {
-    return this.#submit(vm, 'suspend', this.#parts.tasks.suspend, requestedBy);
+  suspend(vm: Vm, requestedBy: string, parentId?: string): Promise<TaskRecord> {
+    return this.#submit(vm, 'suspend', this.#parts.tasks.suspend, requestedBy, { parentId });
   }
 
   /** Makes running copies of a running VM. */
@@ -202,7 +202,7 @@ export class VmService {
   }
 
   /** Switches off whatever else is being done: a start or suspension is cancelled, a stop cut short. */
-  async forceOff(given: Vm, requestedBy: string): Promise<TaskRecord> {
+  async forceOff(given: Vm, requestedBy: string, parentId?: string): Promise<TaskRecord> {
     const { records, engine, tasks, guests } = this.#parts;
     const vm = records.byId(given.id);
     const all = engine.activeOn({ kind: 'vm', id: vm.id });
@@ -219,20 +219,20 @@ export class VmService {
       if (active.type === tasks.stop.type) await guests.get(vm.id)?.end();
       else await engine.cancel(active.id).catch(ignoreEnded);
     }
-    return engine.submit(tasks.forceOff, { target: vmSubject(vm), input: { id: vm.id }, requestedBy });
+    return engine.submit(tasks.forceOff, { target: vmSubject(vm), input: { id: vm.id }, requestedBy, parentId });
   }
 
   /** With `isForced`, cancels whatever is being done with the VM and switches it off first. */
-  async delete(given: Vm, isForced: boolean, requestedBy: string): Promise<TaskRecord> {
+  async delete(given: Vm, isForced: boolean, requestedBy: string, parentId?: string): Promise<TaskRecord> {
     const { tasks, engine, records } = this.#parts;
-    if (!isForced) return this.#submit(given, 'delete', tasks.delete, requestedBy);
+    if (!isForced) return this.#submit(given, 'delete', tasks.delete, requestedBy, { parentId });
     const vm = records.byId(given.id);
     for (const active of engine.activeFor({ kind: 'vm', id: vm.id }, vm.status.taskId)) {
       if ([tasks.delete.type, tasks.forceDelete.type].includes(active.type)) return active;
       if (active.type === tasks.stop.type) await this.#parts.guests.get(vm.id)?.end();
       else await engine.cancel(active.id).catch(ignoreEnded);
     }
-    return engine.submit(tasks.forceDelete, { target: vmSubject(vm), input: { id: vm.id }, requestedBy });
+    return engine.submit(tasks.forceDelete, { target: vmSubject(vm), input: { id: vm.id }, requestedBy, parentId });
   }
 
   /** Actions that take no time and need no undo: done at once, when nothing else works on the VM. */
@@ -312,12 +312,17 @@ export class VmService {
     action: VmAction,
     type: VmTasks[keyof VmTasks],
     requestedBy: string,
-    timeoutS?: number,
+    { timeoutS, parentId }: { timeoutS?: number; parentId?: string } = {},
   ): Promise<TaskRecord> {
     const vm = this.#parts.records.byId(given.id);
     this.#requireIdle(vm, { waitsForChange: true });
     this.#parts.records.requireAllowed(vm, action);
-    return this.#parts.engine.submit(type, { target: vmSubject(vm), input: { id: vm.id, timeoutS }, requestedBy });
+    return this.#parts.engine.submit(type, {
+      target: vmSubject(vm),
+      input: { id: vm.id, timeoutS },
+      requestedBy,
+      parentId,
+    });
   }
 
   /** Refuses what can't be done while something else is; `waitsForChange`: a change that is being made is waited for. */
