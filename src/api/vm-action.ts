@@ -78,7 +78,7 @@ export const bulkActionPermissions: Readonly<Record<VmBulkAction['type'], Permis
 };
 
 /** Which VMs of a project are meant. */
-export const vmChoice = z
+const vmChoice = z
   .union([
     z.strictObject({ names: z.array(objectReference).min(1).max(maxActionVms).describe('These, by name or id') }),
     z.strictObject({
@@ -87,7 +87,6 @@ export const vmChoice = z
     z.strictObject({ all: z.literal(true).describe('All of the project') }),
   ])
   .meta({ id: 'VmChoice' });
-export type VmChoice = z.output<typeof vmChoice>;
 
 const body = z
   .strictObject({
