@@ -1,13 +1,14 @@
 # Makes files that exist in memory only and have no name (memfd_create), and closes them to all further writing
 # (F_ADD_SEALS), which Node has no calls for. Core functions of perl alone.
 #
-#   perl memory-file.pl --create NUMBER COUNT   prints "fd N" for each, and keeps them open until its input ends
-#   perl memory-file.pl --seal PATH             nobody can write to or resize the file any more, whoever has it open
+#   perl memory-file.pl --create NUMBER COUNT   prints "fd N" for each, and keeps them open until its input ends; told
+#       "seal N", nobody can write to or resize that file any more, whoever has it open: prints "sealed N"
 #   perl memory-file.pl --punch NUMBER PATH BITMAP PAGES COUNT SIZE
 #       gives back every page that holds something though the bitmap at byte BITMAP, lowest bit first, has no bit for it:
 #       COUNT pages of SIZE bytes from byte PAGES on
 #
-# NUMBER is the system call's, memfd_create or fallocate. Prints "error ERRNO" and exits with 1 when it fails.
+# NUMBER is the system call's, memfd_create or fallocate. Prints "error ERRNO" and exits with 1 when it fails; a file that
+# can't be sealed, "refused N ERRNO", and goes on.
 use strict;
 use warnings;
 
@@ -29,17 +30,19 @@ sub fail {
 my $verb = shift // '';
 if ($verb eq '--create') {
     my ($number, $count) = @ARGV;
+    my %files;
     for (1 .. $count) {
         my $name = "lodge\0";
         my $fd = syscall $number + 0, $name, $MFD_CLOEXEC | $MFD_ALLOW_SEALING;
         fail() if $fd < 0;
+        open $files{$fd}, '+<&=', $fd or fail();
         print "fd $fd\n";
     }
-    my $rest = <STDIN>;
-} elsif ($verb eq '--seal') {
-    open my $file, '+<', $ARGV[0] or fail();
-    fcntl $file, $F_ADD_SEALS, $F_SEAL_SEAL | $F_SEAL_SHRINK | $F_SEAL_GROW | $F_SEAL_WRITE or fail();
-    print "sealed\n";
+    while (my $line = <STDIN>) {
+        next if $line !~ /^seal (\d+)$/;
+        my $seals = $F_SEAL_SEAL | $F_SEAL_SHRINK | $F_SEAL_GROW | $F_SEAL_WRITE;
+        print fcntl($files{$1}, $F_ADD_SEALS, $seals) ? "sealed $1\n" : "refused $1 " . ($! + 0) . "\n";
+    }
 } elsif ($verb eq '--punch') {
     my ($number, $path, $bitmap_at, $pages_at, $count, $size) = @ARGV;
     open my $file, '+<:raw', $path or fail();
@@ -78,5 +81,5 @@ if ($verb eq '--create') {
     }
     print "punched $punched\n";
 } else {
-    die "memory-file.pl: --create, --seal or --punch\n";
+    die "memory-file.pl: --create or --punch\n";
 }

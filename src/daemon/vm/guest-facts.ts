@@ -146,6 +146,8 @@ export class GuestFacts {
           ? now
           : { ...now, isUp: true, consolePanic: null, upAt: now.upAt ?? new Date().toISOString() },
       );
+      // What a copy knows of itself now is its original's, and asking would take the processor from those that are being made.
+      if (isBeingForked(collection.get(vm.id))) return true;
       const info = await guest.agent.info({ timeoutMs: answerTimeoutMs * 2, signal });
       // What a guest said before it ended or was reset says nothing about the VM now.
       await collection.setStatus(vm.id, (now) =>
@@ -177,6 +179,11 @@ export class GuestFacts {
       return false;
     }
   }
+}
+
+function isBeingForked(vm: Vm | null): boolean {
+  const lineage = vm?.status.lineage;
+  return vm?.status.taskId !== null && lineage?.kind === 'fork' && !lineage.hasOwnIdentity;
 }
 
 function ignoreGone(error: unknown): void {

@@ -5,6 +5,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { makeDurable } from '../../host/image/durable.ts';
+import { SpareMemoryFiles } from '../../host/memory-file.ts';
 import { isAlive } from '../../host/process.ts';
 import {
   type CallOptions,
@@ -57,6 +58,8 @@ export class QemuDriver implements Driver {
   readonly #ladder: AcceleratorLadder;
   readonly #processes: QemuProcesses;
   readonly #launcher: QemuLauncher;
+  /** The frozen memory of a guest, and its devices' state. */
+  readonly #memoryFiles = new SpareMemoryFiles(2);
   #installation: Promise<QemuInstallation> | null = null;
 
   constructor(options: QemuDriverOptions) {
@@ -156,6 +159,7 @@ export class QemuDriver implements Driver {
     const { copies, pauseMs, frozenBytes } = await forkGuest<QemuGuest>(
       {
         name: forkable.name,
+        files: () => this.#memoryFiles.take(),
         freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
         block: {
           name: memoryBlock(spec.machine),
@@ -174,6 +178,7 @@ export class QemuDriver implements Driver {
         throw new LodgeError('timeout', `It took longer than ${timeoutMs / 1000} s to ${what}.`, { cause: error });
       throw qmpFailure(error, what);
     });
+    this.#memoryFiles.refill();
     return { copies, pauseMs, frozenMib: frozenBytes / 2 ** 20 };
   }
 
@@ -317,6 +322,7 @@ export class QemuDriver implements Driver {
     const { guests } = this.#launcher;
     await Promise.all([...guests].map((guest) => guest.release()));
     guests.clear();
+    await this.#memoryFiles.close();
     await this.#processes.close();
   }
 

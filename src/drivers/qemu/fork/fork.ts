@@ -16,7 +16,7 @@ import { LodgeError } from '../../../api/errors.ts';
 import { MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../host/memory-file.ts';
 import { type Guest, type GuestDefinition } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
-import { type FreezeRequest } from './freeze.ts';
+import { type Freeze, type FreezeRequest } from './freeze.ts';
 import { memoryDevice } from '../slots.ts';
 import type { VmPinned } from '../../../api/vm.ts';
 import {
@@ -52,7 +52,9 @@ export interface WaitingCopy<G extends Guest = Guest> {
 
 export interface ForkParts<G extends Guest> {
   name: string;
-  freeze: (request: FreezeRequest) => Promise<{ pauseMs: number }>;
+  freeze: (request: FreezeRequest) => Promise<Freeze>;
+  /** Two files in memory. */
+  files: () => Promise<MemoryFile[]>;
   /** Block of memory that is mapped, bytes. */
   block: { name: string; size: number };
   /** Starts the process of a copy. Throws, and then leaves nothing. */
@@ -88,16 +90,16 @@ export async function forkGuest<G extends Guest>(
   parts: ForkParts<G>,
   work: ForkWork<G>,
 ): Promise<{ copies: G[]; pauseMs: number; frozenBytes: number }> {
-  const files = MemoryFile.create(2) as Promise<[MemoryFile, MemoryFile]>;
+  const files = parts.files() as Promise<[MemoryFile, MemoryFile]>;
   const failed = new AbortController();
   const signal = AbortSignal.any([work.deadline, failed.signal]);
   const expected = expectedPagesOffset(parts.block.size);
   // The copies' processes may start before there is anything in the file: they take one that is shorter than where the
   // memory begins, and its whole length is there before any memory is.
-  const freeze = async (): Promise<{ pauseMs: number; pagesOffset: number; frozenBytes: number }> => {
+  const freeze = async (): Promise<Freeze & FinishedImage> => {
     const [memory, stream] = await files;
-    const { pauseMs } = await parts.freeze({ path: memory.path, signal, onStopped: work.onStopped });
-    return { pauseMs, ...(await finishImage(parts, memory, stream)) };
+    const freeze = await parts.freeze({ path: memory.path, signal, onStopped: work.onStopped });
+    return { ...freeze, ...(await finishImage(parts, memory, stream)) };
   };
   const frozen = freeze();
   frozen.catch(() => {});
@@ -112,7 +114,9 @@ export async function forkGuest<G extends Guest>(
       const definition = await define();
       let copy = await parts.launch(definition, incoming(expected), signal);
       waiting.push(copy);
-      const { pagesOffset } = await frozen;
+      // A copy has the addresses of its original until it is given its own: it must not announce them.
+      await copy.qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
+      const { pagesOffset, sealed } = await frozen;
       if (pagesOffset !== expected) {
         await copy.giveUp(new Error('the memory is elsewhere'));
         waiting.splice(waiting.indexOf(copy), 1);
@@ -120,11 +124,13 @@ export async function forkGuest<G extends Guest>(
         waiting.push(copy);
       }
       await load(copy.qmp, copy.streamUri, signal);
+      await sealed;
       await copy.run();
       await work.onCopy?.(copy.guest, definition);
       return copy.guest;
     });
-    const { pauseMs, frozenBytes } = await frozen;
+    const { pauseMs, frozenBytes, settled } = await frozen;
+    await settled;
     return { copies, pauseMs, frozenBytes };
   } catch (error) {
     failed.abort(error);
@@ -137,12 +143,19 @@ export async function forkGuest<G extends Guest>(
   }
 }
 
-/** Makes what QEMU has written ready for copies: pages that became zeros are zeros, nobody can change it, and the rest is a stream. */
+interface FinishedImage {
+  pagesOffset: number;
+  frozenBytes: number;
+  /** Resolves when nobody can change it any more. */
+  sealed: Promise<void>;
+}
+
+/** Makes what QEMU has written ready for copies: pages that became zeros are zeros, and the rest is a stream. */
 async function finishImage(
   { name, block }: Pick<ForkParts<Guest>, 'name' | 'block'>,
   memory: MemoryFile,
   stream: MemoryFile,
-): Promise<{ pagesOffset: number; frozenBytes: number }> {
+): Promise<FinishedImage> {
   const readAt = reader(memory.descriptor);
   try {
     const layout = readFrozenLayout(readAt);
@@ -154,14 +167,22 @@ async function finishImage(
       await punchUnmarkedPages(memory.path, { ...main, count: main.size / main.pageSize });
     const content = makeDeviceStream(layout, readAt, size, new Set([block.name]));
     for (let at = 0; at < content.length;) at += writeSync(stream.descriptor, content, at);
-    await memory.seal();
-    return { pagesOffset: main.pagesOffset, frozenBytes: fstatSync(memory.descriptor).blocks * 512 };
-  } catch (error) {
-    if (!(error instanceof FrozenImageError) && !(error instanceof MemoryFileError)) throw error;
-    throw new LodgeError('hypervisor_failed', `The frozen memory of VM ${name} can’t be used: ${error.message}.`, {
-      cause: error,
+    const sealed = memory.seal().catch((error: unknown) => {
+      throw unusable(name, error);
     });
+    // Whoever lets a copy run waits for it; others may have failed before.
+    sealed.catch(() => {});
+    return { pagesOffset: main.pagesOffset, frozenBytes: fstatSync(memory.descriptor).blocks * 512, sealed };
+  } catch (error) {
+    throw unusable(name, error);
   }
+}
+
+function unusable(name: string, error: unknown): unknown {
+  if (!(error instanceof FrozenImageError) && !(error instanceof MemoryFileError)) return error;
+  return new LodgeError('hypervisor_failed', `The frozen memory of VM ${name} can’t be used: ${error.message}.`, {
+    cause: error,
+  });
 }
 
 /** Bytes the file takes when no page but those that count holds anything. */
@@ -205,8 +226,6 @@ export function reader(descriptor: number): ReadAt {
 
 /** Loads the devices' state. The vCPUs stay stopped. */
 async function load(qmp: QmpConnection, uri: string, signal: AbortSignal): Promise<void> {
-  // A copy has the addresses of its original until it is given its own: it must not announce them.
-  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
   await qmp.execute('migrate-incoming', { uri });
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     const { status } = await qmp.execute('query-status');

@@ -62,15 +62,28 @@ async function whyNotFreezable(qmp: QmpConnection): Promise<string | null> {
   return blocked?.length ? blocked.join('; ') : null;
 }
 
-/** Freezes a running guest. Milliseconds that it stood still. */
-export async function freezeGuest(target: FreezeTarget, request: FreezeRequest): Promise<{ pauseMs: number }> {
+/** What came of freezing a guest. */
+export interface Freeze {
+  /** How long it stood still, milliseconds. */
+  pauseMs: number;
+  /** Resolves when its settings are those from before, and it can be frozen or saved again. */
+  settled: Promise<void>;
+}
+
+/** Freezes a running guest. */
+export async function freezeGuest(target: FreezeTarget, request: FreezeRequest): Promise<Freeze> {
   const { name, qmp } = target;
   const { signal } = request;
-  const reason = await whyNotFreezable(qmp);
-  if (reason) throw new LodgeError('unsupported', `VM ${name} can not be forked: ${reason}.`);
-  signal.throwIfAborted();
+  const [reason, handedIn] = await Promise.allSettled([whyNotFreezable(qmp), handIn(target, request.path)]);
+  if (handedIn.status === 'rejected') throw reason.status === 'rejected' ? reason.reason : handedIn.reason;
+  const fdset = handedIn.value;
+  if (reason.status === 'rejected' || reason.value !== null || signal.aborted) {
+    await release(qmp, fdset);
+    if (reason.status === 'rejected') throw reason.reason;
+    signal.throwIfAborted();
+    throw new LodgeError('unsupported', `VM ${name} can not be forked: ${reason.value}.`);
+  }
   const phases = new Phases(qmp);
-  const fdset = await handIn(target, request.path);
   try {
     await setCapabilities(qmp, true);
     await qmp.execute('migrate-set-parameters', {
@@ -85,16 +98,24 @@ export async function freezeGuest(target: FreezeTarget, request: FreezeRequest):
     await qmp.execute('migrate-continue', { state: 'pre-switchover' });
     await phases.until('completed', signal);
     await runOn(name, qmp);
-    return { pauseMs: phases.pauseMs() };
+    return { pauseMs: phases.pauseMs(), settled: settle(qmp, fdset) };
   } catch (error) {
     await cancel(name, qmp);
+    await settle(qmp, fdset);
     throw error;
   } finally {
     phases.close();
-    // A monitor that is gone, or a guest that has ended, has nothing to be set back.
-    await restoreSettings(qmp).catch(() => {});
-    await qmp.execute('remove-fd', { 'fdset-id': fdset }).catch(() => {});
   }
+}
+
+async function settle(qmp: QmpConnection, fdset: number): Promise<void> {
+  // A monitor that is gone, or a guest that has ended, has nothing to be set back.
+  await restoreSettings(qmp).catch(() => {});
+  await release(qmp, fdset);
+}
+
+async function release(qmp: QmpConnection, fdset: number): Promise<void> {
+  await qmp.execute('remove-fd', { 'fdset-id': fdset }).catch(() => {});
 }
 
 /** Lets a guest run on that an earlier daemon was freezing. Does nothing for others. */
