@@ -85,7 +85,9 @@ class MemoryFileMaker {
         const match = line === undefined ? null : wanted.exec(line);
         if (match) return Number(match[1]);
         if (line !== undefined || this.#hasEnded)
-          throw new MemoryFileError(isLate ? 'the kernel took too long' : `the kernel refused it (${line ?? 'no answer'})`);
+          throw new MemoryFileError(
+            isLate ? 'the kernel took too long' : `the kernel refused it (${line ?? 'no answer'})`,
+          );
         await new Promise<void>((resolve) => {
           this.#wake = resolve;
         });

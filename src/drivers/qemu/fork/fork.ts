@@ -10,10 +10,9 @@
 // - No copy runs before the frozen memory is sealed: from then on nobody can change it, not even the guest's own process.
 // - The frozen memory has no name. It goes with the last copy that uses it.
 import { fstatSync, readSync, writeSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../../api/errors.ts';
-import { MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../host/memory-file.ts';
+import { type MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../host/memory-file.ts';
 import { type Guest, type GuestDefinition } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { type Freeze, type FreezeRequest } from './freeze.ts';
@@ -78,6 +77,11 @@ const alignment = mib;
 /** More than what is before the first block's bitmap. */
 const streamStartBytes = 1024;
 const pageBytes = 4096;
+/**
+ * Processes that start at a time. Many: a guest that runs already takes the processor from those that still start, so all of
+ * twenty copies answer a third sooner when none of them runs before the others have started.
+ */
+const copiesAtOnce = 24;
 
 /** Where QEMU will put the pages of the first block; nearly always right, and checked afterwards. */
 export function expectedPagesOffset(size: number): number {
@@ -109,7 +113,7 @@ export async function forkGuest<G extends Guest>(
     return { block: parts.block.name, path: memory.path, offset, streamPath: stream.path };
   };
   try {
-    const copies = await inPool(work.copies, availableParallelism() + 1, async (define) => {
+    const copies = await inPool(work.copies, copiesAtOnce, async (define) => {
       signal.throwIfAborted();
       const definition = await define();
       let copy = await parts.launch(definition, incoming(expected), signal);
