@@ -151,6 +151,10 @@ export const vmStatus = z
       .describe(
         'Kernel panic that the guest has shown on its serial console since it was started or reset; a hint: state is what the hypervisor knows',
       ),
+    bootedOnceFrom: z
+      .string()
+      .nullable()
+      .describe('What it was booted from in place of its boot order, this once; null: by its order'),
     warnings: z.array(vmWarning).describe('What is wrong with it, for as long as it lasts'),
     lineage: vmLineage.nullable().describe('What it was made from; null: it was made on its own'),
     lastExit: vmExit.nullable(),
@@ -195,6 +199,17 @@ export const vmUsage = z
   })
   .meta({ id: 'VmUsage' });
 export type VmUsage = z.output<typeof vmUsage>;
+
+/** What a start boots from, this once. */
+const bootOnce = z
+  .string()
+  .max(63)
+  .optional()
+  .describe(
+    'Boot from this first, only this once: cdrom, disk or network (the first of its kind in the boot order), the name of a disk or CD-ROM, or the address of a NIC. A reset from inside the guest goes by the boot order again',
+  );
+
+const startBody = z.strictObject({ bootOnce }).meta({ id: 'VmStart' });
 
 const stopBody = z
   .strictObject({
@@ -322,6 +337,7 @@ export const vmRoutes = {
     path: '/v1/vms/{vm}/start',
     summary: 'Start a VM, or resume it from disk',
     permission: 'vm.power',
+    body: startBody,
     status: 202,
     response: task,
     errors: [...powerErrors, 'insufficient_resources', 'image_invalid'],
@@ -350,7 +366,7 @@ export const vmRoutes = {
     path: '/v1/vms/{vm}/restart',
     summary: 'Shut a VM down and start it again with its current spec',
     permission: 'vm.power',
-    body: stopBody,
+    body: stopBody.extend({ bootOnce }).meta({ id: 'VmRestart' }),
     status: 202,
     response: task,
     errors: powerErrors,

@@ -7,6 +7,7 @@
 // - What a guest tells through `watch` comes in order, and its last message is `ended`, once.
 // - Every call ends: by its answer, by an error, or by its deadline.
 import { type Duplex } from 'node:stream';
+import { type BootDevice } from '../api/boot-order.ts';
 import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
 import { type ExecOutput, type GuestInfo } from '../api/vm-guest.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
@@ -134,6 +135,14 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** Milliseconds. */
   timeoutMs?: number;
+}
+
+/** How a guest is started. */
+export interface StartOptions extends CallOptions {
+  /** It goes on from what `suspend` saved. */
+  isRestoring?: boolean;
+  /** Tried before all others at this boot only: when the guest is reset, the order of its definition counts again. */
+  bootFirst?: BootDevice | undefined;
 }
 
 /** How a guest's memory is saved. */
@@ -318,7 +327,7 @@ export type DeviceChange =
   | { kind: 'detach-nic'; mac: string }
   | { kind: 'link'; mac: string; isConnected: boolean }
   /** In this order, the first to be tried; takes effect when the guest boots the next time. */
-  | { kind: 'boot-order'; order: ({ disk: string } | { mac: string })[] }
+  | { kind: 'boot-order'; order: BootDevice[] }
   | { kind: 'attach-usb'; device: VmUsbDevice }
   | { kind: 'detach-usb'; name: string };
 
@@ -411,7 +420,7 @@ export interface Driver {
   check(spec: VmSpec, hardware: VmHardware): Promise<void>;
 
   /** Starts a guest, or restores it from what `suspend` saved; answers when its vCPUs run. */
-  start(definition: GuestDefinition, options?: CallOptions & { isRestoring?: boolean }): Promise<Guest>;
+  start(definition: GuestDefinition, options?: StartOptions): Promise<Guest>;
 
   /**
    * Makes running copies of a running guest: they go on from one moment of it, and share its memory until they write to it.

@@ -11,12 +11,16 @@ const diskBytes = 4 * 2 ** 20;
 /** Makes `name.efi`, the loader, without a signature. `commands`: what GRUB is to do then. */
 export async function makeLoader(
   folder: string,
-  { name = 'loader', commands = 'halt' }: { name?: string; commands?: string } = {},
+  {
+    name = 'loader',
+    words = loaderWords,
+    commands = 'halt',
+  }: { name?: string; words?: string; commands?: string } = {},
 ): Promise<string> {
   const early = join(folder, `${name}.cfg`);
   const path = join(folder, `${name}.efi`);
-  await writeFile(early, `serial --unit=0\nterminal_output serial\necho ${loaderWords}\n${commands}\n`);
-  const modules = ['serial', 'terminal', 'echo', 'halt', 'sleep', 'lsacpi'];
+  await writeFile(early, `serial --unit=0\nterminal_output serial\necho ${words}\n${commands}\n`);
+  const modules = ['serial', 'terminal', 'echo', 'halt', 'sleep', 'lsacpi', 'reboot'];
   await run(['grub-mkimage', '-O', 'x86_64-efi', '-o', path, '-p', '/none', '-c', early, ...modules]);
   return path;
 }

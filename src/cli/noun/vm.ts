@@ -371,6 +371,10 @@ function selecting(command: Command): Command {
 
 function addPowerVerbs(vm: Command): void {
   const noWait = ['--no-wait', 'do not wait until it is done'] as const;
+  const bootOnceOption = [
+    '--boot-once <device>',
+    'boot from this first, only this once: cdrom, disk, network, or the name of a disk or CD-ROM',
+  ] as const;
   const load = () => import('../vm/power.ts');
 
   selecting(
@@ -379,10 +383,12 @@ function addPowerVerbs(vm: Command): void {
         ['lodge vm start web1', 'ends when it runs'],
         ['lodge vm start web1 --wait-for ssh', 'ends when ssh answers'],
         ['lodge vm start -l app=web', 'all with a label that are off'],
+        ['lodge vm start web1 --boot-once cdrom', 'this once from its CD-ROM'],
       ],
     }),
   )
     .option(...noWait)
+    .option(...bootOnceOption)
     .addOption(new Option('--wait-for <state>', 'wait for more than that it runs').choices(['up', 'ssh']))
     .option('--timeout <duration>', 'longest wait for the guest (default: 15m)', parsedBy(parseDurationMs))
     .action(
@@ -390,7 +396,11 @@ function addPowerVerbs(vm: Command): void {
         const { powerTask } = await load();
         const words = { action: 'start', verb: 'start', done: 'is running', doing: 'is starting' } as const;
         return powerTask(session, names, options, words, (name) =>
-          session.client.vm.start({ params: { vm: name }, query: { project: session.project } }),
+          session.client.vm.start({
+            params: { vm: name },
+            query: { project: session.project },
+            body: { bootOnce: options.bootOnce },
+          }),
         );
       }),
     );
@@ -459,10 +469,14 @@ function addPowerVerbs(vm: Command): void {
 
   selecting(
     verb(vm, 'restart [vm...]', 'Shut VMs down and start them again with their current spec', {
-      examples: [['lodge vm restart web1', 'changes that wait for the next start take effect']],
+      examples: [
+        ['lodge vm restart web1', 'changes that wait for the next start take effect'],
+        ['lodge vm restart web1 --boot-once network', 'this once over the network'],
+      ],
     }),
   )
     .option(...timeoutOption)
+    .option(...bootOnceOption)
     .option(...noWait)
     .action(
       withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
@@ -472,7 +486,7 @@ function addPowerVerbs(vm: Command): void {
           session.client.vm.restart({
             params: { vm: name },
             query: { project: session.project },
-            body: { timeoutS: options.timeout },
+            body: { timeoutS: options.timeout, bootOnce: options.bootOnce },
           }),
         );
       }),

@@ -16,6 +16,7 @@ export interface PowerOptions extends SelectionOptions {
   waitFor?: VmGoal;
   timeout?: number;
   force?: boolean;
+  bootOnce?: string;
 }
 
 /** What a power verb does and how it is told. */

@@ -1,4 +1,5 @@
 // How VMs look: the columns of a list and the details of one.
+import { bootOrder, describeBootDevice } from '../../api/boot-order.ts';
 import type { PendingChange, Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { formatMib } from '../../lib/quantity.ts';
@@ -132,6 +133,22 @@ async function memoryText(vm: Vm, { client }: Session): Promise<string | null> {
   return `${whole}: ${formatMib(Math.round(usage.memoryPrivateMib))} its own, ${formatMib(Math.round(usage.memorySharedMib))} shared with other processes`;
 }
 
+/** Who is booted from, the first to be tried first; null: its kernel is booted directly. */
+function bootOrderText({ spec, status }: Vm): string | null {
+  if (status.pinned?.firmware === 'direct') return null;
+  const devices = {
+    disks: status.disks.map(({ name }) => {
+      const { device = 'disk', bootIndex } = spec.disks.find((disk) => disk.name === name) ?? {};
+      return { name, device, bootIndex };
+    }),
+    nics: spec.nics.map((nic, index) => ({ ...nic, mac: status.nics[index]?.mac ?? '' })),
+  };
+  const order = bootOrder(devices).map((device) => describeBootDevice(device, devices));
+  if (order.length === 0) return 'nothing to boot from';
+  const once = status.bootedOnceFrom === null ? '' : `; this once from ${status.bootedOnceFrom}`;
+  return `${order.join(', ')}${once}`;
+}
+
 /** Everything about a VM, for people. */
 export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
   const names = await namesOfDisks(vm, session);
@@ -202,6 +219,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ],
       ['Machine', pinned === null ? spec.machine : `${pinned.machine} (pinned)`],
       ['Firmware', pinned === null ? spec.firmware.type : `${pinned.firmware} (asked for: ${spec.firmware.type})`],
+      ['Boot order', bootOrderText(vm)],
       ['Secure Boot', secureBootText(started ?? spec)],
       ['TPM', (started ?? spec).tpm?.isEnabled ? '2.0' : null],
       ['SMBIOS', spec.smbios === undefined ? null : smbiosText(spec.smbios)],

@@ -212,11 +212,14 @@ suite('what changes while a guest runs', () => {
 
   test('the boot order, for the guest’s next boot', () => {
     const changed = plan(
-      { disks: [data], nics: [{}] },
+      { disks: [data], nics: [{ bootIndex: 3 }] },
       { disks: [{ ...data, bootIndex: 2 }], nics: [{ bootIndex: 1 }] },
     );
     assert.deepEqual(actions(changed), [{ kind: 'boot-order' }]);
     assert.equal(changed.steps[0]?.wanted, `${macs[0]}, data`);
+    const newcomer = plan({ disks: [data], nics: [{}] }, { disks: [data], nics: [{ bootIndex: 1 }] });
+    assert.deepEqual(actions(newcomer), [], 'a NIC gets what it boots by at a start');
+    assert.equal(waiting(newcomer)[0]?.[0], 'spec.bootOrder');
   });
 
   test('USB devices where there is a controller', () => {

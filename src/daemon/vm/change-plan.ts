@@ -322,12 +322,12 @@ function planBootOrder(now: Configuration, wanted: Configuration, plan: ChangePl
     ]);
   const [before, after] = [ranks(now), ranks(wanted)];
   if (isDeepStrictEqual(before, after)) return;
-  plan.steps.push({
-    field: 'spec.bootOrder',
-    current: describeRanks(before),
-    wanted: describeRanks(after),
-    action: { kind: 'boot-order' },
-  });
+  const field: Field = { field: 'spec.bootOrder', current: describeRanks(before), wanted: describeRanks(after) };
+  // NICs boot by code that QEMU gives those that are in the order when it starts.
+  const newcomer = now.nics.find(({ mac }) => !before.has(mac) && after.has(mac));
+  if (newcomer)
+    plan.pending.push(later(field, 'A NIC that was not in the boot order gets what it boots by at the next start.'));
+  else plan.steps.push({ ...field, action: { kind: 'boot-order' } });
 }
 
 function withBootOrder(now: Configuration, wanted: Configuration): Configuration {

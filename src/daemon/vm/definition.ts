@@ -1,5 +1,6 @@
 // From a VM object to what a driver starts: looks up its image, volumes and networks, and connects its NICs.
 import { join } from 'node:path';
+import { bootOrder, placeIn, type BootDevices } from '../../api/boot-order.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
@@ -10,7 +11,7 @@ import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drive
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
-import { bootOrder, placeIn, roomOf } from './hot-plug-room.ts';
+import { roomOf } from './hot-plug-room.ts';
 import { chooseFirmware, effectiveDisks, hardwareOf, needsSeed, seedDevice, seedDiskName } from './hardware.ts';
 
 export interface DefinitionParts {
@@ -103,8 +104,7 @@ export async function defineGuest(
     return found.model;
   };
   const all = effectiveDisks(vm.spec, image);
-  const macs = vm.spec.nics.map((_, index) => vm.status.nics[index]?.mac ?? '');
-  const order = bootOrder(all, vm.spec.nics, macs);
+  const order = bootOrder(bootDevices(parts, vm));
   const disks: GuestDisk[] = [];
   for (const disk of all) {
     const files = await guestDisk(parts, vm, disk, busOf(disk.name));
@@ -151,6 +151,14 @@ export async function defineGuest(
     generationId: vm.status.generationId,
     directory: vmDirectory(parts, vm.id),
     uid,
+  };
+}
+
+/** What a VM could be booted from. */
+export function bootDevices(parts: Pick<DefinitionParts, 'images'>, vm: Vm): BootDevices {
+  return {
+    disks: effectiveDisks(vm.spec, imageOf(parts, vm)),
+    nics: vm.spec.nics.map((nic, index) => ({ ...nic, mac: vm.status.nics[index]?.mac ?? nic.mac ?? '' })),
   };
 }
 

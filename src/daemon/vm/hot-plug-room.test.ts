@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
-import { bootOrder, placeIn, roomOf } from './hot-plug-room.ts';
+import { roomOf } from './hot-plug-room.ts';
 
 const node = { vcpus: 16, memoryMib: 65_536 };
 const room = (input: VmSpecInput, on = node): [number, number] => {
@@ -26,12 +26,4 @@ suite('the room of a VM', () => {
     const large = { vcpus: 1024, memoryMib: 4_194_304 };
     assert.deepEqual(room({ cpu: { count: 100 }, memoryMib: 400_000 }, large), [255, 524_288]);
   });
-});
-
-test('the boot order has those with a place first, then the other disks, and no other NIC', () => {
-  const disks = [{ name: 'a' }, { name: 'b', bootIndex: 5 }, { name: 'c' }];
-  const order = bootOrder(disks, [{ bootIndex: 2 }, {}], ['m0', 'm1']);
-  assert.deepEqual(order, [{ mac: 'm0' }, { disk: 'b' }, { disk: 'a' }, { disk: 'c' }]);
-  assert.equal(placeIn(order, { disk: 'b' }), 2);
-  assert.equal(placeIn(order, { mac: 'm1' }), undefined);
 });

@@ -79,11 +79,11 @@ export class VmActions {
     const vm = records.byId(given.id);
     switch (action.type) {
       case 'start':
-        return service.start(vm, requestedBy, false, parentId);
+        return service.start(vm, requestedBy, { parentId });
       case 'stop':
         return service.stop(vm, action.timeoutS, requestedBy, parentId);
       case 'restart':
-        return service.restart(vm, action.timeoutS, requestedBy, parentId);
+        return service.restart(vm, { timeoutS: action.timeoutS }, requestedBy, parentId);
       case 'forceOff':
         return service.forceOff(vm, requestedBy, parentId);
       case 'suspend':

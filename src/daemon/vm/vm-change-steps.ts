@@ -5,6 +5,7 @@
 //
 // A change that the guest or the hypervisor refuses is no failure of the task: it stays pending, with that reason, and the
 // others go on. What makes the task fail is the host: then everything is taken back.
+import { bootOrder } from '../../api/boot-order.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -13,7 +14,6 @@ import { type DeviceChange, type Guest } from '../../drivers/driver.ts';
 import { type Log } from '../store/informer.ts';
 import { planChanges, withStep, type Configuration, type PlanStep } from './change-plan.ts';
 import { guestDisk, guestNic, planHardware } from './definition.ts';
-import { bootOrder } from './hot-plug-room.ts';
 import { effectiveConfiguration, pendingFrom, wantedConfiguration } from './vm-changes.ts';
 import { vmSubject } from './vm-records.ts';
 import { hostTimeoutMs, type VmStep, type VmStepParts } from './vm-step.ts';
@@ -224,11 +224,7 @@ async function deviceChange(
     case 'boot-order':
       return {
         kind: 'boot-order',
-        order: bootOrder(
-          wanted.disks,
-          wanted.nics.map(({ nic }) => nic),
-          wanted.nics.map(({ mac }) => mac),
-        ),
+        order: bootOrder({ disks: wanted.disks, nics: wanted.nics.map(({ mac, nic }) => ({ ...nic, mac })) }),
       };
     case 'attach-usb': {
       const device = wanted.spec.usbDevices.find(({ name }) => name === action.name);

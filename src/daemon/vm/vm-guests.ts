@@ -355,6 +355,7 @@ function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspende
     startedAt: null,
     guest: null,
     consolePanic: null,
+    bootedOnceFrom: null,
     warnings: [],
     nics: status.nics.map((nic) => ({ ...nic, hostInterface: null, addresses: [] })),
     ...(to === 'stopped' ? { startedSpec: null, pendingChanges: [] } : {}),

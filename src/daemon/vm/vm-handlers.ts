@@ -56,11 +56,11 @@ export function vmHandlers({
     rename: async (request, { caller }) => vmFor(caller, await service.rename(find(request), request.body)),
     delete: async (request, { caller }) =>
       toTask(await service.delete(find(request), request.query.force, caller.name)),
-    start: async (request, { caller }) => toTask(await service.start(find(request), caller.name)),
+    start: async (request, { caller }) =>
+      toTask(await service.start(find(request), caller.name, { bootOnce: request.body.bootOnce })),
     stop: async (request, { caller }) => toTask(await service.stop(find(request), request.body.timeoutS, caller.name)),
     forceOff: async (request, { caller }) => toTask(await service.forceOff(find(request), caller.name)),
-    restart: async (request, { caller }) =>
-      toTask(await service.restart(find(request), request.body.timeoutS, caller.name)),
+    restart: async (request, { caller }) => toTask(await service.restart(find(request), request.body, caller.name)),
     reset: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'reset')),
     pause: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'pause')),
     resume: async (request, { caller }) => vmFor(caller, await service.actNow(find(request), 'resume')),

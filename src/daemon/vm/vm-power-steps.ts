@@ -4,6 +4,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { type Vm, type VmExit } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest, type GuestMessage } from '../../drivers/driver.ts';
+import { requireBootOnce } from './boot-once.ts';
 import { defineGuest, vmDirectory } from './definition.ts';
 import { provideGenerationId } from './generation-id.ts';
 import { alignHardware } from './vm-make-steps.ts';
@@ -22,7 +23,7 @@ export function startGuest(parts: VmStepParts): VmStep {
     name: 'start the hypervisor',
     weight: 5,
     timeoutMs: startTimeoutMs,
-    run: async ({ input: { id }, taskId, signal, remember, state }) => {
+    run: async ({ input: { id, bootOnce }, taskId, signal, remember, state }) => {
       const isRestoring = state['isRestoring'] === true || records.byId(id).status.state === 'suspended';
       if (isRestoring) await remember({ isRestoring });
       try {
@@ -31,12 +32,13 @@ export function startGuest(parts: VmStepParts): VmStep {
           const vm = await guests.exclusively(id, () => beginStart(parts, id, taskId, isRestoring));
           const spec = vm.status.startedSpec ?? vm.spec;
           const definition = await defineGuest(parts, { ...vm, spec }, { isRestoring });
-          guest = await driver.start(definition, { signal, isRestoring });
+          const bootFirst = bootOnce === undefined ? undefined : await requireBootOnce(parts, vm, bootOnce);
+          guest = await driver.start(definition, { signal, isRestoring, bootFirst });
         }
         const started = guest;
         await guests.exclusively(id, async () => {
           guests.attach(id, started);
-          await noteRunning(parts, id, started, isRestoring);
+          await noteRunning(parts, id, started, isRestoring, bootOnce ?? null);
         });
       } catch (error) {
         // When it was told to end, what it has begun is undone, or gone on with by the next daemon.
@@ -48,7 +50,7 @@ export function startGuest(parts: VmStepParts): VmStep {
       await parts.events.record({
         type: isRestoring ? 'vm.restored' : 'vm.started',
         subject: vmSubject(vm),
-        message: `VM ${vm.name} ${isRestoring ? 'continues from its saved memory' : 'was started'}.`,
+        message: `VM ${vm.name} ${isRestoring ? 'continues from its saved memory' : 'was started'}${bootOnce === undefined ? '' : `, once from ${bootOnce}`}.`,
       });
     },
     undo: ({ input: { id }, state }) => giveUpStart(parts, id, state['isRestoring'] === true, null),
@@ -88,7 +90,13 @@ async function beginStart(parts: VmStepParts, id: string, taskId: string, isRest
   return parts.records.transition(id, 'starting', reason, patch);
 }
 
-function noteRunning(parts: VmStepParts, id: string, guest: Guest, isRestoring: boolean): Promise<Vm> {
+function noteRunning(
+  parts: VmStepParts,
+  id: string,
+  guest: Guest,
+  isRestoring: boolean,
+  bootedOnceFrom: string | null,
+): Promise<Vm> {
   const { status, project } = parts.records.byId(id);
   return parts.records.transition(
     id,
@@ -98,6 +106,7 @@ function noteRunning(parts: VmStepParts, id: string, guest: Guest, isRestoring: 
       pinned: guest.pinned,
       devices: describeDevices(guest.pinned.hardware, guest.pinned),
       pid: guest.pid,
+      bootedOnceFrom,
       startedAt: status.startedAt ?? new Date().toISOString(),
       restarts: { ...status.restarts, nextAt: null },
       nics: status.nics.map((nic) => ({

@@ -44,6 +44,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     guest: null,
     generationId: null,
     consolePanic: null,
+    bootedOnceFrom: null,
     warnings: [],
     lineage: null,
     lastExit: null,

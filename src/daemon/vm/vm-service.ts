@@ -12,6 +12,7 @@ import { type NodeService } from '../node/node-service.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
+import { requireBootOnce } from './boot-once.ts';
 import { imageOf, planHardware, plannedDevices, vmDirectory, type DefinitionParts } from './definition.ts';
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
 import { namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
@@ -21,6 +22,7 @@ import { type LiveChanges } from './live-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
 import { type ForkInput } from './vm-fork-tasks.ts';
+import { type VmTaskInput } from './vm-step.ts';
 import { type VmTasks } from './vm-tasks.ts';
 
 export interface VmServiceParts extends DefinitionParts {
@@ -148,20 +150,42 @@ export class VmService {
   }
 
   /** `isByItself`: the daemon starts it; a start that somebody asks for ends the count of failed ones. */
-  async start(vm: Vm, requestedBy: string, isByItself = false, parentId?: string): Promise<TaskRecord> {
+  async start(
+    vm: Vm,
+    requestedBy: string,
+    options: { isByItself?: boolean; bootOnce?: string | undefined; parentId?: string | undefined } = {},
+  ): Promise<TaskRecord> {
+    const { isByItself = false, bootOnce, parentId } = options;
     this.#requireIdle(vm);
     this.#parts.records.requireAllowed(vm, 'start');
     this.#parts.nodes.requireRoom(vm.spec, true);
+    if (bootOnce !== undefined) {
+      if (vm.status.state === 'suspended')
+        throw new LodgeError(
+          'wrong_state',
+          `VM ${vm.name} is suspended: it goes on from its memory and boots nothing.`,
+          {
+            hint: `Discard its saved memory first: lodge vm force-off ${vm.name}.`,
+          },
+        );
+      await requireBootOnce(this.#parts, vm, bootOnce);
+    }
     if (!isByItself) await this.#parts.records.patch(vm.id, { restarts: { count: 0, nextAt: null } });
-    return this.#submit(vm, 'start', this.#parts.tasks.start, requestedBy, { parentId });
+    return this.#submit(vm, 'start', this.#parts.tasks.start, requestedBy, { bootOnce, parentId });
   }
 
   stop(vm: Vm, timeoutS: number | undefined, requestedBy: string, parentId?: string): Promise<TaskRecord> {
     return this.#submit(vm, 'stop', this.#parts.tasks.stop, requestedBy, { timeoutS, parentId });
   }
 
-  restart(vm: Vm, timeoutS: number | undefined, requestedBy: string, parentId?: string): Promise<TaskRecord> {
-    return this.#submit(vm, 'restart', this.#parts.tasks.restart, requestedBy, { timeoutS, parentId });
+  async restart(
+    vm: Vm,
+    { timeoutS, bootOnce }: { timeoutS?: number | undefined; bootOnce?: string | undefined },
+    requestedBy: string,
+    parentId?: string,
+  ): Promise<TaskRecord> {
+    if (bootOnce !== undefined) await requireBootOnce(this.#parts, vm, bootOnce);
+    return this.#submit(vm, 'restart', this.#parts.tasks.restart, requestedBy, { timeoutS, bootOnce, parentId });
   }
 
   suspend(vm: Vm, requestedBy: string, parentId?: string): Promise<TaskRecord> {
@@ -312,14 +336,14 @@ export class VmService {
     action: VmAction,
     type: VmTasks[keyof VmTasks],
     requestedBy: string,
-    { timeoutS, parentId }: { timeoutS?: number; parentId?: string } = {},
+    { parentId, ...options }: Pick<VmTaskInput, 'timeoutS' | 'bootOnce'> & { parentId?: string | undefined } = {},
   ): Promise<TaskRecord> {
     const vm = this.#parts.records.byId(given.id);
     this.#requireIdle(vm, { waitsForChange: true });
     this.#parts.records.requireAllowed(vm, action);
     return this.#parts.engine.submit(type, {
       target: vmSubject(vm),
-      input: { id: vm.id, timeoutS },
+      input: { id: vm.id, ...options },
       requestedBy,
       parentId,
     });

@@ -25,6 +25,8 @@ export interface VmTaskInput {
   id: string;
   timeoutS?: number | undefined;
   isForced?: boolean | undefined;
+  /** What this start boots from before all else: a word that bootDeviceOf knows. */
+  bootOnce?: string | undefined;
 }
 
 export type VmStep = TaskStep<VmTaskInput, Record<string, unknown>, unknown>;

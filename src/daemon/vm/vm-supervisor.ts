@@ -193,7 +193,7 @@ export class VmSupervisor {
     const { records, events, service, log } = this.#parts;
     try {
       // Only when its task is kept is the plan dropped: who dies in between leaves the one or the other.
-      await service.start(records.byId(vm.id), daemon, true);
+      await service.start(records.byId(vm.id), daemon, { isByItself: true });
       await records.dropPlannedStart(vm.id);
       await events.record({
         type: 'vm.autostart',

@@ -13,7 +13,12 @@ import { askToShutDown, endGuest, startGuest, suspendGuest } from './vm-power-st
 import { changeDevices, finishChange, provideAddedDisks } from './vm-change-steps.ts';
 import { type VmStepParts } from './vm-step.ts';
 
-const input = z.strictObject({ id: z.string(), timeoutS: z.number().optional(), isForced: z.boolean().optional() });
+const input = z.strictObject({
+  id: z.string(),
+  timeoutS: z.number().optional(),
+  isForced: z.boolean().optional(),
+  bootOnce: z.string().optional(),
+});
 type Input = z.input<typeof input>;
 
 export interface VmTasks {

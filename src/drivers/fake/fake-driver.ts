@@ -8,7 +8,6 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import {
-  type CallOptions,
   type Driver,
   type DriverInspection,
   type FirmwareCopy,
@@ -16,6 +15,7 @@ import {
   type ForkRequest,
   type Guest,
   type GuestDefinition,
+  type StartOptions,
 } from '../driver.ts';
 import { fakeHardware, fakeRoom } from './fake-devices.ts';
 import { FakeGuest, type FakeProcess } from './fake-guest.ts';
@@ -85,7 +85,7 @@ export class FakeDriver implements Driver {
       });
   }
 
-  async start(definition: GuestDefinition, options: CallOptions & { isRestoring?: boolean } = {}): Promise<Guest> {
+  async start(definition: GuestDefinition, options: StartOptions = {}): Promise<Guest> {
     if (options.signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${definition.name} was cancelled.`);
     if (options.isRestoring && !(await this.hasSavedState(definition))) {
       throw new LodgeError('wrong_state', `The saved memory of VM ${definition.name} is gone.`);
@@ -117,6 +117,7 @@ export class FakeDriver implements Driver {
       disks: filesOf(definition),
       hardware: fakeHardware(definition),
       wasRestored: options.isRestoring ?? false,
+      ...(options.bootFirst ? { bootedFirst: options.bootFirst } : {}),
     });
     // Memory is continued from once: the guest that exists now has gone on from it.
     await rm(join(definition.directory, 'memory.state'), { force: true });

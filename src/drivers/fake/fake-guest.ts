@@ -2,6 +2,7 @@
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Duplex } from 'node:stream';
+import { type BootDevice } from '../../api/boot-order.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import {
@@ -30,6 +31,8 @@ export interface FakeProcess {
   /** Where the guest has mounted disks, by their names. */
   mounted?: Record<string, string[]>;
   wasRestored: boolean;
+  /** What it was started to boot from before all others. */
+  bootedFirst?: BootDevice;
   /** Ignores the power button, as a guest that hangs does. */
   isDeaf?: boolean;
   /** Merging layers takes as long as this is so, as it does for large disks. */

@@ -130,7 +130,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   addHotplugBus(spec.machine, tools);
   addMemoryDevice(definition, hotplug, tools);
   addDisks(definition, hotplug, tools);
-  addNics(definition, { canUseVhost: context.hasVhostNet && accelerator.accelerator === 'kvm' }, tools);
+  const canUseVhost = context.hasVhostNet && accelerator.accelerator === 'kvm';
+  addNics(definition, { canUseVhost, isRestoring: context.isRestoring }, tools);
   addMachineDevices(definition, tools);
   add(...tpmArguments(definition));
   if (context.isRestoring) add('-incoming', 'defer');

@@ -210,7 +210,7 @@ export function layerNodes(
 
 export function addNics(
   definition: GuestDefinition,
-  { canUseVhost }: { canUseVhost: boolean },
+  { canUseVhost, isRestoring }: { canUseVhost: boolean; isRestoring: boolean },
   { add, virtio, passTap, passDescriptor, places }: ArgumentTools,
 ): void {
   const isMicrovm = definition.spec.machine === 'microvm';
@@ -232,8 +232,18 @@ export function addNics(
       add('-netdev', `tap,id=${netdevId(nic.mac)},${fd}=${taps.join(':')}${vhost}`);
     } else add('-netdev', `user,${propertyText(userNetdev(nic.mac, nic.attachment))}`);
     const model = nic.model === 'virtio' ? virtio('net') : nic.model;
-    add('-device', `${model},${propertyText(nicProperties(nic, isMicrovm))}${places.nic(id)}`);
+    const place = places.nic(id);
+    const { romfile, ...properties } = nicProperties(nic, isMicrovm);
+    const hasRom =
+      (isRestoring ? hadBootRom(definition.pinned?.arguments ?? [], place) : null) ?? romfile === undefined;
+    add('-device', `${model},${propertyText({ ...properties, ...(hasRom ? {} : { romfile: '' }) })}${place}`);
   }
+}
+
+/** Whether the NIC in a place was given code to boot by, which is a part of its saved state; null: it was added since. */
+function hadBootRom(args: readonly string[], place: string): boolean | null {
+  const device = args.find((argument) => argument.includes(',id=nic-') && argument.endsWith(place));
+  return device === undefined ? null : !/,romfile=(,|$)/.test(device);
 }
 
 /** Id of what connects a NIC to the host. */

@@ -17,8 +17,10 @@ import {
   type Guest,
   type GuestDefinition,
   type KnownGuest,
+  type StartOptions,
 } from '../driver.ts';
 import { memoryBlock } from './arguments.ts';
+import { orderOf, withFirst } from './boot-first.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
 import { cpuLevels } from './cpu-model.ts';
@@ -112,8 +114,8 @@ export class QemuDriver implements Driver {
     await this.#ladder.check(installation, spec.accelerator);
   }
 
-  async start(definition: GuestDefinition, options: CallOptions & { isRestoring?: boolean } = {}): Promise<Guest> {
-    const { signal, timeoutMs = startMs, isRestoring = false } = options;
+  async start(definition: GuestDefinition, options: StartOptions = {}): Promise<Guest> {
+    const { signal, timeoutMs = startMs, isRestoring = false, bootFirst } = options;
     const { name } = definition;
     if (signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${name} was cancelled.`);
     const limits = startLimits(signal, timeoutMs);
@@ -125,7 +127,7 @@ export class QemuDriver implements Driver {
         hint: 'Discard the saved state (lodge vm force-off), then start it afresh.',
       });
     }
-    const attempt = new Attempt(definition, folder, limits);
+    const attempt = new Attempt(withFirst(definition, bootFirst), folder, limits);
     try {
       const prepared = this.#launcher.prepare(attempt, installation, { isRestoring });
       const { guest, qmp, command } = await this.#launcher.launch(attempt, installation, prepared);
@@ -135,6 +137,8 @@ export class QemuDriver implements Driver {
         await requireCpuFeatures(qmp, name, definition.spec, command.pinned.accelerator);
       }
       await guest.devices.settleAtStart(definition);
+      // Firmware has its order from the moment QEMU was started; another is told to it when the guest is reset.
+      if (bootFirst) await guest.devices.change({ kind: 'boot-order', order: orderOf(definition) });
       if (isRestoring) await useUpState(folder);
       await qmp.execute('cont');
       await keepTpm(folder);
