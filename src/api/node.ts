@@ -1,5 +1,6 @@
 // Nodes: the machines that run guests, what they have, and what they can do with the reasons.
 import * as z from 'zod';
+import { nodeChecks, nodeHardware } from './node-hardware.ts';
 import { listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
@@ -123,6 +124,27 @@ export const nodeRoutes = {
     body: update('NodeUpdate', nodeSpec),
     response: node,
     errors: ['not_found', 'revision_conflict'],
+  }),
+  hardware: route({
+    method: 'GET',
+    path: '/v1/nodes/{node}/hardware',
+    tag: 'nodes',
+    summary: 'Read what a node’s hardware can do for guests',
+    description:
+      'VT-x or AMD-V with their abilities, KVM, IOMMU, SR-IOV, confidential computing and the weaknesses of the processor, each with its meaning and where it was read. It is read anew each time.',
+    permission: 'node.read',
+    response: nodeHardware,
+    errors: ['not_found'],
+  }),
+  check: route({
+    method: 'GET',
+    path: '/v1/nodes/{node}/check',
+    tag: 'nodes',
+    summary: 'Check whether a node is fit to run guests',
+    description: 'Each check with its result, what was seen, and what to do. Nothing is changed.',
+    permission: 'node.read',
+    response: nodeChecks,
+    errors: ['not_found'],
   }),
   probe: route({
     method: 'POST',

@@ -2,6 +2,8 @@
 // so that machines of every kind (version 2 only, hybrid, version 1, containers) can be tested from recorded text.
 // Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/*.rst, cgroups(7), proc(5).
 
+import { parseMountInfo } from './mount.ts';
+
 /** What Lodge uses control groups for, in the names of version 2. `freezer` is part of version 2 itself. */
 export type Controller = 'cpu' | 'cpuset' | 'memory' | 'io' | 'pids' | 'freezer';
 
@@ -70,31 +72,20 @@ export interface LimitWrite {
 /** The quota's period: the kernel's default, which is also the longest that keeps pauses short. */
 const CPU_PERIOD_US = 100_000;
 
-/** Undoes the octal escapes that the kernel writes for space, tab, newline and backslash in mountinfo. */
-function unescapeMount(text: string): string {
-  return text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
-}
-
 /**
  * Finds the hierarchies in /proc/PID/mountinfo (proc(5)). `v2Controllers` gives the content of `cgroup.controllers` at
  * a mount point of version 2. Named hierarchies without a controller (systemd's own in version 1) are left out.
  */
 export function parseCgroupLayout(mountinfo: string, v2Controllers: (mountPoint: string) => string): CgroupLayout {
   const mounts: CgroupMount[] = [];
-  for (const line of mountinfo.split('\n')) {
-    const separator = line.indexOf(' - ');
-    if (separator < 0) continue;
-    const [, , , root, mountPoint] = line.slice(0, separator).split(' ').map(unescapeMount);
-    const [type, , superOptions] = line.slice(separator + 3).split(' ');
-    if (root === undefined || mountPoint === undefined) continue;
+  for (const { root, mountPoint, type, superOptions } of parseMountInfo(mountinfo)) {
     // A hierarchy can be mounted more than once (a container that shares the host's); the first is taken.
     if (type === 'cgroup2') {
       if (mounts.some((mount) => mount.version === 2)) continue;
       const kernelControllers = v2Controllers(mountPoint).split(/\s+/).filter(Boolean);
       mounts.push({ version: 2, mountPoint, root, kernelControllers });
     } else if (type === 'cgroup') {
-      const options = (superOptions ?? '').split(',');
-      const kernelControllers = options.filter((option) =>
+      const kernelControllers = superOptions.filter((option) =>
         /^(cpu|cpuacct|cpuset|memory|blkio|pids|freezer)$/.test(option),
       );
       const isKnown = mounts.some((mount) => mount.kernelControllers.join() === kernelControllers.join());

@@ -8,6 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { parseAllDocuments } from 'yaml';
+import { type NodeChecks } from '../../src/api/node-hardware.ts';
 import { startDaemon, type TestDaemon } from '../support/daemon.ts';
 import { networkNamespace } from '../support/namespace.ts';
 import { temporaryFolder } from '../support/temporary.ts';
@@ -416,10 +417,20 @@ try 'lodge netw'; try 'lodge vm start comp'; try 'lodge vm create x --machine=q'
     await cli.ok('vm', 'delete', 'complete-me', '--yes');
   });
 
+  await t.test('a machine is checked, with what to do and an exit code for scripts', async () => {
+    const { out, code } = await cli.run(['node', 'check']);
+    assert.match(out, /^(pass|warn|fail) {2}Hypervisor$/m);
+    assert.match(out, /^\d+ passed, \d+ noted, \d+ warned, \d+ failed$/m);
+    const { checks } = JSON.parse((await cli.run(['node', 'check', '-o', 'json'])).out) as NodeChecks;
+    assert.equal(code, checks.some(({ result }) => result === 'fail') ? 1 : 0);
+    for (const { name, result, remedy } of checks) if (result === 'fail') assert.ok(remedy, name);
+  });
+
   await t.test('every noun shows itself', async () => {
     const commands = [
       ['node', 'list'],
       ['node', 'show'],
+      ['node', 'hardware', '--explain'],
       ['network', 'list', '-o', 'wide'],
       ['network', 'show', 'default'],
       ['network', 'leases', 'default'],

@@ -12,6 +12,7 @@ import { plainStyle } from '../output/style.ts';
 import { painted, renderDetails, renderTable, type Column, type Detail } from '../output/table.ts';
 import { changeObject } from '../set.ts';
 import { ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+import { nodeHardwareVerbs } from './node-hardware.ts';
 
 type Rung = Node['status']['accelerators'][number];
 
@@ -257,6 +258,8 @@ export function nodeNoun(): Command {
       ]);
     }),
   );
+
+  nodeHardwareVerbs(node);
 
   verb(node, 'set <node> <change...>', 'Change fields of a node', {
     formats: objectFormats,

@@ -1,6 +1,7 @@
 // Routes of nodes.
 import { type NounHandlers } from '../../api/contract.ts';
 import { node, type Node } from '../../api/node.ts';
+import { readHardware } from '../../host/hardware/hardware.ts';
 import { type ByteSource, type RequestContext } from '../http/context.ts';
 import { type Collection } from '../store/collection.ts';
 import { lister } from '../store/list-page.ts';
@@ -22,6 +23,14 @@ export function nodeHandlers(
     },
     get: ({ params }) => shown(nodes.require(params.node)),
     update: async ({ params, body }) => shown(await nodes.update(nodes.require(params.node), body)),
+    hardware: async ({ params }) => {
+      nodes.require(params.node);
+      return readHardware();
+    },
+    check: async ({ params }) => {
+      nodes.require(params.node);
+      return nodes.check();
+    },
     probe: async ({ params }) => {
       nodes.require(params.node);
       await nodes.inspect(true);

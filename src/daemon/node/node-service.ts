@@ -1,17 +1,23 @@
 // This node as an object: what the machine is and has, what the hypervisor can do on it, and whether there is room.
+import { realpath } from 'node:fs/promises';
+import { loadavg } from 'node:os';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Node, type NodeSpec, type NodeStatus } from '../../api/node.ts';
+import { type NodeChecks } from '../../api/node-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Driver } from '../../drivers/driver.ts';
 import { openCgroupTree } from '../../host/cgroup.ts';
 import { busyPercent, readCpu, readCpuTimes, type CpuFacts, type CpuTimes } from '../../host/cpu.ts';
+import { readHardware } from '../../host/hardware/hardware.ts';
+import { thisMachine } from '../../host/hardware/source.ts';
+import { fileSystemOf } from '../../host/mount.ts';
 import { readDiskSpace, readMachine, type MachineFacts } from '../../host/machine.ts';
 import { readMemory } from '../../host/memory.ts';
 import { type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
-import { loadavg } from 'node:os';
+import { checkNode } from './node-checks.ts';
 
 export interface NodeServiceParts {
   /** Name of this installation, under which its control groups are. */
@@ -146,6 +152,18 @@ export class NodeService {
         load: { cpuPercent: before ? busyPercent(before, times) : 0, loadAverage: loadavg()[0] ?? 0 },
       },
     };
+  }
+
+  /** Whether the node is fit to run guests, looked at now. */
+  async check(): Promise<NodeChecks> {
+    const source = thisMachine();
+    const { dataDir } = this.#parts;
+    return checkNode({
+      node: await this.current(),
+      hardware: readHardware(source),
+      source,
+      dataFileSystem: fileSystemOf(source.text('/proc/self/mountinfo') ?? '', await realpath(dataDir)),
+    });
   }
 
   require(reference: string): Node {
