@@ -6,8 +6,15 @@ import { route, type RouteTable } from './route.ts';
 export const ipv4Address = z.ipv4().describe('IPv4 address');
 export const ipv4Cidr = z.cidrv4().describe('IPv4 prefix, such as 10.77.0.0/24');
 
-/** nat: a bridge on the host with DHCP, DNS and address translation. user: inside QEMU, no privileges, guests are alone. */
-export const networkMode = z.enum(['nat', 'user']).meta({ id: 'NetworkMode' });
+export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64');
+
+/**
+ * nat: a bridge on the host with DHCP, DNS and address translation. routed: the same without translation, for prefixes
+ * that others have a route to. isolated: its guests among themselves, and the host where that is wanted. user: inside
+ * QEMU, no privileges, guests are alone.
+ */
+export const networkMode = z.enum(['nat', 'routed', 'isolated', 'user']).meta({ id: 'NetworkMode' });
+export type NetworkModeName = z.output<typeof networkMode>;
 
 /** Linux interface names: at most 15 characters. */
 export const interfaceName = z
@@ -39,6 +46,18 @@ export const networkSpec = z
       .describe(
         'Prefix of the network; its first address is the host’s. Without it, Lodge picks a free one and keeps it',
       ),
+    ipv6Cidr: z
+      .union([z.literal('auto'), ipv6Cidr])
+      .optional()
+      .describe(
+        'Prefix of length 64, advertised to guests, who also get addresses of it by DHCPv6; “auto”: a private one (RFC 4193) that follows from the network’s id. Without it, the network has no IPv6',
+      ),
+    hasHost: z
+      .boolean()
+      .default(true)
+      .describe(
+        'Whether the host is on it too, with DHCP and DNS for the guests. Only isolated networks can do without',
+      ),
     dhcp: z
       .strictObject({
         isEnabled: z.boolean().default(true),
@@ -48,6 +67,11 @@ export const networkSpec = z
       })
       .prefault({}),
     dnsDomain: dnsDomain.default('lodge.internal').describe('Guests find each other as name.domain'),
+    dnsServers: z
+      .array(z.union([z.ipv4(), z.ipv6()]))
+      .max(8)
+      .optional()
+      .describe('Asked for names outside the domain. Without it those of the host, and on an isolated network nobody'),
     bridge: interfaceName
       .optional()
       .describe('Name of the bridge; without it, Lodge makes one from the network’s name'),
@@ -63,7 +87,12 @@ export const networkStatus = z
     problems: z.array(z.string()).describe('What differs from what should be, one sentence each'),
     bridge: z.string().nullable(),
     ipv4Cidr: z.string().nullable(),
+    ipv6Cidr: z.string().nullable(),
     gateway: z.string().nullable().describe('The host’s address on the network'),
+    ipv6Gateway: z.string().nullable().describe('The host’s IPv6 address on the network'),
+    routes: z
+      .array(z.object({ destination: z.string(), via: z.string() }))
+      .describe('Of a routed network: what the routers beside this host have to be told'),
     dhcpRange: z.object({ first: z.string(), last: z.string() }).nullable(),
     leaseCount: z.int(),
     usedBy: z.array(z.string()).describe('Names of VMs with a NIC on it'),
@@ -76,7 +105,7 @@ export type Network = z.output<typeof network>;
 
 export const lease = z
   .object({
-    address: z.string(),
+    address: z.string().describe('IPv4 or IPv6'),
     mac: z.string(),
     hostname: z.string().nullable().describe('As the guest calls itself'),
     vm: z.string().nullable().describe('Name of the VM the MAC address belongs to'),

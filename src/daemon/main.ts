@@ -38,8 +38,8 @@ import { imageHandlers } from './image/image-handlers.ts';
 import { ImageService, initialImageStatus } from './image/image-service.ts';
 import { imageTasks } from './image/image-tasks.ts';
 import { endOrphanPrograms } from './orphan-programs.ts';
-import { NatNetworks } from './network/nat-networks.ts';
 import { networkHandlers } from './network/network-handlers.ts';
+import { makeNetworkModes } from './network/network-modes.ts';
 import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
@@ -170,8 +170,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     networks: networkObjects,
     events,
     log,
-    nat: new NatNetworks(config.instance, folders.networks),
-    instance: config.instance,
+    modes: makeNetworkModes(config.instance, folders.networks),
     references,
     vms: () => vmObjects.all(),
     checkIntervalMs: config.networks.checkIntervalS * 1000,

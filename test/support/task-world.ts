@@ -13,6 +13,7 @@ import { EventService } from '../../src/daemon/event/event-service.ts';
 import { ImageService, initialImageStatus } from '../../src/daemon/image/image-service.ts';
 import { imageTasks } from '../../src/daemon/image/image-tasks.ts';
 import { NatNetworks } from '../../src/daemon/network/nat-networks.ts';
+import { makeNetworkModes } from '../../src/daemon/network/network-modes.ts';
 import { initialNetworkStatus, NetworkService } from '../../src/daemon/network/network-service.ts';
 import { stopGuestsTask } from '../../src/daemon/node/stop-guests.ts';
 import { SnapshotRecords } from '../../src/daemon/snapshot/snapshot-records.ts';
@@ -103,12 +104,12 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   const driver = new FakeDriver({ directory: join(folder, 'fake-guests') });
   const records = new VmRecords(vms);
   const references = new ReferenceLock();
+  const modes = makeNetworkModes('tasks', join(folder, 'networks'));
   const networkService = new NetworkService({
     networks,
     events,
     log: silentLog,
-    nat: new NoNatNetworks('tasks', join(folder, 'networks')),
-    instance: 'tasks',
+    modes: { ...modes, routed: new NoNatNetworks('tasks', join(folder, 'networks'), modes.taps) },
     references,
     vms: () => vms.all(),
     checkIntervalMs: 3_600_000,
@@ -226,6 +227,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     spec: {
       description: '',
       mode: 'user',
+      hasHost: true,
       dhcp: { isEnabled: true, leaseTimeS: 3600 },
       dnsDomain: 'lodge.internal',
       mtu: 1500,

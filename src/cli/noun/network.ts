@@ -1,6 +1,6 @@
 // lodge network: what VMs are connected to.
 import type { Command } from 'commander';
-import type { Lease, Network } from '../../api/network.ts';
+import { networkMode, type Lease, type Network, type NetworkModeName } from '../../api/network.ts';
 import { formatAge, parseDurationS } from '../../lib/duration.ts';
 import {
   collected,
@@ -60,6 +60,25 @@ const leaseColumns: readonly Column<Lease>[] = [
   },
 ];
 
+const modeText: Record<NetworkModeName, string> = {
+  nat: 'bridge, DHCP, DNS, address translation',
+  routed: 'bridge, DHCP, DNS, guests are reached at their own addresses',
+  isolated: 'guests among themselves',
+  user: 'inside QEMU, guests are alone',
+};
+
+/** What a router beside this host is told, as Linux takes it. */
+function routeCommand({ destination, via }: Network['status']['routes'][number]): string {
+  return `ip route add ${destination} via ${via}`;
+}
+
+/** The mode that was typed; a wrong one is refused with those that there are. */
+function parseMode(text: string): NetworkModeName {
+  const mode = networkMode.options.find((candidate) => candidate === text);
+  if (mode) return mode;
+  throw new Error(`it must be one of ${networkMode.options.join(', ')}.`);
+}
+
 function networkDetails(network: Network, session: Session): string[] {
   const { status, spec } = network;
   const { style } = session.terminal;
@@ -72,12 +91,10 @@ function networkDetails(network: Network, session: Session): string[] {
       ['Reason', status.reason],
       ['Problems', status.problems.join('\n')],
       ['Description', spec.description],
-      [
-        'Mode',
-        spec.mode === 'nat' ? 'nat (bridge, DHCP, DNS, address translation)' : 'user (inside QEMU, guests are alone)',
-      ],
-      ['Prefix', status.ipv4Cidr],
-      ['Gateway', status.gateway],
+      ['Mode', `${spec.mode} (${modeText[spec.mode]})`],
+      ['Prefix', [status.ipv4Cidr, status.ipv6Cidr].filter(Boolean).join(', ')],
+      ['Gateway', [status.gateway, status.ipv6Gateway].filter(Boolean).join(', ')],
+      ['Routes', status.routes.map(routeCommand).join('\n')],
       [
         'DHCP',
         dhcpRange === null
@@ -85,6 +102,7 @@ function networkDetails(network: Network, session: Session): string[] {
           : `${dhcpRange.first} to ${dhcpRange.last}, leases of ${formatAge(spec.dhcp.leaseTimeS * 1000)}`,
       ],
       ['DNS domain', spec.dnsDomain],
+      ['DNS servers', spec.dnsServers?.join(', ')],
       ['Bridge', status.bridge],
       ['MTU', String(spec.mtu)],
       ['Used by', status.usedBy.join(', ') || 'nothing'],
@@ -104,8 +122,11 @@ export async function getNetwork(session: Session, name: string): Promise<Networ
 }
 
 interface CreateOptions {
-  mode: 'nat' | 'user';
+  mode: NetworkModeName;
   subnet?: string;
+  subnet6?: string;
+  dnsServer?: string[];
+  host: boolean;
   dhcp: boolean;
   dhcpFirst?: string;
   dhcpLast?: string;
@@ -145,16 +166,22 @@ export function networkNoun(): Command {
     examples: [
       ['lodge network create web', 'a NAT network with DHCP and DNS'],
       ['lodge network create lab --subnet 10.99.0.0/24 --domain lab.internal', 'with a prefix and a domain'],
+      ['lodge network create web --subnet6 auto', 'with IPv6 as well, of a private prefix'],
+      ['lodge network create office --mode routed --subnet 10.20.0.0/24', 'guests are reached at their own addresses'],
+      ['lodge network create db --mode isolated', 'guests see each other, and nothing else'],
       ['lodge network create alone --mode user', 'inside QEMU: needs no privileges, guests see only the outside'],
     ],
   })
-    .option('--mode <mode>', 'nat: bridge with DHCP, DNS and address translation; user: inside QEMU', 'nat')
+    .option('--mode <mode>', `one of ${networkMode.options.join(', ')}`, parsedBy(parseMode), 'nat')
     .option('--subnet <prefix>', 'IPv4 prefix; its first address is the host’s')
+    .option('--subnet6 <prefix>', 'IPv6 prefix of length 64, or auto for a private one')
+    .option('--no-host', 'isolated: the host is not on it, and there is no DHCP or DNS')
     .option('--no-dhcp', 'without DHCP')
     .option('--dhcp-first <address>', 'first address that DHCP gives')
     .option('--dhcp-last <address>', 'last address that DHCP gives')
     .option('--lease-time <duration>', 'how long a lease holds, such as 12h', parsedBy(parseDurationS))
     .option('--domain <domain>', 'guests find each other as name.domain')
+    .option('--dns-server <address>', 'asked for names outside the domain; may be given several times', collected)
     .option('--bridge <name>', 'name of the bridge')
     .option('--mtu <bytes>', 'largest packet', wholeNumber(576, 65_535))
     .option('--description <text>', 'what it is for')
@@ -169,6 +196,8 @@ export function networkNoun(): Command {
             spec: {
               mode: options.mode,
               ipv4Cidr: options.subnet,
+              ipv6Cidr: options.subnet6,
+              hasHost: options.host,
               dhcp: {
                 isEnabled: options.dhcp,
                 firstAddress: options.dhcpFirst,
@@ -176,6 +205,7 @@ export function networkNoun(): Command {
                 leaseTimeS: options.leaseTime,
               },
               dnsDomain: options.domain,
+              dnsServers: options.dnsServer,
               bridge: options.bridge,
               mtu: options.mtu,
               description: options.description,
@@ -184,6 +214,12 @@ export function networkNoun(): Command {
         });
         await printOne(session, networkPrintable, made, () => [
           `Network ${name} is ${made.status.state}${made.status.ipv4Cidr === null ? '' : `: ${made.status.ipv4Cidr}, gateway ${made.status.gateway ?? 'none'}`}.`,
+          ...(made.status.routes.length === 0
+            ? []
+            : [
+                'Tell the router of your network the way to it:',
+                ...made.status.routes.map((way) => `  ${routeCommand(way)}`),
+              ]),
         ]);
       }),
     );

@@ -1,13 +1,16 @@
-// Networks of mode nat on this node: from the object to the host's bridge, addresses, packet filter, DHCP and DNS, and
-// from the host's errors to Lodge's. What runs on the host lies in src/host/network.
+// Networks that this host is the router of (modes nat, routed and isolated): from the object to the host's bridge,
+// addresses, packet filter, DHCP and DNS, and from the host's errors to Lodge's. What runs lies in src/host/network.
+import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
-import { type Network, type NetworkStatus } from '../../api/network.ts';
+import { type Network, type NetworkModeName, type NetworkSpec, type NetworkStatus } from '../../api/network.ts';
+import { maxNicQueues } from '../../api/vm-spec.ts';
+import { type NicAttachment } from '../../drivers/driver.ts';
 import { CommandError } from '../../host/command.ts';
 import { DnsmasqDefinitionError, type DhcpLease, type DhcpReservation } from '../../host/network/dnsmasq-config.ts';
 import { DnsmasqError, listDnsmasqs, readLeases, removeDnsmasq } from '../../host/network/dnsmasq.ts';
-import { ensureFirewall, type FirewallNetwork } from '../../host/network/firewall.ts';
+import { ensureFirewall, type FirewallNetwork, type NetworkReach } from '../../host/network/firewall.ts';
 import { ensureForwarding, SysctlMissingError } from '../../host/network/forwarding.ts';
 import { deleteLink, deriveLinkName, LinkError, listMarkedLinks } from '../../host/network/link.ts';
 import { NftablesError } from '../../host/network/nftables.ts';
@@ -33,68 +36,85 @@ import {
   pickFreeSubnet,
   SubnetOverlapError,
 } from '../../host/network/subnet.ts';
+import { listUplinks } from '../../host/network/uplink.ts';
 import { boundsOf, compareIp, formatCidr, isInside, networkOf, parseCidr, parseIp } from '../../lib/ip-address.ts';
 import { type NetworkMember } from './network-members.ts';
+import { type NetworkMode, type NicPlace, type PlannedStatus } from './network-mode.ts';
+import { type NetworkTaps } from './network-taps.ts';
 
-export interface NatPlan {
-  definition: NatNetworkDefinition;
-  status: Pick<NetworkStatus, 'ipv4Cidr' | 'gateway' | 'dhcpRange'> & { bridge: string };
-}
-
-export class NatNetworks {
+export class NatNetworks implements NetworkMode {
+  readonly readiness = 'Bridge, addresses, packet filter, DHCP and DNS are as they should be.';
+  readonly mostQueues = maxNicQueues;
   readonly #instance: string;
   /** Folder of the files of the networks' dnsmasq processes. */
   readonly #runtimeFolder: string;
+  readonly #taps: NetworkTaps;
 
-  constructor(instance: string, runtimeFolder: string) {
+  constructor(instance: string, runtimeFolder: string, taps: NetworkTaps) {
     this.#instance = instance;
     this.#runtimeFolder = runtimeFolder;
+    this.#taps = taps;
   }
 
-  /** What a network is to be on this host; picks a prefix that no other network has, up or not, if it has none yet. */
-  async plan(network: Network, networks: Iterable<Network>): Promise<NatPlan> {
-    const own = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
-    if (own !== null) return this.#planWith(network, own);
+  /** Picks a prefix that no other network has, up or not, where the network has none yet. */
+  async plan(network: Network, networks: Iterable<Network>): Promise<PlannedStatus> {
+    const own = ipv4CidrOf(network);
+    if (own !== null || !hasHost(network)) return this.#plannedWith(network, own);
     const others = [...networks].flatMap((other) => {
-      const cidr = other.spec.ipv4Cidr ?? other.status.ipv4Cidr;
-      return other.id === network.id || other.spec.mode !== 'nat' || cidr === null ? [] : [{ cidr, link: null }];
+      const cidr = ipv4CidrOf(other);
+      return other.id === network.id || !isRouterOf(other) || cidr === null ? [] : [{ cidr, link: null }];
     });
-    return this.#planWith(network, pickFreeSubnet(defaultSubnets, [...others, ...(await listUsedSubnets())]));
+    return this.#plannedWith(network, pickFreeSubnet(defaultSubnets, [...others, ...(await listUsedSubnets())]));
   }
 
-  /** Makes it so. Returns what was changed, in words. */
-  async ensure(
-    network: Network,
-    { definition }: NatPlan,
-    members: readonly NetworkMember[],
-    networks: readonly Network[],
-  ): Promise<string[]> {
+  async ensure(network: Network, members: readonly NetworkMember[], networks: readonly Network[]): Promise<string[]> {
+    const definition = this.#define(network);
     const done = [...(await ensureBridge(definition)), ...(await ensureAddresses(definition))];
     const forwarding = await ensureForwarding(familiesOf(definition));
     done.push(...forwarding.map(({ key, before, after }) => `${key} was ${before}, is ${after}`));
     done.push(...(await this.ensureFirewall(networks)));
-    if (network.spec.dhcp.isEnabled) {
+    if (hasDhcp(network)) {
       const dnsmasq = await ensureNatDnsmasq(definition, membersOf(definition, members), this.#runtimeFolder);
       if (dnsmasq) done.push(`dnsmasq was ${dnsmasq}`);
     } else if (await removeNatDnsmasq(definition, this.#runtimeFolder)) done.push('dnsmasq was stopped');
     return done;
   }
 
-  /** The packet filter for all networks of the instance that have a prefix. */
+  /** Others have to be told the way to a routed network: by this host's address on their side. */
+  async observe(network: Network): Promise<Pick<NetworkStatus, 'routes'>> {
+    if (network.spec.mode !== 'routed') return { routes: [] };
+    const uplinks = await listUplinks();
+    const { ipv4Cidr, ipv6Cidr } = network.status;
+    const routes = [[4, ipv4Cidr] as const, [6, ipv6Cidr] as const].flatMap(([family, destination]) => {
+      const via = uplinks.find((uplink) => uplink.family === family)?.address;
+      return destination !== null && via ? [{ destination, via }] : [];
+    });
+    return { routes };
+  }
+
+  async connect(network: Network, nic: NicPlace): Promise<NicAttachment | null> {
+    const { bridge } = network.status;
+    if (bridge === null || !(await this.#taps.make({ ...nic, mtu: network.spec.mtu }, bridge))) return null;
+    return { kind: 'tap', hostInterface: this.#taps.nameOf(nic.vmId, nic.mac) };
+  }
+
+  hostInterface(vmId: string, mac: string): string {
+    return this.#taps.nameOf(vmId, mac);
+  }
+
+  /** The packet filter for all networks of the instance that this host is the router of. */
   ensureFirewall(networks: readonly Network[]): Promise<string[]> {
     const wanted: FirewallNetwork[] = networks
-      .filter((network) => network.spec.mode === 'nat' && network.status.state !== 'deleting')
-      .flatMap((network) => {
-        const block = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
-        return block ? [firewallNetworkOf(this.#planWith(network, block).definition)] : [];
-      });
+      .filter((network) => isRouterOf(network) && network.status.state !== 'deleting')
+      .flatMap((network) =>
+        ipv4CidrOf(network) !== null || !hasHost(network) ? [firewallNetworkOf(this.#define(network))] : [],
+      );
     return ensureFirewall(this.#instance, wanted);
   }
 
-  /** Tells the network's DHCP and DNS who is on it now. */
   async refreshMembers(network: Network, members: readonly NetworkMember[]): Promise<void> {
-    if (network.spec.mode !== 'nat' || !network.spec.dhcp.isEnabled) return;
-    const { definition } = await this.plan(network, []);
+    if (!hasDhcp(network)) return;
+    const definition = this.#define(network);
     await ensureNatDnsmasq(definition, membersOf(definition, members), this.#runtimeFolder);
   }
 
@@ -102,17 +122,15 @@ export class NatNetworks {
     return readLeases(dnsmasqFolder(network, this.#runtimeFolder));
   }
 
-  /** Takes the network off the host, as far as it is there. */
   async remove(network: Network): Promise<void> {
-    if (network.spec.mode !== 'nat') return;
     await removeNatDnsmasq(network, this.#runtimeFolder);
     await removeBridge({ instance: this.#instance, id: network.id, bridgeName: this.#bridgeName(network) });
   }
 
-  /** Removes bridges and DHCP servers of networks that are not, or not any more, like this; for the start of the daemon. */
-  async removeStrays(networks: Iterable<Network>): Promise<string[]> {
+  /** Bridges and DHCP servers of networks that are not, or not any more, like this. */
+  async removeStrays(networks: readonly Network[]): Promise<string[]> {
     const wanted = new Map<string, string>();
-    for (const network of networks) if (network.spec.mode === 'nat') wanted.set(network.id, this.#bridgeName(network));
+    for (const network of networks) if (isRouterOf(network)) wanted.set(network.id, this.#bridgeName(network));
     const removed: string[] = [];
     for (const link of await listMarkedLinks(this.#instance, 'bridge')) {
       if (wanted.get(link.mark?.id ?? '') === link.name) continue;
@@ -134,36 +152,78 @@ export class NatNetworks {
     return network.status.bridge ?? deriveLinkName('lb', this.#instance, network.id);
   }
 
-  #planWith(network: Network, block: string): NatPlan {
+  #define(network: Network): NatNetworkDefinition {
+    return this.#defineWith(network, ipv4CidrOf(network));
+  }
+
+  #defineWith(network: Network, ipv4Cidr: string | null): NatNetworkDefinition {
     const { spec } = network;
-    const addresses = defaultDhcpAddresses(block);
-    const ipv4 = {
-      ...addresses,
-      rangeFirst: spec.dhcp.firstAddress ?? addresses.rangeFirst,
-      rangeLast: spec.dhcp.lastAddress ?? addresses.rangeLast,
-    };
-    const bridgeName = this.#bridgeName(network);
-    const [gateway] = ipv4.cidr.split('/');
-    const cidr = parseCidr(block);
+    const addresses = hasHost(network) && ipv4Cidr !== null ? defaultDhcpAddresses(ipv4Cidr) : null;
+    const ipv6Cidr = hasHost(network) ? ipv6CidrOf(network) : null;
     return {
-      definition: {
-        instance: this.#instance,
-        id: network.id,
-        bridgeName,
-        mtu: spec.mtu,
-        ipv4,
-        ipv6: null,
-        domain: spec.dnsDomain,
-        leaseSeconds: spec.dhcp.leaseTimeS,
+      instance: this.#instance,
+      id: network.id,
+      bridgeName: this.#bridgeName(network),
+      mtu: spec.mtu,
+      ipv4: addresses && {
+        ...addresses,
+        rangeFirst: spec.dhcp.firstAddress ?? addresses.rangeFirst,
+        rangeLast: spec.dhcp.lastAddress ?? addresses.rangeLast,
       },
-      status: {
-        bridge: bridgeName,
-        ipv4Cidr: cidr ? formatCidr(networkOf(cidr)) : block,
-        gateway: gateway ?? null,
-        dhcpRange: spec.dhcp.isEnabled ? { first: ipv4.rangeFirst, last: ipv4.rangeLast } : null,
-      },
+      ipv6: ipv6Cidr === null ? null : defaultDhcpAddresses(ipv6Cidr),
+      domain: spec.dnsDomain,
+      leaseSeconds: spec.dhcp.leaseTimeS,
+      reach: reaches[spec.mode] ?? 'none',
+      ...(spec.dnsServers ? { upstreamServers: spec.dnsServers } : {}),
+      ...(hasHost(network) ? {} : { hostAccess: 'none' }),
     };
   }
+
+  #plannedWith(network: Network, ipv4Cidr: string | null): PlannedStatus {
+    const { bridgeName, ipv4, ipv6 } = this.#defineWith(network, ipv4Cidr);
+    const addressOf = (cidr: string | undefined): string | null => cidr?.split('/')[0] ?? null;
+    const blockOf = (cidr: string | undefined): string | null => {
+      const parsed = cidr === undefined ? null : parseCidr(cidr);
+      return parsed && formatCidr(networkOf(parsed));
+    };
+    return {
+      bridge: bridgeName,
+      ipv4Cidr: blockOf(ipv4?.cidr),
+      ipv6Cidr: blockOf(ipv6?.cidr),
+      gateway: addressOf(ipv4?.cidr),
+      ipv6Gateway: addressOf(ipv6?.cidr),
+      dhcpRange: ipv4 && hasDhcp(network) ? { first: ipv4.rangeFirst, last: ipv4.rangeLast } : null,
+    };
+  }
+}
+
+/** Modes of networks that this host is the router of, and where their guests reach. */
+const reaches: Partial<Record<NetworkModeName, NetworkReach>> = { nat: 'nat', routed: 'routed', isolated: 'none' };
+
+/** Whether this host is the router of a network, or its guests have none. */
+export function isRouterOf({ spec }: { spec: Pick<NetworkSpec, 'mode'> }): boolean {
+  return reaches[spec.mode] !== undefined;
+}
+
+/** Whether the host has an address on a network of its own. */
+function hasHost({ spec }: Network): boolean {
+  return spec.mode !== 'isolated' || spec.hasHost;
+}
+
+export function hasDhcp(network: Network): boolean {
+  return isRouterOf(network) && hasHost(network) && network.spec.dhcp.isEnabled;
+}
+
+function ipv4CidrOf({ spec, status }: Network): string | null {
+  return spec.ipv4Cidr ?? status.ipv4Cidr;
+}
+
+/** “auto” is a prefix of RFC 4193 that nobody else has: 40 bits of the network's id, which is never used again. */
+function ipv6CidrOf({ id, spec }: Network): string | null {
+  if (spec.ipv6Cidr !== 'auto') return spec.ipv6Cidr ?? null;
+  const digits = createHash('sha256').update(id).digest('hex');
+  const cidr = parseCidr(`fd${digits.slice(0, 2)}:${digits.slice(2, 6)}:${digits.slice(6, 10)}::/64`);
+  return cidr && formatCidr(cidr);
 }
 
 /** What the DHCP server is told of the members: each address and name once, and only addresses it can give. */
@@ -206,10 +266,11 @@ export function describeHostProblem(error: unknown, field: string): LodgeError {
     });
   }
   if (error instanceof SubnetOverlapError) {
-    const message = error.message.replace(/^ipv4\.cidr /, '');
-    return new LodgeError('host_conflict', `spec.ipv4Cidr: ${message}.`, {
+    const message = error.message.replace(/^ipv[46]\.cidr /, '');
+    const prefix = error.field === 'ipv6.cidr' ? 'spec.ipv6Cidr' : 'spec.ipv4Cidr';
+    return new LodgeError('host_conflict', `${prefix}: ${message}.`, {
       cause: error,
-      fields: [{ field: 'spec.ipv4Cidr', message, value: error.value }],
+      fields: [{ field: prefix, message, value: error.value }],
     });
   }
   if (error instanceof NoFreeSubnetError) return new LodgeError('host_conflict', `${error.message}.`, { cause: error });

@@ -15,17 +15,18 @@ import { type EventService } from '../event/event-service.ts';
 import { ConditionFailedError, type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
-import { describeHostProblem, type NatNetworks } from './nat-networks.ts';
+import { describeHostProblem, hasDhcp, isRouterOf } from './nat-networks.ts';
 import { readNetworkUse, reservedBy, type NetworkMember } from './network-members.ts';
-import { NetworkTaps } from './network-taps.ts';
+import { type NetworkMode } from './network-mode.ts';
+import { type NetworkModes } from './network-modes.ts';
+import { type NetworkTaps } from './network-taps.ts';
 import { checkNetworkSpec, isWithin, requireNoOverlap } from './network-spec-check.ts';
 
 export interface NetworkServiceParts {
   networks: Collection<Network>;
   events: EventService;
   log: Log;
-  nat: NatNetworks;
-  instance: string;
+  modes: NetworkModes;
   references: ReferenceLock;
   /** All VMs; they say who is on which network. */
   vms: () => Iterable<Vm>;
@@ -36,6 +37,8 @@ export interface NetworkServiceParts {
 }
 
 const leaseMs = 2000;
+/** Fields that a network can't change under its guests. */
+const movedBy = ['mode', 'ipv4Cidr', 'ipv6Cidr', 'hasHost', 'bridge'] as const;
 const queueKey = 'networks';
 /** Remembers that the default network was made once: whoever deletes it doesn't get it back. */
 const defaultMadeKey = '/lodge/flags/default-network';
@@ -47,7 +50,10 @@ export function initialNetworkStatus(): NetworkStatus {
     problems: [],
     bridge: null,
     ipv4Cidr: null,
+    ipv6Cidr: null,
     gateway: null,
+    ipv6Gateway: null,
+    routes: [],
     dhcpRange: null,
     leaseCount: 0,
     usedBy: [],
@@ -67,7 +73,7 @@ export class NetworkService {
 
   constructor(parts: NetworkServiceParts) {
     this.#parts = parts;
-    this.#taps = new NetworkTaps(parts.instance);
+    this.#taps = parts.modes.taps;
   }
 
   get(id: string): Network | null {
@@ -92,6 +98,7 @@ export class NetworkService {
     const spec: NetworkSpec = {
       description: 'Made by Lodge: guests reach the world through this host, and each other by name.',
       mode: 'nat',
+      hasHost: true,
       dhcp: { isEnabled: true, leaseTimeS: 43_200 },
       dnsDomain: 'lodge.internal',
       mtu: 1500,
@@ -112,7 +119,9 @@ export class NetworkService {
   /** Brings all networks up, removes what belongs to none, and begins to keep them as they should be. */
   async start(hasRebooted: boolean): Promise<void> {
     await this.#queue.run(queueKey, async () => {
-      const strays = await this.#parts.nat.removeStrays(this.#parts.networks.all());
+      const strays: string[] = [];
+      for (const mode of this.#parts.modes.all)
+        strays.push(...(await mode.removeStrays([...this.#parts.networks.all()])));
       if (strays.length > 0) this.#parts.log.info({ strays }, 'what belonged to no network was removed');
     });
     await this.#checkAll({ isStart: true, hasRebooted });
@@ -133,7 +142,7 @@ export class NetworkService {
   }
 
   async create(given: Pick<Network, 'name' | 'project' | 'labels' | 'spec'>): Promise<Network> {
-    const { networks, nat } = this.#parts;
+    const { networks } = this.#parts;
     checkNetworkSpec(given.spec);
     return this.#queue.run(queueKey, async () => {
       if (networks.byName(given.project, given.name))
@@ -144,7 +153,7 @@ export class NetworkService {
         return await this.#ensure(created, null);
       } catch (error) {
         await this.#abandon(created);
-        await nat.ensureFirewall([...networks.all()]).catch((cause: unknown) => this.#warn(created, cause));
+        await this.#ensureFirewall().catch((cause: unknown) => this.#warn(created, cause));
         throw describeHostProblem(error, 'spec');
       }
     });
@@ -154,14 +163,12 @@ export class NetworkService {
     given: Network,
     change: { revision?: number | undefined; labels?: Record<string, string> | undefined; spec: NetworkSpec },
   ): Promise<Network> {
-    const { networks, nat, references } = this.#parts;
+    const { networks, references } = this.#parts;
     checkNetworkSpec(change.spec);
     return this.#queue.run(queueKey, async () => {
       const network = this.#current(given);
       this.#requireFree(change.spec, network.id);
-      const moved = (['mode', 'ipv4Cidr', 'bridge'] as const).find(
-        (field) => change.spec[field] !== network.spec[field],
-      );
+      const moved = movedBy.find((field) => change.spec[field] !== network.spec[field]);
       const updated = await references.hold(async () => {
         const users = moved ? this.#usersOf(network) : [];
         if (users.length > 0) {
@@ -179,7 +186,7 @@ export class NetworkService {
       if (JSON.stringify(updated.spec) === JSON.stringify(network.spec)) return updated;
       try {
         if (moved) {
-          await nat.remove(network);
+          await this.#modeOf(network).remove(network);
           this.#told.delete(network.id);
           await networks.setStatus(network.id, initialNetworkStatus());
         }
@@ -192,7 +199,7 @@ export class NetworkService {
   }
 
   async delete(given: Network): Promise<Network> {
-    const { networks, nat, references } = this.#parts;
+    const { networks, references } = this.#parts;
     return this.#queue.run(queueKey, async () => {
       const network = this.#current(given);
       await references.hold(async () => {
@@ -204,7 +211,7 @@ export class NetworkService {
         }));
       });
       try {
-        await nat.remove(network);
+        await this.#modeOf(network).remove(network);
       } catch (error) {
         await networks.setStatus(network.id, network.status);
         throw describeHostProblem(error, 'spec');
@@ -212,7 +219,7 @@ export class NetworkService {
       const deleted = await networks.delete(network.id);
       this.#told.delete(network.id);
       // What is left of it in the packet filter names a bridge that is gone; the next look takes it away too.
-      await nat.ensureFirewall([...networks.all()]).catch((error: unknown) => this.#warn(network, error));
+      await this.#ensureFirewall().catch((error: unknown) => this.#warn(network, error));
       return deleted;
     });
   }
@@ -225,9 +232,11 @@ export class NetworkService {
         const network = this.#parts.networks.get(id);
         const isUp = network?.status.state === 'ready' || network?.status.state === 'degraded';
         if (!network || !isUp || this.#told.get(id) === textOf(members)) continue;
-        await this.#parts.nat.refreshMembers(network, members).catch((error: unknown) => {
-          throw describeHostProblem(error, 'spec.nics');
-        });
+        await this.#modeOf(network)
+          .refreshMembers(network, members)
+          .catch((error: unknown) => {
+            throw describeHostProblem(error, 'spec.nics');
+          });
         this.#told.set(id, textOf(members));
       }
     });
@@ -247,10 +256,10 @@ export class NetworkService {
       throw invalidField(`${field}.network`, `network ${network.name} is being deleted`, network.name);
     if (address === undefined) return;
     const addressField = `${field}.ipv4Address`;
-    if (network.spec.mode !== 'nat')
+    if (!isRouterOf(network) || !hasDhcp(network))
       throw invalidField(
         addressField,
-        `network ${network.name} is in mode ${network.spec.mode} and has no reservations`,
+        `network ${network.name} is in mode ${network.spec.mode}${isRouterOf(network) ? ', without DHCP,' : ''} and has no reservations`,
         address,
       );
     const cidr = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
@@ -270,35 +279,32 @@ export class NetworkService {
     nic: { vm: Vm; mac: string; field: string; uid: number; queues: number },
   ): Promise<NicAttachment> {
     const { vm, mac, field, uid, queues } = nic;
+    const place = { vmId: vm.id, vm: vm.name, mac, uid, queues };
     const network = this.#current(given);
-    if (network.spec.mode === 'user') {
-      return {
-        kind: 'user',
-        ipv4Cidr: network.spec.ipv4Cidr ?? '10.0.2.0/24',
-        dnsDomain: network.spec.dnsDomain,
-        hostname: vm.name,
-      };
-    }
+    const mode = this.#modeOf(network);
     try {
-      const tap = { vmId: vm.id, mac, uid, queues, mtu: network.spec.mtu };
-      const { bridge, state } = network.status;
-      if (state !== 'ready' || bridge === null || !(await this.#taps.make(tap, bridge))) {
-        const ready = await this.#queue.run(queueKey, () => this.#ensure(this.#current(network), null));
-        // One that an interrupted start has left may have another owner, or be a port of nothing.
-        await this.#taps.removeOne(vm.id, mac);
-        if (!ready.status.bridge || !(await this.#taps.make(tap, ready.status.bridge)))
-          throw new LodgeError('host_failed', `NIC ${mac} of VM ${vm.name} could not be made a port of its bridge.`);
-      }
-      return { kind: 'tap', hostInterface: this.#taps.nameOf(vm.id, mac) };
+      const attached = network.status.state === 'ready' ? await mode.connect(network, place) : null;
+      if (attached) return attached;
+      const ready = await this.#queue.run(queueKey, () => this.#ensure(this.#current(network), null));
+      // One that an interrupted start has left may have another owner, or be a port of nothing.
+      await this.#taps.removeOne(vm.id, mac);
+      const again = await mode.connect(ready, place);
+      if (again) return again;
+      throw new LodgeError('host_failed', `NIC ${mac} of VM ${vm.name} could not be connected to ${network.name}.`);
     } catch (error) {
       throw describeHostProblem(error, `${field}.network`);
     }
   }
 
+  /** Pairs of queues that a NIC on the network can have. */
+  mostQueues(network: Network): number {
+    return this.#modeOf(network).mostQueues;
+  }
+
   /** Name of the link on this host that a NIC is connected by; null where the network's mode needs none. */
   hostInterface(project: string, reference: string, vmId: string, mac: string): string | null {
     const network = this.#parts.networks.find(project, reference);
-    return network?.spec.mode === 'nat' ? this.#taps.nameOf(vmId, mac) : null;
+    return network ? this.#modeOf(network).hostInterface(vmId, mac) : null;
   }
 
   /** Removes the taps of a VM's NICs. */
@@ -314,9 +320,8 @@ export class NetworkService {
   }
 
   async leases(network: Network): Promise<Lease[]> {
-    if (network.spec.mode !== 'nat') return [];
     const owners = new Map(this.#membersOf(network).map((member) => [member.mac, member.vm]));
-    const leases = await this.#parts.nat.leases(network);
+    const leases = await this.#modeOf(network).leases(network);
     return leases.flatMap((lease) =>
       lease.macAddress
         ? [
@@ -342,9 +347,9 @@ export class NetworkService {
       }
       // Also when there is no network any more: what the packet filter has of earlier ones goes.
       if (how.isStart)
-        await this.#parts.nat
-          .ensureFirewall([...this.#parts.networks.all()])
-          .catch((error: unknown) => this.#parts.log.warn({ err: error }, 'the packet filter could not be set'));
+        await this.#ensureFirewall().catch((error: unknown) =>
+          this.#parts.log.warn({ err: error }, 'the packet filter could not be set'),
+        );
       await this.#showUsers();
     });
   }
@@ -381,35 +386,27 @@ export class NetworkService {
 
   /** Makes a network as it should be and writes down what it is. Within the queue. `report`: tells what had to be done. */
   async #ensure(network: Network, report: 'repaired' | null): Promise<Network> {
-    const { networks, nat, events } = this.#parts;
+    const { networks, events } = this.#parts;
+    const mode = this.#modeOf(network);
     if (network.status.state === 'deleting') {
-      await nat.remove(network);
+      await mode.remove(network);
       const deleted = await networks.delete(network.id);
-      await nat.ensureFirewall([...networks.all()]);
+      await this.#ensureFirewall();
       return deleted;
     }
-    if (network.spec.mode === 'user') {
-      await nat.ensureFirewall([...networks.all()]);
-      return networks.setStatus(network.id, (status) => ({
-        ...status,
-        state: 'ready',
-        reason: 'It lives in each guest’s own QEMU and needs nothing on the host.',
-        problems: [],
-        ipv4Cidr: network.spec.ipv4Cidr ?? '10.0.2.0/24',
-      }));
-    }
     const before = network.status.state;
-    const plan = await nat.plan(network, networks.all());
+    const plan = await mode.plan(network, networks.all());
+    const planned = { ...network, status: { ...network.status, ...plan } };
     // First written, then made: a daemon that dies in between goes on with the prefix that it has picked.
-    if (network.status.ipv4Cidr !== plan.status.ipv4Cidr)
-      await networks.setStatus(network.id, (status) => ({ ...status, ...plan.status }));
-    const all = [...networks.all()].map((other) =>
-      other.id === network.id ? { ...other, status: { ...other.status, ...plan.status } } : other,
-    );
+    if (JSON.stringify(planned.status) !== JSON.stringify(network.status))
+      await networks.setStatus(network.id, (status) => ({ ...status, ...plan }));
+    const all = [...networks.all()].map((other) => (other.id === network.id ? planned : other));
     const members = this.#membersOf(network);
-    const done = await nat.ensure(network, plan, members, all);
+    const done = await mode.ensure(planned, members, all);
+    // What the packet filter has of a network that was in another mode before goes.
+    if (!isRouterOf(network)) await this.#ensureFirewall();
     this.#told.set(network.id, textOf(members));
-    if (done.length > 0) await this.#reattach(network, plan.status.bridge);
+    if (done.length > 0 && plan.bridge !== null) await this.#reattach(network, plan.bridge);
     if (report && done.length > 0 && (before === 'ready' || before === 'failed')) {
       await events.record({
         type: 'network.repaired',
@@ -419,13 +416,24 @@ export class NetworkService {
         details: { changes: done },
       });
     }
+    const observed = await mode.observe(planned);
     return networks.setStatus(network.id, (status) => ({
       ...status,
-      ...plan.status,
+      ...plan,
       state: 'ready',
-      reason: 'Bridge, addresses, packet filter, DHCP and DNS are as they should be.',
+      reason: mode.readiness,
       problems: [],
+      routes: [],
+      ...observed,
     }));
+  }
+
+  #modeOf(network: Network): NetworkMode {
+    return this.#parts.modes.of(network.spec.mode);
+  }
+
+  #ensureFirewall(): Promise<string[]> {
+    return this.#parts.modes.routed.ensureFirewall([...this.#parts.networks.all()]);
   }
 
   /** Puts the taps of running guests back on a bridge that was made anew. */
@@ -436,9 +444,9 @@ export class NetworkService {
 
   /** Removes a network that could not be made: first what it has on the host, then the object, unless a VM uses it by now. */
   async #abandon(network: Network): Promise<void> {
-    const { networks, nat, references } = this.#parts;
+    const { networks, references } = this.#parts;
     try {
-      await nat.remove(this.#current(network));
+      await this.#modeOf(network).remove(this.#current(network));
       await references.hold(async () => {
         if (this.#usersOf(network).length === 0) await networks.delete(network.id);
         else
@@ -456,9 +464,9 @@ export class NetworkService {
 
   /** What was asked for can't be: the network goes back to what it was. */
   async #revert(before: Network, failed: Network, isMoved: boolean): Promise<void> {
-    const { networks, nat, log } = this.#parts;
+    const { networks, log } = this.#parts;
     try {
-      if (isMoved) await nat.remove(failed);
+      if (isMoved) await this.#modeOf(failed).remove(failed);
       const reverted = await networks.update(before.id, undefined, (draft) => {
         draft.spec = before.spec;
         draft.labels = before.labels;
@@ -474,9 +482,11 @@ export class NetworkService {
     try {
       const all = new Map<string, string>();
       for (const network of this.#parts.networks.all()) {
-        if (network.spec.mode !== 'nat' || network.status.state !== 'ready') continue;
-        const leases = await this.#parts.nat.leases(network);
-        for (const { macAddress, address } of leases) if (macAddress) all.set(macAddress, address);
+        if (network.status.state !== 'ready') continue;
+        const leases = await this.#modeOf(network).leases(network);
+        // One address a NIC: what it has of IPv4, where it has that.
+        for (const { macAddress, address, family } of leases)
+          if (macAddress && (family === 4 || !all.has(macAddress))) all.set(macAddress, address);
         if (leases.length !== network.status.leaseCount && this.get(network.id))
           await this.#parts.networks.setStatus(network.id, (status) => ({ ...status, leaseCount: leases.length }));
       }
@@ -536,7 +546,7 @@ export class NetworkService {
   /** Refuses a bridge or prefix that another of Lodge's own networks has, whether it is up or not. */
   #requireFree(spec: NetworkSpec, exceptId: string | null): void {
     for (const other of this.#parts.networks.all()) {
-      if (other.id === exceptId || other.spec.mode !== 'nat' || spec.mode !== 'nat') continue;
+      if (other.id === exceptId || !isRouterOf(other) || !isRouterOf({ spec })) continue;
       if (spec.bridge && (other.status.bridge ?? other.spec.bridge) === spec.bridge) {
         const message = `${spec.bridge} is the bridge of network ${other.name}`;
         throw new LodgeError('host_conflict', `spec.bridge: ${message}.`, {

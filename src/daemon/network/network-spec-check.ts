@@ -1,6 +1,6 @@
 // What a network may be asked to be, checked before anything is made of it. Pure.
 import { LodgeError, invalidField } from '../../api/errors.ts';
-import { type Network, type NetworkSpec } from '../../api/network.ts';
+import { type Network, type NetworkModeName, type NetworkSpec } from '../../api/network.ts';
 import {
   boundsOf,
   compareIp,
@@ -11,27 +11,70 @@ import {
   parseCidr,
   parseIp,
 } from '../../lib/ip-address.ts';
+import { isRouterOf } from './nat-networks.ts';
 
 /** Blocks that no guest can have an address of: RFC 6890. */
 const unusable = ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4'].map((text) =>
   parseCidr(text)!,
 );
+const unusableIpv6 = ['::/8', 'fe80::/10', 'ff00::/8'].map((text) => parseCidr(text)!);
+/** The least that every link with IPv6 must carry: RFC 8200, 5. */
+const minIpv6Mtu = 1280;
 /** What Linux itself calls by these names in /proc/sys/net. */
 const kernelNames = new Set(['all', 'default', 'lo']);
 /** The largest MTU dnsmasq can tell guests of. */
 const maxDhcpMtu = 65_521;
 
+type OptionalField = Exclude<keyof NetworkSpec, 'mode' | 'description' | 'dhcp' | 'hasHost' | 'dnsDomain' | 'mtu'>;
+
+/** Modes that know a field; in the others it would be without effect. */
+const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
+  ipv4Cidr: ['nat', 'routed', 'isolated', 'user'],
+  ipv6Cidr: ['nat', 'routed', 'isolated'],
+  dnsServers: ['nat', 'routed', 'isolated'],
+  bridge: ['nat', 'routed', 'isolated'],
+};
+
 /** Throws invalid_request that names the field. */
 export function checkNetworkSpec(spec: NetworkSpec): void {
-  const { ipv4Cidr, bridge, mtu } = spec;
+  const { mode, ipv4Cidr, ipv6Cidr, bridge, mtu } = spec;
+  for (const [field, modes] of Object.entries(modesOf) as [OptionalField, readonly NetworkModeName[]][]) {
+    if (spec[field] !== undefined && !modes.includes(mode))
+      throw invalidField(`spec.${field}`, `is for networks in mode ${modes.join(', ')}`, spec[field]);
+  }
   if (ipv4Cidr !== undefined) checkCidr(ipv4Cidr);
+  if (ipv6Cidr !== undefined && ipv6Cidr !== 'auto') checkIpv6Cidr(ipv6Cidr);
   checkDhcp(spec);
-  if (bridge !== undefined && spec.mode !== 'nat')
-    throw invalidField('spec.bridge', 'is for networks in mode nat', bridge);
+  if (!spec.hasHost) checkWithoutHost(spec);
+  if (mode === 'routed' && ipv4Cidr === undefined)
+    throw invalidField('spec.ipv4Cidr', 'is needed in mode routed: others must have a route to it', null);
   if (bridge !== undefined && kernelNames.has(bridge))
     throw invalidField('spec.bridge', 'is a name that Linux keeps for itself', bridge);
-  if (spec.mode === 'nat' && spec.dhcp.isEnabled && mtu > maxDhcpMtu)
+  if (ipv6Cidr !== undefined && mtu < minIpv6Mtu)
+    throw invalidField('spec.mtu', `is at least ${minIpv6Mtu} with IPv6`, mtu);
+  if (isRouterOf({ spec }) && spec.dhcp.isEnabled && mtu > maxDhcpMtu)
     throw invalidField('spec.mtu', `is at most ${maxDhcpMtu} with DHCP`, mtu);
+}
+
+/** Without the host there is nobody who could serve what these ask for. */
+function checkWithoutHost(spec: NetworkSpec): void {
+  if (spec.mode !== 'isolated')
+    throw invalidField('spec.hasHost', 'can be false only on networks in mode isolated', false);
+  for (const field of ['ipv4Cidr', 'ipv6Cidr', 'dnsServers'] as const) {
+    if (spec[field] !== undefined)
+      throw invalidField(`spec.${field}`, 'is without effect where the host is not on the network', spec[field]);
+  }
+}
+
+function checkIpv6Cidr(text: string): void {
+  const cidr = parseCidr(text);
+  if (!cidr || cidr.prefixLength !== 64)
+    throw invalidField('spec.ipv6Cidr', 'is a prefix of length 64: guests make their addresses of it (RFC 4862)', text);
+  if (unusableIpv6.some((block) => overlaps(block, cidr)))
+    throw invalidField('spec.ipv6Cidr', 'is not for networks of guests: take one of fd00::/8, or “auto”', text);
+  const block = networkOf(cidr);
+  if (compareIp(block.address, cidr.address) !== 0)
+    throw invalidField('spec.ipv6Cidr', `has bits beyond its prefix set: it is ${formatCidr(block)}`, text);
 }
 
 function checkCidr(text: string): void {
@@ -75,13 +118,17 @@ export function isWithin(cidr: string, address: string, { isHost = false } = {})
 }
 
 /** Refuses a prefix that has addresses in common with that of another network of Lodge's. */
-export function requireNoOverlap({ ipv4Cidr }: NetworkSpec, other: Network): void {
-  const taken = other.spec.ipv4Cidr ?? other.status.ipv4Cidr;
-  const [wanted, theirs] = [parseCidr(ipv4Cidr ?? ''), parseCidr(taken ?? '')];
-  if (!wanted || !theirs || !overlaps(wanted, theirs)) return;
-  const message = `${ipv4Cidr} overlaps ${taken} of network ${other.name}`;
-  throw new LodgeError('host_conflict', `spec.ipv4Cidr: ${message}.`, {
-    fields: [{ field: 'spec.ipv4Cidr', message, value: ipv4Cidr }],
-    hint: 'Choose another prefix, or none: Lodge picks a free one.',
-  });
+export function requireNoOverlap(spec: NetworkSpec, other: Network): void {
+  for (const field of ['ipv4Cidr', 'ipv6Cidr'] as const) {
+    const asked = spec[field];
+    const given = other.spec[field];
+    const taken = given === undefined || given === 'auto' ? other.status[field] : given;
+    const [wanted, theirs] = [parseCidr(asked ?? ''), parseCidr(taken ?? '')];
+    if (!wanted || !theirs || !overlaps(wanted, theirs)) continue;
+    const message = `${asked} overlaps ${taken} of network ${other.name}`;
+    throw new LodgeError('host_conflict', `spec.${field}: ${message}.`, {
+      fields: [{ field: `spec.${field}`, message, value: asked }],
+      hint: 'Choose another prefix, or none: Lodge picks a free one.',
+    });
+  }
 }

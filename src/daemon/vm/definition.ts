@@ -6,7 +6,7 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type Vm, type VmPinned } from '../../api/vm.ts';
 import { type DiskBus, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
-import { maxNicQueues, type VmDisk, type VmNic, type VmSpec } from '../../api/vm-spec.ts';
+import { type VmDisk, type VmNic, type VmSpec } from '../../api/vm-spec.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drivers/driver.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
@@ -54,8 +54,9 @@ export async function planHardware(
       : chooseFirmware(vm.spec, image, await parts.hasUefi());
   const accelerator = await parts.acceleratorFor(vm.spec);
   const mostQueues = vm.spec.nics.map((nic, index) => {
-    const { name, spec } = parts.networks.require(vm.project, nic.network);
-    const most = spec.mode === 'user' ? 1 : maxNicQueues;
+    const network = parts.networks.require(vm.project, nic.network);
+    const { name, spec } = network;
+    const most = parts.networks.mostQueues(network);
     const queues = nic.queues ?? 1;
     if (queues > most)
       throw invalidField(`spec.nics.${index}.queues`, `network ${name} is of mode ${spec.mode}, which has one`, queues);

@@ -299,7 +299,8 @@ async function isolatedNetworks(parts: VmStepParts, original: Vm, taskId: string
     if (parts.networks.find(original.project, name)) continue;
     const spec = networkSpec.parse({
       description: `For copies of VM ${original.name}, in place of ${network.name}`,
-      mode: network.spec.mode,
+      // Copies that are to be alone reach no more than before, and nothing of what the original's neighbours are.
+      mode: network.spec.mode === 'nat' || network.spec.mode === 'user' ? network.spec.mode : 'isolated',
       dhcp: { isEnabled: network.spec.dhcp.isEnabled, leaseTimeS: network.spec.dhcp.leaseTimeS },
       dnsDomain: network.spec.dnsDomain,
       mtu: network.spec.mtu,

@@ -39,6 +39,8 @@ export interface DnsmasqDefinition {
   readonly upstreamServers: 'host' | readonly string[];
   /** Told to guests when it is not 1500, in bytes. */
   readonly mtu?: number;
+  /** Whether guests are told that this machine is their way to everywhere else. Default true. */
+  readonly isRouter?: boolean;
 }
 
 /** What the owner of a MAC address gets. */
@@ -91,7 +93,7 @@ const maxLeases = 65_536;
 
 /** The text of the configuration file. It names everything that a running dnsmasq has to be restarted for. */
 export function buildDnsmasqConfig(definition: DnsmasqDefinition, user: string, linkIndex: number): string {
-  const { folder, link, domain, ipv4, ipv6, upstreamServers, mtu } = checkedDefinition(definition);
+  const { folder, link, domain, ipv4, ipv6, upstreamServers, mtu, isRouter = true } = checkedDefinition(definition);
   const lease = definition.leaseSeconds;
   const lines = [
     '# Written by Lodge for one network; changes here are overwritten.',
@@ -136,6 +138,8 @@ export function buildDnsmasqConfig(definition: DnsmasqDefinition, user: string, 
     const { prefixLength } = parseCidr(ipv4.cidr)!;
     lines.push(`dhcp-range=${ipv4.rangeFirst},${ipv4.rangeLast},${netmaskOf(prefixLength)},${lease}`);
     lines.push(`dhcp-option=option:domain-search,${domain}`);
+    // Given without a value, an option is not told to anybody.
+    if (!isRouter) lines.push('dhcp-option=option:router');
     if (mtu !== undefined && mtu !== 1500) lines.push(`dhcp-option=option:mtu,${mtu}`);
   }
   if (ipv6) {
@@ -143,7 +147,10 @@ export function buildDnsmasqConfig(definition: DnsmasqDefinition, user: string, 
     // With slaac also a guest without a DHCPv6 client gets an address.
     lines.push('enable-ra', `dhcp-range=${ipv6.rangeFirst},${ipv6.rangeLast},slaac,${prefixLength},${lease}`);
     lines.push(`dhcp-option=option6:domain-search,${domain}`);
-    if (mtu !== undefined && mtu !== 1500) lines.push(`ra-param=${link},mtu:${mtu},0`);
+    const raMtu = mtu !== undefined && mtu !== 1500 ? `mtu:${mtu},` : '';
+    // Interval 0: dnsmasq's own; lifetime 0: no router of last resort, just of the prefix (RFC 4861, 6.2.3).
+    if (!isRouter) lines.push(`ra-param=${link},${raMtu}0,0`);
+    else if (raMtu) lines.push(`ra-param=${link},${raMtu}0`);
   }
   return `${lines.join('\n')}\n`;
 }

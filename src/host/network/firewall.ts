@@ -1,16 +1,23 @@
 // The packet filter of an instance's networks: which packets may pass between guests, the host and the world, as one
 // table. Packets that concern no bridge of Lodge's fall through two map lookups and are left to others.
 //
-//   forward   from a bridge:  to itself yes (br_netfilter shows bridged packets here); with a foreign source address no
+//   forward   from a bridge:  to itself yes (br_netfilter shows bridged packets here); with a foreign source address no;
+//                             from an isolated network nothing else
 //             to a bridge:    answers to what its guests asked, and forwarded ports; nothing else, so that networks
-//                             are closed to each other and to the outside
+//                             are closed to each other and to the outside. To a routed network: everything
 //   input     from a bridge:  DHCP, DNS, ping; the rest of the host only where the network allows it
-//   nat       from a network's addresses to elsewhere: under the host's own address
+//   nat       from a NAT network's addresses to elsewhere: under the host's own address
 import { formatCidr, networkOf, parseCidr } from '../../lib/ip-address.ts';
 import { applyTable, compareTable, deleteTable, type NftChain, type NftRule, type NftTable } from './nftables.ts';
 import { type NetworkScope } from './netns.ts';
 
-/** What the packet filter has to know of a NAT network. */
+/**
+ * Where the guests of a network reach beyond it. `nat`: everywhere, under the host's address, and nobody reaches them.
+ * `routed`: everywhere under their own, and from everywhere. `none`: nowhere.
+ */
+export type NetworkReach = 'nat' | 'routed' | 'none';
+
+/** What the packet filter has to know of a network that the host is the router of. */
 export interface FirewallNetwork {
   /** Names its chains: letters, digits, `_`, `.`, `-`. */
   readonly id: string;
@@ -18,8 +25,10 @@ export interface FirewallNetwork {
   /** The bridge's address with its prefix length, such as `10.88.0.1/24`. Null: the network has no such addresses. */
   readonly ipv4Cidr: string | null;
   readonly ipv6Cidr: string | null;
-  /** What guests reach on the host itself: DHCP, DNS and ping, or everything. Default `services`. */
-  readonly hostAccess?: 'services' | 'all';
+  /** What guests reach on the host itself: DHCP, DNS and ping, or everything, or nothing. Default `services`. */
+  readonly hostAccess?: 'services' | 'all' | 'none';
+  /** Default `nat`. */
+  readonly reach?: NetworkReach;
 }
 
 /** The name of the table of an instance: `lodge` for the instance `lodge`, `lodge-NAME` for another. */
@@ -64,7 +73,7 @@ export function buildFirewall(instance: string, networks: readonly FirewallNetwo
 }
 
 function networkChains(network: FirewallNetwork): NftChain[] {
-  const { id, bridgeName, hostAccess = 'services' } = network;
+  const { id, bridgeName, hostAccess = 'services', reach = 'nat' } = network;
   const answers = { connectionStates: ['established', 'related'] } as const;
   const from: NftRule[] = [
     { comment: `${id}: among its guests`, matches: [{ outputLink: bridgeName }], verdict: 'accept' },
@@ -84,29 +93,41 @@ function networkChains(network: FirewallNetwork): NftChain[] {
           },
     );
   }
+  if (reach === 'none') from.push({ comment: `${id}: isolated`, matches: [], isCounted: true, verdict: 'reject' });
   const to: NftRule[] = [
     { comment: `${id}: among its guests`, matches: [{ inputLink: bridgeName }], verdict: 'accept' },
-    { comment: `${id}: answers`, matches: [answers], verdict: 'accept' },
-    { comment: `${id}: forwarded ports`, matches: [{ isDestinationTranslated: true }], verdict: 'accept' },
-    { comment: `${id}: closed from outside`, matches: [], isCounted: true, verdict: 'reject' },
+    ...(reach === 'nat'
+      ? ([
+          { comment: `${id}: answers`, matches: [answers], verdict: 'accept' },
+          { comment: `${id}: forwarded ports`, matches: [{ isDestinationTranslated: true }], verdict: 'accept' },
+        ] as const)
+      : []),
+    reach === 'routed'
+      ? { comment: `${id}: open to its neighbours`, matches: [], verdict: 'accept' }
+      : { comment: `${id}: closed from outside`, matches: [], isCounted: true, verdict: 'reject' },
   ];
-  const host: NftRule[] = [
-    { comment: `${id}: answers`, matches: [answers], verdict: 'accept' },
-    {
-      comment: `${id}: DNS, DHCP, DHCPv6`,
-      matches: [{ protocol: 'udp', destinationPorts: [53, 67, 547] }],
-      verdict: 'accept',
-    },
-    { comment: `${id}: DNS`, matches: [{ protocol: 'tcp', destinationPorts: [53] }], verdict: 'accept' },
-    {
-      comment: `${id}: ping and neighbour discovery`,
-      matches: [{ protocols: ['icmp', 'ipv6-icmp'] }],
-      verdict: 'accept',
-    },
+  const host: NftRule[] =
+    hostAccess === 'none'
+      ? []
+      : [
+          { comment: `${id}: answers`, matches: [answers], verdict: 'accept' },
+          {
+            comment: `${id}: DNS, DHCP, DHCPv6`,
+            matches: [{ protocol: 'udp', destinationPorts: [53, 67, 547] }],
+            verdict: 'accept',
+          },
+          { comment: `${id}: DNS`, matches: [{ protocol: 'tcp', destinationPorts: [53] }], verdict: 'accept' },
+          {
+            comment: `${id}: ping and neighbour discovery`,
+            matches: [{ protocols: ['icmp', 'ipv6-icmp'] }],
+            verdict: 'accept',
+          },
+        ];
+  host.push(
     hostAccess === 'all'
       ? { comment: `${id}: the whole host`, matches: [], verdict: 'accept' }
       : { comment: `${id}: nothing else of the host`, matches: [], isCounted: true, verdict: 'reject' },
-  ];
+  );
   return [
     { name: `from_${id}`, rules: from },
     { name: `to_${id}`, rules: to },
@@ -114,7 +135,8 @@ function networkChains(network: FirewallNetwork): NftChain[] {
   ];
 }
 
-function sourceNat({ id, bridgeName, ipv4Cidr, ipv6Cidr }: FirewallNetwork): NftRule[] {
+function sourceNat({ id, bridgeName, ipv4Cidr, ipv6Cidr, reach = 'nat' }: FirewallNetwork): NftRule[] {
+  if (reach !== 'nat') return [];
   return [ipv4Cidr, ipv6Cidr].flatMap((cidr): NftRule[] => {
     if (cidr === null) return [];
     const inside = block(cidr);

@@ -1,5 +1,5 @@
-// A NAT network on this machine: a bridge that guests are ports of, the host's address on it, forwarding, the packet
-// filter, DHCP and DNS. Each part can be observed, made so, and removed by itself; each call is idempotent and tells
+// A network that this machine is the router of (by NAT, by plain routing, or of no way out): a bridge that guests are
+// ports of, the host's address on it, forwarding, the packet filter, DHCP and DNS. Each part can be observed, made so, and removed by itself; each call is idempotent and tells
 // what it changed, so that a reconciler can plan, execute and report. Order: bridge, addresses, forwarding, firewall,
 // dnsmasq; the other way round for removal. The firewall and forwarding are the instance's, shared by its networks.
 import { createHash } from 'node:crypto';
@@ -7,7 +7,7 @@ import path from 'node:path';
 import { addToIp, boundsOf, formatCidr, formatIp, linkLocalOf, macFromBytes, parseCidr } from '../../lib/ip-address.ts';
 import { ensureDnsmasq, observeDnsmasq, removeDnsmasq, type DnsmasqChange, type DnsmasqService } from './dnsmasq.ts';
 import { type DhcpAddresses, type DhcpReservation, type DnsRecord } from './dnsmasq-config.ts';
-import { observeFirewall, type FirewallNetwork } from './firewall.ts';
+import { observeFirewall, type FirewallNetwork, type NetworkReach } from './firewall.ts';
 import { observeForwarding } from './forwarding.ts';
 import {
   addLinkAddress,
@@ -33,7 +33,7 @@ export interface NatNetworkDefinition {
   readonly bridgeName: string;
   /** In bytes. Default 1500. */
   readonly mtu?: number;
-  /** The bridge's address, with the range for guests: at least one family. */
+  /** The bridge's address, with the range for guests; neither: the host itself is not on the network. */
   readonly ipv4: DhcpAddresses | null;
   readonly ipv6: DhcpAddresses | null;
   /** The domain of its guests' names, such as `lodge.internal`. */
@@ -43,7 +43,9 @@ export interface NatNetworkDefinition {
   /** Name servers for everything outside the domain: the host's own (default), or these addresses. */
   readonly upstreamServers?: 'host' | readonly string[];
   /** What guests reach on the host. Default `services`: DHCP, DNS, ping. */
-  readonly hostAccess?: 'services' | 'all';
+  readonly hostAccess?: FirewallNetwork['hostAccess'];
+  /** Where guests reach beyond the network. Default `nat`. */
+  readonly reach?: NetworkReach;
 }
 
 /** Who and what is on the network: reservations for its guests' network cards, and names that always resolve. */
@@ -108,8 +110,8 @@ export function bridgeMac({ instance, id }: Pick<NatNetworkDefinition, 'instance
 
 /** The part of the definition that the instance's firewall is built of. */
 export function firewallNetworkOf(definition: NatNetworkDefinition): FirewallNetwork {
-  const { id, bridgeName, ipv4, ipv6, hostAccess } = definition;
-  return { id, bridgeName, ipv4Cidr: ipv4?.cidr ?? null, ipv6Cidr: ipv6?.cidr ?? null, hostAccess };
+  const { id, bridgeName, ipv4, ipv6, hostAccess, reach } = definition;
+  return { id, bridgeName, ipv4Cidr: ipv4?.cidr ?? null, ipv6Cidr: ipv6?.cidr ?? null, hostAccess, reach };
 }
 
 /** The network's dnsmasq, with its files in a folder named after the network below `runtimeFolder`. */
@@ -118,10 +120,12 @@ export function dnsmasqServiceOf(
   members: NatNetworkMembers,
   runtimeFolder: string,
 ): DnsmasqService {
-  const { bridgeName, domain, ipv4, ipv6, leaseSeconds = 3600, upstreamServers = 'host', mtu } = definition;
+  const { bridgeName, domain, ipv4, ipv6, leaseSeconds = 3600, reach, mtu } = definition;
+  const { upstreamServers = reach === 'none' ? [] : 'host' } = definition;
   const folder = dnsmasqFolder(definition, runtimeFolder);
+  const isRouter = reach !== 'none';
   return {
-    definition: { folder, link: bridgeName, domain, ipv4, ipv6, leaseSeconds, upstreamServers, mtu },
+    definition: { folder, link: bridgeName, domain, ipv4, ipv6, leaseSeconds, upstreamServers, mtu, isRouter },
     ...members,
   };
 }
@@ -258,11 +262,11 @@ export async function removeBridge(
 }
 
 /** Which families of addresses the machine has to forward for the network. */
-export function familiesOf({ ipv4, ipv6 }: Pick<NatNetworkDefinition, 'ipv4' | 'ipv6'>): {
+export function familiesOf({ ipv4, ipv6, reach }: Pick<NatNetworkDefinition, 'ipv4' | 'ipv6' | 'reach'>): {
   ipv4: boolean;
   ipv6: boolean;
 } {
-  return { ipv4: ipv4 !== null, ipv6: ipv6 !== null };
+  return { ipv4: ipv4 !== null && reach !== 'none', ipv6: ipv6 !== null && reach !== 'none' };
 }
 
 function requireOwnBridge(definition: NatNetworkDefinition, link: Link): void {

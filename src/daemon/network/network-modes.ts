@@ -1,0 +1,31 @@
+// The modes of networks that this Lodge has, by name.
+import { type NetworkModeName } from '../../api/network.ts';
+import { NatNetworks } from './nat-networks.ts';
+import { type NetworkMode } from './network-mode.ts';
+import { NetworkTaps } from './network-taps.ts';
+import { userNetworks } from './user-networks.ts';
+
+export interface NetworkModes {
+  of: (mode: NetworkModeName) => NetworkMode;
+  /** Each once. */
+  all: readonly NetworkMode[];
+  taps: NetworkTaps;
+  /** Those that the host is the router of: their packet filter is one table. */
+  routed: NatNetworks;
+}
+
+/**
+ * @param instance the Lodge on this machine that they belong to.
+ * @param runtimeFolder for the files of networks; its content is lost with the machine's next start.
+ */
+export function makeNetworkModes(instance: string, runtimeFolder: string): NetworkModes {
+  const taps = new NetworkTaps(instance);
+  const routed = new NatNetworks(instance, runtimeFolder, taps);
+  const modes: Record<NetworkModeName, NetworkMode> = {
+    nat: routed,
+    routed,
+    isolated: routed,
+    user: userNetworks,
+  };
+  return { of: (mode) => modes[mode], all: [...new Set(Object.values(modes))], taps, routed };
+}
