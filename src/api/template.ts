@@ -13,7 +13,7 @@ import {
 } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
-import { cloneMode } from './vm-clone.ts';
+import { cloneMode, vmFromOtherErrors } from './vm-clone.ts';
 import { maxMemoryMib, maxVcpus, minMemoryMib, vmCloudInit, vmNic } from './vm-spec.ts';
 
 export const templateSpec = z
@@ -84,18 +84,6 @@ const deployBody = z
   .meta({ id: 'TemplateDeploy' });
 export type TemplateDeploy = z.output<typeof deployBody>;
 
-const creationErrors = [
-  'not_found',
-  'wrong_state',
-  'busy',
-  'name_taken',
-  'insufficient_resources',
-  'storage_full',
-  'unsupported',
-  'hypervisor_failed',
-  'host_failed',
-  'idempotency_conflict',
-] as const;
 const one = { tag: 'templates', query: inProject } as const;
 
 export const templateRoutes = {
@@ -119,7 +107,7 @@ export const templateRoutes = {
     body: createBody,
     status: 202,
     response: task,
-    errors: creationErrors,
+    errors: vmFromOtherErrors,
     isIdempotentByKey: true,
   }),
   get: route({
@@ -140,7 +128,7 @@ export const templateRoutes = {
     body: z.strictObject(source).meta({ id: 'TemplateAddVersion' }),
     status: 202,
     response: task,
-    errors: creationErrors,
+    errors: vmFromOtherErrors,
     isIdempotentByKey: true,
   }),
   deploy: route({
@@ -154,7 +142,7 @@ export const templateRoutes = {
     body: deployBody,
     status: 202,
     response: task,
-    errors: creationErrors,
+    errors: vmFromOtherErrors,
     isIdempotentByKey: true,
   }),
   delete: route({

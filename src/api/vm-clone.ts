@@ -1,5 +1,6 @@
 // Clones: new VMs with the disks of another, as these are in one moment.
 import * as z from 'zod';
+import { type ErrorCode } from './errors.ts';
 import { inProject, objectName, objectReference } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
@@ -40,6 +41,20 @@ export const vmClone = z
   .meta({ id: 'VmClone' });
 export type VmClone = z.output<typeof vmClone>;
 
+/** What can go wrong where VMs are made of another: clones, forks, VMs from a template. */
+export const vmFromOtherErrors = [
+  'not_found',
+  'wrong_state',
+  'busy',
+  'name_taken',
+  'insufficient_resources',
+  'storage_full',
+  'unsupported',
+  'hypervisor_failed',
+  'host_failed',
+  'idempotency_conflict',
+] as const satisfies readonly ErrorCode[];
+
 export const vmCloneRoutes = {
   clone: route({
     method: 'POST',
@@ -53,18 +68,7 @@ export const vmCloneRoutes = {
     body: vmClone,
     status: 202,
     response: task,
-    errors: [
-      'not_found',
-      'wrong_state',
-      'busy',
-      'name_taken',
-      'insufficient_resources',
-      'storage_full',
-      'unsupported',
-      'hypervisor_failed',
-      'host_failed',
-      'idempotency_conflict',
-    ],
+    errors: vmFromOtherErrors,
     isIdempotentByKey: true,
   }),
 } as const satisfies RouteTable;

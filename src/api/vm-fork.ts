@@ -3,6 +3,7 @@ import * as z from 'zod';
 import { inProject, objectName, timestamp } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
+import { vmFromOtherErrors } from './vm-clone.ts';
 
 /** Copies that one request may make. */
 export const maxCopies = 200;
@@ -58,18 +59,7 @@ export const vmForkRoutes = {
     body: vmFork,
     status: 202,
     response: task,
-    errors: [
-      'not_found',
-      'wrong_state',
-      'busy',
-      'name_taken',
-      'insufficient_resources',
-      'storage_full',
-      'unsupported',
-      'hypervisor_failed',
-      'host_failed',
-      'idempotency_conflict',
-    ],
+    errors: vmFromOtherErrors,
     isIdempotentByKey: true,
   }),
 } as const satisfies RouteTable;

@@ -8,6 +8,7 @@ import { vmActions } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { defineTask, type TaskRecord, type TaskType } from '../task/task.ts';
+import { actionWords } from './vm-records.ts';
 import { ItemBoard, waitForPart } from '../task/task-items.ts';
 
 const input = z.strictObject({
@@ -42,20 +43,6 @@ const doneWords: Readonly<Record<VmBulkAction['type'], string>> = {
   snapshot: 'has the snapshot',
   update: 'is changed',
 };
-const participles: Readonly<Record<VmBulkAction['type'], string>> = {
-  start: 'started',
-  stop: 'stopped',
-  forceOff: 'switched off',
-  restart: 'restarted',
-  reset: 'reset',
-  pause: 'paused',
-  resume: 'resumed',
-  suspend: 'suspended',
-  delete: 'deleted',
-  snapshot: 'captured in a snapshot',
-  update: 'changed',
-};
-
 export function vmActionTask(parts: VmActionTaskParts): TaskType<VmActionInput> {
   return defineTask({
     type: 'vm.act',
@@ -83,7 +70,7 @@ export function vmActionTask(parts: VmActionTaskParts): TaskType<VmActionInput> 
           await Promise.all(Array.from({ length: Math.min(parallelism, queue.length) }, worker));
           if (context.signal.aborted) board.noteAborted();
           context.signal.throwIfAborted();
-          requireAllDone(board.all(), participles[action.type]);
+          requireAllDone(board.all(), actionWords[action.type]);
         },
       },
     ],

@@ -7,7 +7,7 @@ import { type Subject } from '../../api/object.ts';
 import { type Collection } from '../store/collection.ts';
 
 /** What an action is called in messages to people. */
-const actionWords: Record<VmAction, string> = {
+export const actionWords: Readonly<Record<VmAction | 'snapshot', string>> = {
   start: 'started',
   stop: 'stopped',
   forceOff: 'switched off',
@@ -22,6 +22,7 @@ const actionWords: Record<VmAction, string> = {
   update: 'changed',
   fork: 'forked',
   clone: 'cloned',
+  snapshot: 'captured in a snapshot',
 };
 
 /** Status of a VM that has only just been asked for. */
