@@ -1,6 +1,7 @@
 // What must hold of the layers of disks when everything has settled: the files are exactly those of the record, each layer
 // is needed by somebody who is there, and every guest has exactly the layers open that the record gives its disks.
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { copyFile, mkdtemp, readdir, readFile, readlink, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { type Snapshot } from '../../../src/api/snapshot.ts';
@@ -30,7 +31,7 @@ const upStates = new Set(['running', 'paused', 'crashed']);
 
 /** Everything that is wrong, in words. */
 export async function findLayerProblems(world: LayerWorld): Promise<string[]> {
-  const { layers, changes } = readLayers(join(world.folder, 'data/lodge.db'));
+  const { layers, changes } = await readLayers(join(world.folder, 'data'));
   const byId = new Map(layers.map((layer) => [layer.id, layer]));
   const tops = new Map(layers.flatMap((layer) => (layer.volumeId === null ? [] : [[layer.volumeId, layer] as const])));
   const problems = changes.map((key) => `a change of layers is left over: ${key}`);
@@ -65,18 +66,28 @@ export async function findLayerProblems(world: LayerWorld): Promise<string[]> {
   return problems;
 }
 
-function readLayers(path: string): { layers: Layer[]; changes: string[] } {
-  const database = new DatabaseSync(path, { readOnly: true });
+/** From a copy: the daemon lets nobody else open its database. */
+async function readLayers(data: string): Promise<{ layers: Layer[]; changes: string[] }> {
+  const folder = await mkdtemp(join(tmpdir(), 'lodge-look-'));
   try {
-    const rows = database
-      .prepare("select key, value from current where key >= '/lodge/layer' and key < '/lodge/layes'")
-      .all() as { key: string; value: string }[];
-    return {
-      layers: rows.filter(({ key }) => key.startsWith('/lodge/layers/')).map(({ value }) => JSON.parse(value) as Layer),
-      changes: rows.filter(({ key }) => key.startsWith('/lodge/layer-changes/')).map(({ key }) => key),
-    };
+    const copy = join(folder, 'lodge.db');
+    await copyFile(join(data, 'lodge.db'), copy);
+    await copyFile(join(data, 'lodge.db-wal'), `${copy}-wal`).catch(() => {});
+    const database = new DatabaseSync(copy);
+    try {
+      const rows = database
+        .prepare("select key, value from current where key >= '/lodge/layer' and key < '/lodge/layes'")
+        .all() as { key: string; value: string }[];
+      const under = (prefix: string): typeof rows => rows.filter(({ key }) => key.startsWith(prefix));
+      return {
+        layers: under('/lodge/layers/').map(({ value }) => JSON.parse(value) as Layer),
+        changes: under('/lodge/layer-changes/').map(({ key }) => key),
+      };
+    } finally {
+      database.close();
+    }
   } finally {
-    database.close();
+    await rm(folder, { recursive: true, force: true });
   }
 }
 
