@@ -2,6 +2,7 @@
 // somebody at its console, and waits that end.
 import assert from 'node:assert/strict';
 import { type Duplex } from 'node:stream';
+import { suite, test, type TestContext } from 'node:test';
 import { LodgeError, type ErrorCode } from '../api/errors.ts';
 import { type VmSpecInput } from '../api/vm-spec.ts';
 import { type Driver, type Guest, type GuestDefinition, type GuestMessage, type KnownGuest } from './driver.ts';
@@ -28,6 +29,29 @@ export interface DriverSubject {
 
 /** How long anything here may take; a driver that needs more has lost its way. */
 export const deadlineMs = 60_000;
+
+/** Makes a test of a title and what it does. */
+export type Check = (title: string, run: (subject: Subject) => Promise<void>) => void;
+
+/** A suite whose tests each get a driver that is closed, and guests that are ended, when they are over. */
+export function driverSuite(
+  title: string,
+  setup: (context: TestContext) => Promise<DriverSubject>,
+  add: (check: Check) => void,
+): void {
+  suite(title, { timeout: 10 * deadlineMs }, () => {
+    add((name, run) => {
+      test(name, { timeout: 3 * deadlineMs }, async (context) => {
+        const subject = new Subject(await setup(context));
+        try {
+          await run(subject);
+        } finally {
+          await subject.close();
+        }
+      });
+    });
+  });
+}
 
 /** The subject of one test, with the driver that is the present one, and the guests it has started. */
 export class Subject {

@@ -1,7 +1,7 @@
 // What every driver must keep of the promises in driver.ts, as tests. A driver passes with a subject that makes guests for
 // it, plays the power cut, and can tell what is left of a guest on the machine.
 import assert from 'node:assert/strict';
-import { suite, test, type TestContext } from 'node:test';
+import { type TestContext } from 'node:test';
 import { LodgeError } from '../api/errors.ts';
 import { resolveHardware } from '../api/resolve-hardware.ts';
 import { type VmHardware } from '../api/vm-hardware.ts';
@@ -10,12 +10,11 @@ import {
   asError,
   Console,
   drain,
+  driverSuite,
   failure,
   known,
   Messages,
-  Subject,
   within,
-  deadlineMs,
   type DriverSubject,
 } from './conformance-subject.ts';
 import { type GuestDefinition } from './driver.ts';
@@ -23,19 +22,7 @@ import { forkConformance } from './fork.conformance.ts';
 
 /** Runs the suite against a driver. `setup` is called for each test. */
 export function driverConformance(name: string, setup: (context: TestContext) => Promise<DriverSubject>): void {
-  suite(`${name} keeps the promises of a driver`, { timeout: 10 * deadlineMs }, () => {
-    /** A test with a driver that is closed, and guests that are ended, when it is over. */
-    const check = (title: string, run: (subject: Subject) => Promise<void>): void => {
-      test(title, { timeout: 3 * deadlineMs }, async (context) => {
-        const subject = new Subject(await setup(context));
-        try {
-          await run(subject);
-        } finally {
-          await subject.close();
-        }
-      });
-    };
-
+  driverSuite(`${name} keeps the promises of a driver`, setup, (check) => {
     check('a guest runs when its start has answered, and is found', async (subject) => {
       const { guest, definition } = await subject.start();
       assert.equal(guest.id, definition.id);

@@ -1,11 +1,11 @@
 // What every driver that can fork must keep of the promises about it in driver.ts.
 import assert from 'node:assert/strict';
 import { LodgeError } from '../api/errors.ts';
-import { failure, Messages, type Subject } from './conformance-subject.ts';
+import { failure, Messages, type Check } from './conformance-subject.ts';
 import { type ForkRequest, type Guest, type GuestDefinition } from './driver.ts';
 
 /** Adds the tests; `check` makes one of a title and what it does. */
-export function forkConformance(check: (title: string, run: (subject: Subject) => Promise<void>) => void): void {
+export function forkConformance(check: Check): void {
   check('copies of a running guest run on from where it was, and so does the guest', async (subject) => {
     const { guest, definition } = await subject.start();
     await subject.given.untilUp(guest);

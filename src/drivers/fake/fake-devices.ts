@@ -56,6 +56,18 @@ export function fakeRoom(
   };
 }
 
+/** The layers that are open after a change: those of a disk that was added are those it was given, the others stay. */
+function openLayers(
+  before: Readonly<Record<string, string[]>>,
+  { disks }: FakeHardware,
+  change: DeviceChange,
+): Record<string, string[]> {
+  const isGiven = (name: string): boolean =>
+    before[name] === undefined || (change.kind === 'medium' && change.disk.name === name);
+  const open = disks.map(({ name, layers }) => [name, isGiven(name) ? layers : before[name]!] as const);
+  return Object.fromEntries(open.filter(([, layers]) => layers.length > 0));
+}
+
 export interface FakeDevicesParts {
   name: string;
   pinned: VmPinned;
@@ -121,7 +133,13 @@ export class FakeDevices implements GuestDevices {
     const hardware = await this.#changed(process, change);
     const { nics } = hardware;
     const links = nics.map(({ isConnected }) => isConnected);
-    await this.#parts.change((now) => ({ ...now, hardware, macs: nics.map(({ mac }) => mac), links }));
+    await this.#parts.change((now) => ({
+      ...now,
+      hardware,
+      macs: nics.map(({ mac }) => mac),
+      links,
+      disks: openLayers(now.disks ?? {}, hardware, change),
+    }));
   }
 
   async #changed(process: FakeProcess, change: DeviceChange): Promise<FakeHardware> {

@@ -46,7 +46,7 @@ export async function captureMemory(
   const { name, qmp } = target;
   const { path, signal, timeoutMs = defaultMs } = options;
   const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
-  deadline.throwIfAborted();
+  if (deadline.aborted) throw explain(deadline.reason, name, signal, timeoutMs);
   const wasRunning = (await qmp.execute('query-status')).running;
   await makeFile(path, target.uid);
   let fdset: number | null = null;
