@@ -88,7 +88,7 @@ async function reads(layers: readonly DiskLayer[], letters: string): Promise<voi
   let below: object | null = null;
   for (const { path, format } of layers.toReversed())
     below = { driver: format, file: { driver: 'file', filename: path }, backing: below };
-  const commands = [...letters].flatMap((letter, at) => ['-c', `read -P ${letter.charCodeAt(0)} ${at}M 1M`]);
+  const commands = letters.split('').flatMap((letter, at) => ['-c', `read -P ${letter.charCodeAt(0)} ${at}M 1M`]);
   const { stdout } = await run(['qemu-io', '-r', ...commands, `json:${JSON.stringify(below)}`]);
   assert.ok(!stdout.includes('verification failed'), `not ${letters}: ${stdout}`);
 }
