@@ -2,41 +2,7 @@
 import * as z from 'zod';
 import { inProject } from './object.ts';
 import { bytes, eventStream, noContent, route, type RouteTable } from './route.ts';
-
-export const guestInfo = z
-  .object({
-    agentVersion: z.string(),
-    hostname: z.string().nullable(),
-    os: z
-      .object({
-        id: z.string().nullable(),
-        name: z.string().nullable(),
-        version: z.string().nullable(),
-        kernel: z.string().nullable(),
-        machine: z.string().nullable(),
-      })
-      .nullable(),
-    interfaces: z.array(
-      z.object({
-        name: z.string(),
-        mac: z.string().nullable(),
-        addresses: z.array(z.object({ address: z.string(), prefix: z.int(), family: z.enum(['ipv4', 'ipv6']) })),
-      }),
-    ),
-    fileSystems: z.array(
-      z.object({
-        mountPoint: z.string(),
-        name: z.string(),
-        type: z.string(),
-        totalBytes: z.number().nullable(),
-        usedBytes: z.number().nullable(),
-      }),
-    ),
-    users: z.array(z.object({ name: z.string(), loginAt: z.string().nullable() })),
-    missing: z.array(z.string()).describe('What this agent can not tell'),
-  })
-  .meta({ id: 'GuestInfo' });
-export type GuestInfo = z.output<typeof guestInfo>;
+import { guestInfo, guestMetrics } from './vm-guest-info.ts';
 
 export const execRequest = z
   .strictObject({
@@ -79,6 +45,18 @@ export const vmGuestRoutes = {
     permission: 'vm.read',
     query: inProject,
     response: guestInfo,
+    errors,
+  }),
+  guestMetrics: route({
+    method: 'GET',
+    path: '/v1/vms/{vm}/guest/metrics',
+    tag: 'guest agent',
+    summary: 'Ask the guest what it measures of itself',
+    description:
+      'Load, memory, vCPU time, disks and interfaces as the guest counts them. What the node measures from outside is in GET /v1/vms-usage.',
+    permission: 'vm.read',
+    query: inProject,
+    response: guestMetrics,
     errors,
   }),
   exec: route({

@@ -238,6 +238,12 @@ export const vmSpec = z
           .describe('High precision event timer. Without it, there is one where the CPU tells no paravirtual time'),
       })
       .prefault({}),
+    hasClockSync: z
+      .boolean()
+      .default(true)
+      .describe(
+        'The guest’s clock is set through its agent when it goes on after it was paused, suspended, or reverted to a snapshot with memory',
+      ),
     cloudInit: vmCloudInit.optional(),
     autostart: z.boolean().default(false).describe('Started when the node comes up'),
     restartPolicy: z

@@ -139,6 +139,11 @@ export const vmStatus = z
         kernel: z.string().nullable(),
       })
       .nullable(),
+    clockStaleSince: timestamp
+      .nullable()
+      .describe(
+        'When the guest went on after it had stood still, with a clock that has not been set since: no agent has answered, or it can’t. Null: there is nothing to set',
+      ),
     generationId: z
       .string()
       .nullable()

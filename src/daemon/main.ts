@@ -445,6 +445,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         driver,
         tickets: new ConsoleTickets(),
         usage: new UsageSampler(records, guests),
+        volumes,
       }),
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),

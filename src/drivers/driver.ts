@@ -9,7 +9,8 @@
 import { type Duplex } from 'node:stream';
 import { type BootDevice } from '../api/boot-order.ts';
 import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
-import { type ExecOutput, type GuestInfo } from '../api/vm-guest.ts';
+import { type ExecOutput } from '../api/vm-guest.ts';
+import { type GuestMetrics, type GuestReport } from '../api/vm-guest-info.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
@@ -191,7 +192,10 @@ export interface GuestExecRequest {
 export interface GuestAgent {
   /** Whether an agent answers within the deadline. */
   isAnswering(options?: CallOptions): Promise<boolean>;
-  info(options?: CallOptions): Promise<GuestInfo>;
+  /** What the guest tells of itself. What it doesn't tell is named, and the rest is told. */
+  info(options?: CallOptions): Promise<GuestReport>;
+  /** What the guest measures; in part also where no agent answers, if the hypervisor has other ways to ask it. */
+  metrics(options?: CallOptions): Promise<GuestMetrics>;
   exec(request: GuestExecRequest, options?: CallOptions): AsyncIterable<ExecOutput>;
   readFile(path: string, options?: CallOptions): AsyncIterable<Uint8Array>;
   writeFile(path: string, content: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<void>;

@@ -178,15 +178,23 @@ export function addGuestVerbs(vm: Command): void {
       }),
     );
 
-  verb(vm, 'guest <vm>', 'Show what the agent tells about the guest', {
+  verb(vm, 'guest <vm>', 'Show what a guest tells of itself, through its agent', {
     formats: documentFormats,
-    examples: [['lodge vm guest web1', 'system, addresses, file systems, users']],
-  }).action(
-    withDaemon<[name: string], object>(async (session, _options, name) => {
-      const { showGuest } = await import('../vm/guest.ts');
-      await showGuest(session, name);
-    }),
-  );
+    description:
+      'Show what a guest tells of itself, through its agent: system, clock, vCPUs, who is signed in, addresses, file systems with what is really used of them, and disks beside the room they take on the node. With --metrics what it measures from inside; lodge vm top measures from outside.',
+    examples: [
+      ['lodge vm guest web1', 'system, addresses, file systems, disks, users'],
+      ['lodge vm guest web1 --metrics', 'load, memory, vCPU time, disks and traffic as the guest counts them'],
+      ["lodge vm guest web1 -o json | jq '.fileSystems[] | {mountPoint, usedBytes, totalBytes}'", 'for a script'],
+    ],
+  })
+    .option('--metrics', 'what it measures instead of what it is')
+    .action(
+      withDaemon<[name: string], { metrics?: boolean }>(async (session, options, name) => {
+        const { showGuest } = await import('../vm/guest.ts');
+        await showGuest(session, options, name);
+      }),
+    );
 
   const freezing = [
     [

@@ -208,6 +208,12 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
             ? `answers (${guest.agentVersion ?? 'version unknown'})`
             : 'does not answer',
       ],
+      [
+        'Clock',
+        status.clockStaleSince === null
+          ? null
+          : `may be wrong since it went on ${momentOf(status.clockStaleSince)}: it has not been set`,
+      ],
       ['CPUs', `${cpu}${laterText(started?.cpu.count, spec.cpu.count, String)}`],
       ['Memory', `${formatMib(spec.memoryMib)}${laterText(started?.memoryMib, spec.memoryMib, formatMib)}`],
       ['Image', spec.image],

@@ -53,7 +53,13 @@ export interface ChangePlan {
 }
 
 /** Fields of the spec that say how Lodge treats the VM, and count at once. */
-const countAtOnce = new Set<keyof VmSpec>(['description', 'autostart', 'restartPolicy', 'stopTimeoutS']);
+const countAtOnce = new Set<keyof VmSpec>([
+  'description',
+  'autostart',
+  'restartPolicy',
+  'stopTimeoutS',
+  'hasClockSync',
+]);
 /** Fields with their own part of the plan. */
 const planned = new Set<keyof VmSpec>(['cpu', 'memoryMib', 'memoryTargetMib', 'disks', 'nics', 'usbDevices']);
 const atStart = 'It is read when the VM starts.';

@@ -2,7 +2,7 @@
 // agent appears and then now and then; leases of the networks are merged in. Nothing here decides anything.
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
-import { type GuestInfo } from '../../api/vm-guest.ts';
+import { type GuestReport } from '../../api/vm-guest-info.ts';
 import { type Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest } from '../../drivers/driver.ts';
@@ -27,6 +27,8 @@ const answerTimeoutMs = 5000;
 /** How much of the serial console's end is looked at for a kernel panic, which prints a page or two. */
 const consoleBytes = 8192;
 const maxPanicLength = 200;
+/** Of a NIC; a guest may claim any number. */
+const maxAddresses = 32;
 
 /** States in which a guest's own programs may run. */
 const runningStates: ReadonlySet<Vm['status']['state']> = new Set(['starting', 'running', 'stopping']);
@@ -114,6 +116,22 @@ export class GuestFacts {
     }
   }
 
+  /** Sets the clock of a guest that went on after it had stood still. One that can't be set is left stale, and shown so. */
+  async #setClock(id: string, guest: Guest, signal: AbortSignal): Promise<void> {
+    const { collection } = this.#parts.records;
+    const since = collection.get(id)?.status.clockStaleSince ?? null;
+    if (since === null) return;
+    try {
+      await guest.agent.setTime(Date.now(), { timeoutMs: answerTimeoutMs, signal });
+    } catch (error) {
+      if (!cannotSetClock(error)) throw error;
+      this.#parts.log.debug({ err: error, vmId: id }, 'the clock of a guest that went on could not be set');
+      return;
+    }
+    // It may have been paused once more meanwhile.
+    await collection.setStatus(id, (now) => (now.clockStaleSince === since ? { ...now, clockStaleSince: null } : now));
+  }
+
   /** A guest whose agent doesn't answer may have ended where the hypervisor doesn't see it. */
   async #lookForPanic(vm: Vm, loop: Loop): Promise<void> {
     const consolePanic = panicIn(newOf(await loop.before, await this.#console(vm.id)));
@@ -148,6 +166,7 @@ export class GuestFacts {
       );
       // What a copy knows of itself now is its original's, and asking would take the processor from those that are being made.
       if (isBeingForked(collection.get(vm.id))) return true;
+      await this.#setClock(vm.id, guest, signal);
       const info = await guest.agent.info({ timeoutMs: answerTimeoutMs * 2, signal });
       // What a guest said before it ended or was reset says nothing about the VM now.
       await collection.setStatus(vm.id, (now) =>
@@ -186,6 +205,11 @@ function isBeingForked(vm: Vm | null): boolean {
   return vm?.status.taskId !== null && lineage?.kind === 'fork' && !lineage.hasOwnIdentity;
 }
 
+/** Whether the agent of this guest has no way to set its clock. */
+function cannotSetClock(error: unknown): boolean {
+  return error instanceof LodgeError && (error.code === 'unsupported' || error.code === 'hypervisor_failed');
+}
+
 function ignoreGone(error: unknown): void {
   if (!(error instanceof LodgeError && error.code === 'not_found')) throw error;
 }
@@ -208,14 +232,14 @@ export function panicIn(text: string): string | null {
 export function withAddresses(
   nics: Vm['status']['nics'],
   leased: ReadonlyMap<string, string>,
-  info: GuestInfo | null,
+  info: Pick<GuestReport, 'interfaces'> | null,
 ): Vm['status']['nics'] {
   return nics.map((nic) => {
     const own =
       info?.interfaces
         .filter((candidate) => candidate.mac?.toLowerCase() === nic.mac)
         .flatMap((candidate) => candidate.addresses.map(({ address }) => address)) ?? [];
-    const told = own.filter((address) => !address.startsWith('fe80:'));
+    const told = own.filter((address) => !address.startsWith('fe80:')).slice(0, maxAddresses);
     const lease = leased.get(nic.mac);
     if (told.length > 0) return { ...nic, addresses: told };
     if (lease) return { ...nic, addresses: nic.addresses.includes(lease) ? nic.addresses : [lease] };

@@ -322,6 +322,7 @@ export class VmGuests {
       return;
     }
     await records.transition(vm.id, state, state === 'running' ? 'Its vCPUs run.' : 'Its vCPUs are stopped.');
+    if (state === 'running') this.facts.wake(vm.id);
   }
 
   /** Null where the guest can't tell: its end, or its monitor's return, is told by itself. */
@@ -354,6 +355,7 @@ function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspende
     upAt: null,
     startedAt: null,
     guest: null,
+    clockStaleSince: null,
     consolePanic: null,
     bootedOnceFrom: null,
     warnings: [],

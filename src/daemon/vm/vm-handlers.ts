@@ -9,6 +9,8 @@ import { lister } from '../store/list-page.ts';
 import { toTask } from '../task/task.ts';
 import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
+import { type VolumeService } from '../volume/volume-service.ts';
+import { withHostDisks } from './host-disks.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmActions } from './vm-actions.ts';
 import { type VmRecords } from './vm-records.ts';
@@ -25,6 +27,7 @@ export interface VmHandlersParts {
   driver: Driver;
   tickets: ConsoleTickets;
   usage: UsageSampler;
+  volumes: VolumeService;
 }
 
 export function vmHandlers({
@@ -35,6 +38,7 @@ export function vmHandlers({
   driver,
   tickets,
   usage,
+  volumes,
 }: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
   const { collection } = records;
   // What is hidden can't be filtered or sorted by either: that would tell it bit by bit.
@@ -102,7 +106,11 @@ export function vmHandlers({
       service.guest(find(request), 'console').sendKeys(request.body.combinations, request.body.holdMs),
     injectNmi: async (request) => service.guest(find(request), 'console').injectNmi(),
 
-    guestInfo: async (request, { signal }) => service.guest(find(request), 'guest').agent.info({ signal }),
+    guestInfo: async (request, { signal }) => {
+      const target = find(request);
+      return withHostDisks(await service.guest(target, 'guest').agent.info({ signal }), target, volumes);
+    },
+    guestMetrics: async (request, { signal }) => service.guest(find(request), 'guest').agent.metrics({ signal }),
     exec: async (request, { signal }) => {
       const { command, environment, input, timeoutS } = request.body;
       const { agent } = service.guest(find(request), 'guest');

@@ -97,7 +97,9 @@ function noteRunning(
   isRestoring: boolean,
   bootedOnceFrom: string | null,
 ): Promise<Vm> {
-  const { status, project } = parts.records.byId(id);
+  const { status, project, spec } = parts.records.byId(id);
+  // Its clock shows the time of its saving, however long ago that is.
+  const isStale = isRestoring && spec.hasClockSync;
   return parts.records.transition(
     id,
     'running',
@@ -109,6 +111,7 @@ function noteRunning(
       bootedOnceFrom,
       startedAt: status.startedAt ?? new Date().toISOString(),
       restarts: { ...status.restarts, nextAt: null },
+      clockStaleSince: isStale ? new Date().toISOString() : null,
       nics: status.nics.map((nic) => ({
         ...nic,
         hostInterface: parts.networks.hostInterface(project, nic.network, id, nic.mac),

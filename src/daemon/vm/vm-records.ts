@@ -43,6 +43,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     disks: [],
     nics: [],
     guest: null,
+    clockStaleSince: null,
     generationId: null,
     consolePanic: null,
     bootedOnceFrom: null,
@@ -113,7 +114,10 @@ export class VmRecords {
         throw new LodgeError('internal', `VM ${vm.name} can not go from ${status.state} to ${to}.`);
       }
       const since = status.state === to ? status.since : new Date().toISOString();
-      return { ...status, ...patch, state: to, reason, since };
+      // A guest's clock stands still with its vCPUs.
+      const goesOn = status.state === 'paused' && to === 'running' && vm.spec.hasClockSync;
+      const clockStaleSince = goesOn ? since : status.clockStaleSince;
+      return { ...status, clockStaleSince, ...patch, state: to, reason, since };
     });
   }
 }

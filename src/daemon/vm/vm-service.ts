@@ -276,6 +276,7 @@ export class VmService {
         state,
         { reset: 'It was reset.', pause: 'Its vCPUs are stopped.', resume: 'Its vCPUs run.' }[action],
       );
+      if (action === 'resume') guests.facts.wake(vm.id);
       // A reset is told by the guest, whoever did it.
       if (action === 'reset') return;
       const word = { pause: 'paused', resume: 'resumed' }[action];

@@ -18,7 +18,7 @@ import {
   type StartOptions,
 } from '../driver.ts';
 import { fakeHardware, fakeRoom } from './fake-devices.ts';
-import { FakeGuest, type FakeProcess } from './fake-guest.ts';
+import { FakeGuest, fakeLag, type FakeProcess } from './fake-guest.ts';
 
 export interface FakeDriverOptions {
   /** Where the guests' files are. */
@@ -118,6 +118,7 @@ export class FakeDriver implements Driver {
       hardware: fakeHardware(definition),
       wasRestored: options.isRestoring ?? false,
       ...(options.bootFirst ? { bootedFirst: options.bootFirst } : {}),
+      clockLagMs: options.isRestoring ? fakeLag.savedMs : 0,
     });
     // Memory is continued from once: the guest that exists now has gone on from it.
     await rm(join(definition.directory, 'memory.state'), { force: true });

@@ -37,7 +37,12 @@ export interface FakeProcess {
   isDeaf?: boolean;
   /** Merging layers takes as long as this is so, as it does for large disks. */
   holdsMerges?: boolean;
+  /** How far the guest's clock is behind: it stands still while the guest is paused or saved. */
+  clockLagMs?: number;
 }
+
+/** What a fake guest's clock loses by a pause, and by going on from saved memory. */
+export const fakeLag = { pausedMs: 60_000, savedMs: 3_600_000 } as const;
 
 export interface FakeGuestParts {
   id: string;
@@ -141,8 +146,11 @@ export class FakeGuest implements Guest {
     this.#tell({ type: 'reset' });
   }
 
-  pause(): Promise<void> {
-    return this.#set('paused');
+  async pause(): Promise<void> {
+    const { state } = await this.#require();
+    if (state === 'running')
+      await this.#parts.change((now) => ({ ...now, clockLagMs: (now.clockLagMs ?? 0) + fakeLag.pausedMs }));
+    await this.#set('paused');
   }
 
   resume(): Promise<void> {
@@ -269,7 +277,8 @@ export class FakeGuest implements Guest {
     return {
       isAnswering: async () => (await this.#parts.read())?.state === 'running',
       info: async () => {
-        const { macs } = await requireRunning();
+        const { macs, disks = {}, hardware, clockLagMs = 0 } = await requireRunning();
+        const names = Object.keys(disks);
         return {
           agentVersion: '1.0',
           hostname: name,
@@ -279,10 +288,31 @@ export class FakeGuest implements Guest {
             mac,
             addresses: [{ address: `192.0.2.${10 + index}`, prefix: 24, family: 'ipv4' as const }],
           })),
-          fileSystems: [{ mountPoint: '/', name: 'root', type: 'fake', totalBytes: 1024, usedBytes: 512 }],
+          timeZone: { name: 'UTC', offsetS: 0 },
+          clock: { at: new Date(Date.now() - clockLagMs).toISOString(), behindMs: clockLagMs },
+          fileSystems: [
+            { mountPoint: '/', name: 'root', type: 'fake', totalBytes: 1024, usedBytes: 512, disks: names.slice(0, 1) },
+          ],
+          disks: names.map((disk, index) => ({
+            disk,
+            device: `/dev/fake${index}`,
+            mountPoints: index === 0 ? ['/'] : [],
+            usedBytes: index === 0 ? 512 : null,
+            totalBytes: index === 0 ? 1024 : null,
+          })),
+          vcpus: { online: hardware.vcpus, total: hardware.vcpus },
           users: [],
           missing: [],
         };
+      },
+      metrics: async () => {
+        await requireRunning();
+        const missing = ['load', 'cpus', 'disks', 'interfaces', 'memory'].map((what) => ({
+          what,
+          reason: 'a fake guest measures nothing',
+        }));
+        const at = new Date().toISOString();
+        return { at, load: null, cpus: null, disks: null, interfaces: null, memory: null, missing };
       },
       async *exec(request: GuestExecRequest) {
         await requireRunning();
@@ -306,8 +336,9 @@ export class FakeGuest implements Guest {
         for await (const chunk of content) chunks.push(chunk);
         files.set(path, Buffer.concat(chunks));
       },
-      setTime: async () => {
+      setTime: async (timeMs) => {
         await requireRunning();
+        await this.#parts.change((now) => ({ ...now, clockLagMs: Date.now() - timeMs }));
       },
       freeze: async () => {
         await requireRunning();

@@ -24,10 +24,12 @@ import {
 } from '../../host/process.ts';
 import { type Guest, type GuestMessage, type GuestState, type GuestUsage, type SuspendOptions } from '../driver.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
+import { BalloonStatistics } from './balloon-statistics.ts';
 import { agentChardev, agentPort } from './machine-devices.ts';
 import { withoutDisplay, type GuestConsoles } from './consoles.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { diskOfDevice } from './device-arguments.ts';
+import { readDiskPlaces } from './devices/disk-places.ts';
 import { QemuDevices } from './devices/devices.ts';
 import { inOrderOf, type Room } from './room.ts';
 import { readTail, workNames, type VmFolder } from './folder.ts';
@@ -128,6 +130,9 @@ export class QemuGuest implements Guest {
       isEmulated: parts.pinned.accelerator === 'tcg',
       canUseVhost: parts.canUseVhost,
     });
+    const balloon = new BalloonStatistics(parts.qmp);
+    parts.agent.findDisks = () => readDiskPlaces(parts.qmp);
+    parts.agent.readMemory = (options) => balloon.read(options);
     this.#parts = parts;
     this.#meter = new GuestMeter(parts.identity, parts.qmp);
     parts.qmp.onEvent((event) => this.#onEvent(event));

@@ -21,6 +21,17 @@ function command<Arguments, Answer>(answer: z.ZodType<Answer>): AgentCommand<Arg
 
 type None = undefined;
 
+/** Where a device sits, as the guest sees it. */
+const diskAddress = z.object({
+  'pci-controller': z.object({ domain: z.int(), bus: z.int(), slot: z.int(), function: z.int() }),
+  'bus-type': shortText,
+  bus: z.int(),
+  target: z.int(),
+  unit: z.int(),
+  dev: shortText.optional(),
+});
+const statistic = count.optional();
+
 export const agentCommands = {
   'guest-ping': command<None, unknown>(nothing),
   'guest-info': command<None, AgentInfo>(
@@ -62,6 +73,18 @@ export const agentCommands = {
             )
             .max(1000)
             .optional(),
+          statistics: z
+            .object({
+              'rx-bytes': count,
+              'rx-packets': count,
+              'rx-errs': count,
+              'rx-dropped': count,
+              'tx-bytes': count,
+              'tx-packets': count,
+              'tx-errs': count,
+              'tx-dropped': count,
+            })
+            .optional(),
         }),
       )
       .max(1000),
@@ -75,17 +98,60 @@ export const agentCommands = {
           type: shortText,
           'used-bytes': count.optional(),
           'total-bytes': count.optional(),
-          disk: z
-            .array(
-              z.object({
-                'pci-controller': z.object({ domain: z.int(), bus: z.int(), slot: z.int(), function: z.int() }),
-                'bus-type': shortText,
-                target: z.int(),
-                serial: shortText.optional(),
-              }),
-            )
-            .max(1000)
-            .optional(),
+          disk: z.array(diskAddress).max(1000).optional(),
+        }),
+      )
+      .max(10_000),
+  ),
+  'guest-get-disks': command<None, AgentDisk[]>(
+    z
+      .array(
+        z.object({
+          name: shortText,
+          partition: z.boolean(),
+          dependencies: z.array(shortText).max(1000).optional(),
+          address: diskAddress.optional(),
+        }),
+      )
+      .max(10_000),
+  ),
+  'guest-get-timezone': command<None, { zone?: string; offset: number }>(
+    z.object({ zone: shortText.optional(), offset: z.int().min(-86_400).max(86_400) }),
+  ),
+  'guest-get-load': command<None, { load1m: number; load5m: number; load15m: number }>(
+    z.object({ load1m: z.number().min(0), load5m: z.number().min(0), load15m: z.number().min(0) }),
+  ),
+  'guest-get-cpustats': command<None, AgentCpuStatistics[]>(
+    z
+      .array(
+        z.object({
+          cpu: count,
+          user: count,
+          nice: count,
+          system: count,
+          idle: count,
+          iowait: statistic,
+          irq: statistic,
+          softirq: statistic,
+          steal: statistic,
+        }),
+      )
+      .max(4096),
+  ),
+  'guest-get-diskstats': command<None, AgentDiskStatistics[]>(
+    z
+      .array(
+        z.object({
+          name: shortText,
+          stats: z.object({
+            'read-ios': statistic,
+            'read-sectors': statistic,
+            'read-ticks': statistic,
+            'write-ios': statistic,
+            'write-sectors': statistic,
+            'write-ticks': statistic,
+            'ios-pgr': statistic,
+          }),
         }),
       )
       .max(10_000),
@@ -164,6 +230,55 @@ export interface AgentInterface {
   name: string;
   'hardware-address'?: string;
   'ip-addresses'?: { 'ip-address': string; 'ip-address-type': 'ipv4' | 'ipv6'; prefix: number }[];
+  /** Counted since the interface came up; rx: received, tx: sent. */
+  statistics?: Record<`${'rx' | 'tx'}-${'bytes' | 'packets' | 'errs' | 'dropped'}`, number>;
+}
+
+/** Where a device sits, as the guest sees it; what bus, target and unit mean depends on the type of the bus. */
+export interface AgentDiskAddress {
+  'pci-controller': { domain: number; bus: number; slot: number; function: number };
+  'bus-type': string;
+  bus: number;
+  target: number;
+  unit: number;
+  /** /dev/vda1 */
+  dev?: string;
+}
+
+export interface AgentDisk {
+  /** /dev/vda */
+  name: string;
+  partition: boolean;
+  /** Devices that it is a part of or made of. */
+  dependencies?: string[];
+  address?: AgentDiskAddress;
+}
+
+/** Milliseconds since the guest booted. */
+export interface AgentCpuStatistics {
+  cpu: number;
+  user: number;
+  nice: number;
+  system: number;
+  idle: number;
+  iowait?: number;
+  irq?: number;
+  softirq?: number;
+  steal?: number;
+}
+
+/** /proc/diskstats of Linux: sectors of 512 bytes, ticks of a millisecond. */
+export interface AgentDiskStatistics {
+  name: string;
+  stats: {
+    'read-ios'?: number;
+    'read-sectors'?: number;
+    'read-ticks'?: number;
+    'write-ios'?: number;
+    'write-sectors'?: number;
+    'write-ticks'?: number;
+    'ios-pgr'?: number;
+  };
 }
 
 export interface AgentFileSystem {
@@ -173,12 +288,7 @@ export interface AgentFileSystem {
   'used-bytes'?: number;
   'total-bytes'?: number;
   /** Where the disks are that it lies on. */
-  disk?: {
-    'pci-controller': { domain: number; bus: number; slot: number; function: number };
-    'bus-type': string;
-    target: number;
-    serial?: string;
-  }[];
+  disk?: AgentDiskAddress[];
 }
 
 export interface AgentVcpu {

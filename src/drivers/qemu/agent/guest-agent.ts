@@ -2,14 +2,16 @@
 // driver itself uses. Its errors are the contract's.
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../../api/errors.ts';
-import type { ExecOutput, GuestInfo } from '../../../api/vm-guest.ts';
+import type { ExecOutput } from '../../../api/vm-guest.ts';
+import type { GuestMetrics, GuestReport } from '../../../api/vm-guest-info.ts';
 import type { CallOptions, GuestAgent, GuestExecRequest } from '../../driver.ts';
 import type { AgentChannelOptions } from './channel.ts';
 import { AgentClient } from './client.ts';
-import type { AgentAnswer, AgentCommandName, AgentInterface } from './commands.ts';
 import { AgentError } from './errors.ts';
 import { execInGuest } from './exec.ts';
 import { readGuestFile, writeGuestFile } from './files.ts';
+import { readGuestMetrics, type ReadMemory } from './guest-metrics.ts';
+import { mountPointsOf, readGuestReport, type FindDisks } from './guest-report.ts';
 
 const PING_TIMEOUT_MS = 3000;
 const INFO_TIMEOUT_MS = 10_000;
@@ -22,6 +24,10 @@ const ONLINE_TIMEOUT_MS = 5000;
 
 export class QemuGuestAgent implements GuestAgent {
   readonly #client: AgentClient;
+  /** Where the VM's disks are; what the guest tells of disks is matched with it. */
+  findDisks: FindDisks = () => Promise.resolve([]);
+  /** What the balloon's driver in the guest tells. */
+  readMemory: ReadMemory = () => Promise.resolve(null);
 
   /** `path` is the unix socket of the virtio-serial port `org.qemu.guest_agent.0`. Connects at the first call. */
   constructor(path: string, options: AgentChannelOptions = {}) {
@@ -49,52 +55,14 @@ export class QemuGuestAgent implements GuestAgent {
     }
   }
 
-  async info(options: CallOptions = {}): Promise<GuestInfo> {
+  info(options: CallOptions = {}): Promise<GuestReport> {
     const { signal, timeoutMs = INFO_TIMEOUT_MS } = options;
-    const deadline = performance.now() + timeoutMs;
-    const missing: string[] = [];
-    const ask = async <C extends AgentCommandName>(command: C, what: string): Promise<AgentAnswer<C> | null> => {
-      try {
-        // Every question of this method is one without arguments.
-        const leftMs = Math.max(1, deadline - performance.now());
-        return await this.#client.call(command, undefined as never, { signal, timeoutMs: leftMs });
-      } catch (error) {
-        const isAboutThis =
-          error instanceof AgentError && ['missing', 'disabled', 'refused', 'protocol'].includes(error.reason);
-        if (!isAboutThis) throw error;
-        missing.push(what);
-        return null;
-      }
-    };
-    return translated(async () => {
-      const { version } = await this.#client.info({ signal, timeoutMs });
-      const system = await ask('guest-get-osinfo', 'os');
-      const host = await ask('guest-get-host-name', 'hostname');
-      const interfaces = await ask('guest-network-get-interfaces', 'interfaces');
-      const fileSystems = await ask('guest-get-fsinfo', 'fileSystems');
-      const users = await ask('guest-get-users', 'users');
-      return {
-        agentVersion: version,
-        hostname: host?.['host-name'] ?? null,
-        os: system && {
-          id: system.id ?? null,
-          name: system['pretty-name'] ?? system.name ?? null,
-          version: system['version-id'] ?? system.version ?? null,
-          kernel: system['kernel-release'] ?? null,
-          machine: system.machine ?? null,
-        },
-        interfaces: (interfaces ?? []).map(toInterface),
-        fileSystems: (fileSystems ?? []).map((entry) => ({
-          mountPoint: entry.mountpoint,
-          name: entry.name,
-          type: entry.type,
-          totalBytes: entry['total-bytes'] ?? null,
-          usedBytes: entry['used-bytes'] ?? null,
-        })),
-        users: (users ?? []).map((entry) => ({ name: entry.user, loginAt: toTimestamp(entry['login-time']) })),
-        missing,
-      };
-    });
+    return translated(() => readGuestReport(this.#client, this.findDisks, { signal, timeoutMs }));
+  }
+
+  metrics(options: CallOptions = {}): Promise<GuestMetrics> {
+    const { signal, timeoutMs = INFO_TIMEOUT_MS } = options;
+    return translated(() => readGuestMetrics(this.#client, this.readMemory, { signal, timeoutMs }));
   }
 
   async *exec(request: GuestExecRequest, options: CallOptions = {}): AsyncGenerator<ExecOutput, void, void> {
@@ -206,22 +174,11 @@ export class QemuGuestAgent implements GuestAgent {
     await this.writeFile(autoOnlinePath, content, options);
   }
 
-  /** Where the guest has mounted what lies on a disk: told by the address of its controller, and its target there. */
-  async mountPoints(
-    disk: { bus: number; slot: number; target: number | null },
-    options: CallOptions = {},
-  ): Promise<string[]> {
+  /** Where the guest has mounted what lies on a disk of the VM; null: it can't be told. */
+  async mountPoints(disk: string, options: CallOptions = {}): Promise<string[] | null> {
+    const places = await this.findDisks(options);
     const fileSystems = await translated(() => this.#client.call('guest-get-fsinfo', undefined, options));
-    return fileSystems
-      .filter((system) =>
-        system.disk?.some(
-          ({ 'pci-controller': controller, target }) =>
-            controller.bus === disk.bus &&
-            controller.slot === disk.slot &&
-            (disk.target === null || disk.target === target),
-        ),
-      )
-      .map(({ mountpoint }) => mountpoint);
+    return mountPointsOf(disk, fileSystems, places);
   }
 
   /** Lets go of the channel for good. The guest is not affected. */
@@ -231,24 +188,6 @@ export class QemuGuestAgent implements GuestAgent {
 }
 
 const autoOnlinePath = '/sys/devices/system/memory/auto_online_blocks';
-
-function toInterface(entry: AgentInterface): GuestInfo['interfaces'][number] {
-  return {
-    name: entry.name,
-    mac: entry['hardware-address']?.toLowerCase() ?? null,
-    addresses: (entry['ip-addresses'] ?? []).map((address) => ({
-      address: address['ip-address'],
-      prefix: address.prefix,
-      family: address['ip-address-type'],
-    })),
-  };
-}
-
-/** Null for what no date can be: the number is the guest's. */
-function toTimestamp(seconds: number): string | null {
-  const date = new Date(seconds * 1000);
-  return Number.isNaN(date.getTime()) ? null : date.toISOString();
-}
 
 async function translated<T>(work: () => Promise<T>): Promise<T> {
   try {

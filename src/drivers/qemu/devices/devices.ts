@@ -108,16 +108,10 @@ export class QemuDevices implements GuestDevices {
     return this.#ask('tell the devices of', () => readReport(qmp, name, { room: room(), isEmulated }));
   }
 
-  async mountPoints(disk: string, options: CallOptions = {}): Promise<string[] | null> {
-    const { qmp, agent } = this.#parts;
+  mountPoints(disk: string, options: CallOptions = {}): Promise<string[] | null> {
     return this.#ask('look for a disk of', async () => {
-      const id = diskId(disk);
-      const device = (await readDevices(qmp)).find((one) => one.id === id);
-      // A guest sees the number its firmware gave the bus, which QEMU knows from the bridge.
-      const place = await findOnPci(qmp, device?.target === null ? id : scsiController);
-      if (!device || !place) return null;
       try {
-        return await agent.mountPoints({ ...place, target: device.target }, { timeoutMs: agentMs, ...options });
+        return await this.#parts.agent.mountPoints(disk, { timeoutMs: agentMs, ...options });
       } catch (error) {
         if (error instanceof LodgeError) return null;
         throw error;
@@ -537,29 +531,6 @@ function wordsFor(change: DeviceChange): string {
     case 'detach-usb':
       return `take the USB device ${change.name} out of`;
   }
-}
-
-/** The bus and slot of a PCI device as the guest sees them; null: there is no such device, or it isn't on PCI. */
-async function findOnPci(qmp: QmpConnection, id: string): Promise<{ bus: number; slot: number } | null> {
-  interface Found {
-    bus: number;
-    slot: number;
-    qdev_id: string;
-    pci_bridge?: { devices?: unknown } | undefined;
-  }
-  const search = (devices: readonly Found[]): Found | null => {
-    for (const device of devices) {
-      if (device.qdev_id === id) return device;
-      const below = search((device.pci_bridge?.devices ?? []) as Found[]);
-      if (below) return below;
-    }
-    return null;
-  };
-  for (const { devices } of await qmp.execute('query-pci')) {
-    const found = search(devices);
-    if (found) return { bus: found.bus, slot: found.slot };
-  }
-  return null;
 }
 
 function ignoreAgent(error: unknown): void {

@@ -42,7 +42,8 @@ export async function readDevices(qmp: QmpConnection): Promise<PlacedDevice[]> {
   );
 }
 
-async function readProperty(qmp: QmpConnection, id: string, property: string): Promise<unknown> {
+/** A property of a device with an id; null: it has none of that name. */
+export async function readProperty(qmp: QmpConnection, id: string, property: string): Promise<unknown> {
   try {
     return await qmp.execute('qom-get', { path: `/machine/peripheral/${id}`, property });
   } catch (error) {
