@@ -101,6 +101,9 @@ export type GuestInfo = z.output<typeof guestInfo>;
 /** What the hypervisor learns from the guest; the daemon adds what the node knows of the same disks. */
 export type GuestReport = Omit<GuestInfo, 'disks'> & { disks: Omit<GuestDiskInfo, 'sizeMib' | 'hostBytes'>[] };
 
+/** What is asked of every guest now and then. */
+export type GuestGlance = Pick<GuestReport, 'agentVersion' | 'hostname' | 'os' | 'interfaces'>;
+
 export const guestMetrics = z
   .object({
     at: timestamp,

@@ -143,6 +143,7 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
         openSerial: () => guest.openSerial(),
         openVnc: () => guest.openVnc(),
         info: () => guest.agent.info({ timeoutMs: 2000 }),
+        glance: () => guest.agent.glance({ timeoutMs: 2000 }),
         metrics: () => guest.agent.metrics({ timeoutMs: 2000 }),
         freeze: () => guest.agent.freeze({ timeoutMs: 2000 }),
         exec: () => drain(guest.agent.exec(anyProgram, { timeoutMs: 2000 })),
@@ -311,6 +312,7 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
       })();
       const calls: Record<string, () => Promise<unknown>> = {
         info: () => guest.agent.info({ timeoutMs: 3000 }),
+        glance: () => guest.agent.glance({ timeoutMs: 3000 }),
         metrics: () => guest.agent.metrics({ timeoutMs: 3000 }),
         exec: () => drain(guest.agent.exec(anyProgram, { timeoutMs: 3000 })),
         readFile: () => drain(guest.agent.readFile('/etc/hostname', { timeoutMs: 3000 })),

@@ -10,7 +10,7 @@ import { type Duplex } from 'node:stream';
 import { type BootDevice } from '../api/boot-order.ts';
 import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
 import { type ExecOutput } from '../api/vm-guest.ts';
-import { type GuestMetrics, type GuestReport } from '../api/vm-guest-info.ts';
+import { type GuestGlance, type GuestMetrics, type GuestReport } from '../api/vm-guest-info.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
@@ -194,6 +194,8 @@ export interface GuestAgent {
   isAnswering(options?: CallOptions): Promise<boolean>;
   /** What the guest tells of itself. What it doesn't tell is named, and the rest is told. */
   info(options?: CallOptions): Promise<GuestReport>;
+  /** As much of it as is asked for regularly: what costs the guest little. */
+  glance(options?: CallOptions): Promise<GuestGlance>;
   /** What the guest measures; in part also where no agent answers, if the hypervisor has other ways to ask it. */
   metrics(options?: CallOptions): Promise<GuestMetrics>;
   exec(request: GuestExecRequest, options?: CallOptions): AsyncIterable<ExecOutput>;

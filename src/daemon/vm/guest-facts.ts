@@ -2,7 +2,7 @@
 // agent appears and then now and then; leases of the networks are merged in. Nothing here decides anything.
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
-import { type GuestReport } from '../../api/vm-guest-info.ts';
+import { type GuestGlance } from '../../api/vm-guest-info.ts';
 import { type Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest } from '../../drivers/driver.ts';
@@ -167,7 +167,7 @@ export class GuestFacts {
       // What a copy knows of itself now is its original's, and asking would take the processor from those that are being made.
       if (isBeingForked(collection.get(vm.id))) return true;
       await this.#setClock(vm.id, guest, signal);
-      const info = await guest.agent.info({ timeoutMs: answerTimeoutMs * 2, signal });
+      const info = await guest.agent.glance({ timeoutMs: answerTimeoutMs * 2, signal });
       // What a guest said before it ended or was reset says nothing about the VM now.
       await collection.setStatus(vm.id, (now) =>
         signal.aborted || !liveVmStates.has(now.state)
@@ -232,7 +232,7 @@ export function panicIn(text: string): string | null {
 export function withAddresses(
   nics: Vm['status']['nics'],
   leased: ReadonlyMap<string, string>,
-  info: Pick<GuestReport, 'interfaces'> | null,
+  info: Pick<GuestGlance, 'interfaces'> | null,
 ): Vm['status']['nics'] {
   return nics.map((nic) => {
     const own =

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Duplex } from 'node:stream';
 import { type BootDevice } from '../../api/boot-order.ts';
 import { LodgeError } from '../../api/errors.ts';
+import { type GuestGlance } from '../../api/vm-guest-info.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import {
   type Guest,
@@ -274,20 +275,27 @@ export class FakeGuest implements Guest {
     };
     const files = this.#files;
     const runScript = (environment: readonly string[]): Promise<void> => this.#runScript(environment);
+    const glance = async (): Promise<GuestGlance> => {
+      const { macs } = await requireRunning();
+      return {
+        agentVersion: '1.0',
+        hostname: name,
+        os: { id: 'fake', name: 'Fake OS', version: '1', kernel: '1.0', machine: 'x86_64' },
+        interfaces: macs.map((mac, index) => ({
+          name: `eth${index}`,
+          mac,
+          addresses: [{ address: `192.0.2.${10 + index}`, prefix: 24, family: 'ipv4' as const }],
+        })),
+      };
+    };
     return {
       isAnswering: async () => (await this.#parts.read())?.state === 'running',
+      glance,
       info: async () => {
-        const { macs, disks = {}, hardware, clockLagMs = 0 } = await requireRunning();
+        const { disks = {}, hardware, clockLagMs = 0 } = await requireRunning();
         const names = Object.keys(disks);
         return {
-          agentVersion: '1.0',
-          hostname: name,
-          os: { id: 'fake', name: 'Fake OS', version: '1', kernel: '1.0', machine: 'x86_64' },
-          interfaces: macs.map((mac, index) => ({
-            name: `eth${index}`,
-            mac,
-            addresses: [{ address: `192.0.2.${10 + index}`, prefix: 24, family: 'ipv4' as const }],
-          })),
+          ...(await glance()),
           timeZone: { name: 'UTC', offsetS: 0 },
           clock: { at: new Date(Date.now() - clockLagMs).toISOString(), behindMs: clockLagMs },
           fileSystems: [

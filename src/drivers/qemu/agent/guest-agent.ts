@@ -3,15 +3,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../../api/errors.ts';
 import type { ExecOutput } from '../../../api/vm-guest.ts';
-import type { GuestMetrics, GuestReport } from '../../../api/vm-guest-info.ts';
+import type { GuestGlance, GuestMetrics, GuestReport } from '../../../api/vm-guest-info.ts';
 import type { CallOptions, GuestAgent, GuestExecRequest } from '../../driver.ts';
 import type { AgentChannelOptions } from './channel.ts';
 import { AgentClient } from './client.ts';
 import { AgentError } from './errors.ts';
 import { execInGuest } from './exec.ts';
 import { readGuestFile, writeGuestFile } from './files.ts';
+import { Questions } from './questions.ts';
 import { readGuestMetrics, type ReadMemory } from './guest-metrics.ts';
-import { mountPointsOf, readGuestReport, type FindDisks } from './guest-report.ts';
+import { glanceAt, mountPointsOf, readGuestReport, type FindDisks } from './guest-report.ts';
 
 const PING_TIMEOUT_MS = 3000;
 const INFO_TIMEOUT_MS = 10_000;
@@ -58,6 +59,11 @@ export class QemuGuestAgent implements GuestAgent {
   info(options: CallOptions = {}): Promise<GuestReport> {
     const { signal, timeoutMs = INFO_TIMEOUT_MS } = options;
     return translated(() => readGuestReport(this.#client, this.findDisks, { signal, timeoutMs }));
+  }
+
+  glance(options: CallOptions = {}): Promise<GuestGlance> {
+    const { signal, timeoutMs = INFO_TIMEOUT_MS } = options;
+    return translated(() => glanceAt(new Questions(this.#client, { signal, timeoutMs })));
   }
 
   metrics(options: CallOptions = {}): Promise<GuestMetrics> {

@@ -2,7 +2,7 @@
 // has. Names and addresses are the guest's: they are cut to what such a name can be and cleaned of what would make a mess
 // of a terminal.
 import { isIP } from 'node:net';
-import type { GuestReport } from '../../../api/vm-guest-info.ts';
+import type { GuestGlance, GuestReport } from '../../../api/vm-guest-info.ts';
 import { printable } from '../../../lib/printable.ts';
 import type { CallOptions } from '../../driver.ts';
 import type { AgentClient } from './client.ts';
@@ -31,14 +31,11 @@ export async function readGuestReport(
   options: CallOptions & { timeoutMs: number },
 ): Promise<GuestReport> {
   const questions = new Questions(client, options);
-  const agentVersion = name(await questions.version());
-  const system = await questions.ask('guest-get-osinfo', 'os');
-  const host = await questions.ask('guest-get-host-name', 'hostname');
+  const glance = await glanceAt(questions);
   const zone = await questions.ask('guest-get-timezone', 'timeZone');
   const askedAtMs = Date.now();
   const time = await questions.ask('guest-get-time', 'clock');
   const answeredAtMs = Date.now();
-  const interfaces = await questions.ask('guest-network-get-interfaces', 'interfaces');
   const fileSystems = await questions.ask('guest-get-fsinfo', 'fileSystems');
   const disks = await questions.ask('guest-get-disks', 'disks');
   const vcpus = await questions.ask('guest-get-vcpus', 'vcpus');
@@ -46,18 +43,9 @@ export async function readGuestReport(
   // Without it, only the disks' counterparts are not known.
   const places = disks || fileSystems ? await findDisks(options).catch(() => []) : [];
   return {
-    agentVersion,
-    hostname: host ? name(host['host-name']) : null,
-    os: system && {
-      id: nameOrNull(system.id),
-      name: nameOrNull(system['pretty-name'] ?? system.name),
-      version: nameOrNull(system['version-id'] ?? system.version),
-      kernel: nameOrNull(system['kernel-release']),
-      machine: nameOrNull(system.machine),
-    },
+    ...glance,
     timeZone: zone && { name: nameOrNull(zone.zone), offsetS: zone.offset },
     clock: time === null ? null : clock(time / 1e6, (askedAtMs + answeredAtMs) / 2),
-    interfaces: (interfaces ?? []).map(toInterface),
     fileSystems: (fileSystems ?? []).map((entry) => ({
       mountPoint: path(entry.mountpoint),
       name: name(entry.name),
@@ -70,6 +58,26 @@ export async function readGuestReport(
     vcpus: vcpus && { online: vcpus.filter(isOnline).length, total: vcpus.length },
     users: (users ?? []).map((entry) => ({ name: name(entry.user), loginAt: toTimestamp(entry['login-time'] * 1000) })),
     missing: questions.missing,
+  };
+}
+
+/** What it is called and which system it is, and its addresses. */
+export async function glanceAt(questions: Questions): Promise<GuestGlance> {
+  const agentVersion = name(await questions.version());
+  const system = await questions.ask('guest-get-osinfo', 'os');
+  const host = await questions.ask('guest-get-host-name', 'hostname');
+  const interfaces = await questions.ask('guest-network-get-interfaces', 'interfaces');
+  return {
+    agentVersion,
+    hostname: host ? name(host['host-name']) : null,
+    os: system && {
+      id: nameOrNull(system.id),
+      name: nameOrNull(system['pretty-name'] ?? system.name),
+      version: nameOrNull(system['version-id'] ?? system.version),
+      kernel: nameOrNull(system['kernel-release']),
+      machine: nameOrNull(system.machine),
+    },
+    interfaces: (interfaces ?? []).map(toInterface),
   };
 }
 
