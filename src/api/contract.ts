@@ -1,8 +1,10 @@
 // The whole contract: every noun's routes. A route's id is `noun.verb`.
 import { eventRoutes } from './event.ts';
 import { imageRoutes } from './image.ts';
+import { instanceTypeRoutes } from './instance-type.ts';
 import { networkRoutes } from './network.ts';
 import { nodeRoutes } from './node.ts';
+import { profileRoutes } from './profile.ts';
 import type { Route, RouteAnswer, RouteInput, RouteRequest, RouteTable } from './route.ts';
 import { serverRoutes } from './server.ts';
 import { snapshotRoutes } from './snapshot.ts';
@@ -19,6 +21,8 @@ export const contract = {
   vm: vmRoutes,
   snapshot: snapshotRoutes,
   template: templateRoutes,
+  profile: profileRoutes,
+  instanceType: instanceTypeRoutes,
   image: imageRoutes,
   volume: volumeRoutes,
   network: networkRoutes,

@@ -18,7 +18,18 @@ export const event = z
 export type Event = z.output<typeof event>;
 
 /** Kinds of object whose changes are streamed. */
-export const changeKind = z.enum(['node', 'vm', 'image', 'volume', 'network', 'template', 'task', 'event']);
+export const changeKind = z.enum([
+  'node',
+  'vm',
+  'image',
+  'volume',
+  'network',
+  'template',
+  'profile',
+  'instance-type',
+  'task',
+  'event',
+]);
 export type ChangeKind = z.output<typeof changeKind>;
 
 /** One change of one object. `object` has the kind's own schema and is null when it was deleted. */

@@ -118,7 +118,19 @@ export function page<Item extends z.core.$ZodType>(id: string, item: Item) {
 /** What an event or a task is about. */
 export const subject = z
   .object({
-    kind: z.enum(['node', 'vm', 'image', 'volume', 'network', 'template', 'task', 'token', 'server']),
+    kind: z.enum([
+      'node',
+      'vm',
+      'image',
+      'volume',
+      'network',
+      'template',
+      'profile',
+      'instance-type',
+      'task',
+      'token',
+      'server',
+    ]),
     id: z.string(),
     name: z.string(),
     project: z.string(),

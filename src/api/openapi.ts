@@ -23,6 +23,8 @@ export const examples: Readonly<Record<string, JsonObject>> = {
   'vm.openConsole': { type: 'serial' },
   'snapshot.create': { name: 'before-upgrade', withMemory: true },
   'template.create': { name: 'base', vm: 'web1' },
+  'profile.create': { name: 'web', spec: { autostart: true, restartPolicy: { mode: 'on-failure' } } },
+  'instanceType.create': { name: 'db', spec: { cpu: { count: 4 }, memoryMib: 16_384 } },
   'image.create': {
     name: 'alpine',
     spec: { source: { type: 'url', url: 'https://example.org/alpine.qcow2', checksum: `sha256:${'0'.repeat(64)}` } },
@@ -55,6 +57,8 @@ export const tagDescriptions: Readonly<Record<string, string>> = {
   'guest agent': 'What the agent in the guest tells and does. All of it answers agent_unavailable where none runs.',
   snapshots: 'A VM as it was in one moment, to go back to: its disks, and if wanted its memory.',
   templates: 'Disks and spec of a VM, kept in versions, for new VMs to begin with.',
+  profiles: 'Named sets of fields of a VM’s spec, which VMs take over.',
+  'instance types': 'Named sizes of VMs: vCPUs and memory.',
   images: 'What disks and guests are made from: built here, imported, or uploaded.',
   volumes: 'Disks that guests write to.',
   networks: 'What guests are connected to.',
@@ -226,7 +230,10 @@ function parametersOf(route: Route, collector: SchemaCollector): Json[] {
     name: match[1] ?? '',
     in: 'path',
     required: true,
-    description: match[1] === 'ticket' ? 'The ticket' : `Name or id of the ${match[1] === 'vm' ? 'VM' : match[1]}`,
+    description:
+      match[1] === 'ticket'
+        ? 'The ticket'
+        : `Name or id of the ${match[1] === 'vm' ? 'VM' : match[1]?.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}`,
     schema: { type: 'string', maxLength: 200 },
   }));
   if (route.query !== undefined) {

@@ -77,6 +77,8 @@ const deployBody = z
         nics: z.array(vmNic).max(32).optional(),
         cloudInit: vmCloudInit.optional(),
         autostart: z.boolean().optional(),
+        instanceType: objectReference.optional(),
+        profiles: z.array(objectReference).max(20).optional(),
       })
       .prefault({})
       .describe('Fields of the spec that are to be other than in the template'),

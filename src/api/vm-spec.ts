@@ -4,6 +4,7 @@ import { objectName, objectReference } from './object.ts';
 import { ipv4Address, macAddress } from './network.ts';
 import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
+import { inheritedField } from './vm-inherited.ts';
 import { maxVolumeMib } from './volume.ts';
 
 /** Limits of what QEMU's machines take; a node may have less. */
@@ -267,6 +268,23 @@ export const vmSpec = z
       .max(86_400)
       .default(90)
       .describe('How long a guest may take to shut down before it is switched off, seconds'),
+    instanceType: objectReference
+      .optional()
+      .describe('Instance type that says its vCPUs and memory: one of its project, else of the project default'),
+    profiles: z
+      .array(objectReference)
+      .max(20)
+      .optional()
+      .describe(
+        'Profiles whose fields it has where it says nothing itself. Where several set a field, the last counts',
+      ),
+    inherited: z
+      .array(inheritedField)
+      .max(1000)
+      .optional()
+      .describe(
+        'What profiles and instance type set, as the VM took it over. Lodge writes it; what a request says here is ignored',
+      ),
   })
   .meta({ id: 'VmSpec' });
 export type VmSpec = z.output<typeof vmSpec>;

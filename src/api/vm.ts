@@ -11,6 +11,7 @@ import { vmConsoleRoutes } from './vm-console.ts';
 import { vmForkRoutes, vmLineage } from './vm-fork.ts';
 import { vmDevice, vmHardware } from './vm-hardware.ts';
 import { firmwareReset } from './vm-firmware.ts';
+import { profileChange } from './vm-inherited.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
 
@@ -170,6 +171,9 @@ export const vmStatus = z
         'Spec that is in effect: the one it was started with, and what was changed since. Null while it is stopped',
       ),
     pendingChanges: z.array(pendingChange).describe('What of the spec is not in effect yet, each with the reason'),
+    profileChanges: z
+      .array(profileChange)
+      .describe('What its profiles and instance type have changed to since it took them over; they are taken by apply'),
   })
   .meta({ id: 'VmStatus' });
 export type VmStatus = z.output<typeof vmStatus>;

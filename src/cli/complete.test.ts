@@ -4,13 +4,28 @@ import { complete, type NameSource } from './complete.ts';
 
 const names: NameSource = (kind) =>
   Promise.resolve(
-    { vm: ['web1', 'web2', 'db1'], image: ['debian-12', 'tiny'] }[kind as string]?.map((word) => ({ word })) ?? [],
+    {
+      vm: ['web1', 'web2', 'db1'],
+      image: ['debian-12', 'tiny'],
+      profile: ['web', 'wide'],
+      'instance-type': ['small'],
+    }[kind as string]?.map((word) => ({ word })) ?? [],
   );
 
 async function words(line: string): Promise<string[]> {
   const { candidates, wantsFiles } = await complete(line.split(' ').slice(1), names);
   return [...candidates.map(({ word }) => word), ...(wantsFiles ? [':files'] : [])];
 }
+
+test('several profiles are completed with commas, and instance types and fields of both by what they are', async () => {
+  assert.deepEqual(await words('lodge vm create x --profile w'), ['web', 'wide']);
+  assert.deepEqual(await words('lodge vm create x --profile web,w'), ['web,wide']);
+  assert.deepEqual(await words('lodge vm create x --profile=web,'), ['--profile=web,wide']);
+  assert.deepEqual(await words('lodge vm create x --type s'), ['small']);
+  assert.deepEqual(await words('lodge profile apply w'), ['web', 'wide']);
+  assert.deepEqual(await words('lodge profile set web cpu.mo'), ['cpu.model=']);
+  assert.deepEqual(await words('lodge instance-type set small mem'), ['memoryMib=']);
+});
 
 test('nouns, verbs and options are completed', async () => {
   assert.deepEqual(await words('lodge vo'), ['volume']);

@@ -3,8 +3,10 @@
 // Never fails and never asks the daemon for longer than a moment: a completion that hangs is worse than none.
 import type { Command, Option } from 'commander';
 import { nextWord } from './arguments.ts';
+import { sizeText } from './view.ts';
 import { findNoun, nouns } from './nouns.ts';
 import { outputFormats } from './output/print.ts';
+import type { ChangeableNoun } from './set.ts';
 
 /** One candidate. */
 export interface Candidate {
@@ -21,6 +23,8 @@ export type NamedKind =
   | 'volume'
   | 'network'
   | 'template'
+  | 'profile'
+  | 'instance-type'
   | 'node'
   | 'task'
   | 'token'
@@ -36,6 +40,8 @@ const namesOfOption: Readonly<Record<string, NamedKind>> = {
   '--image': 'image',
   '--vm': 'vm',
   '--template': 'template',
+  '--profile': 'profile',
+  '--type': 'instance-type',
   '--cdrom': 'image',
   '--network': 'network',
   '--context': 'context',
@@ -53,6 +59,8 @@ const fileOptions = new Set([
 const namedKinds = new Set<string>([
   'vm',
   'template',
+  'profile',
+  'instance-type',
   'snapshot',
   'image',
   'volume',
@@ -210,18 +218,39 @@ async function completeValue(
     );
   if (option.argChoices) return withPrefix(option.argChoices.map((word) => ({ word })));
   const kind = namesOfOption[option.long ?? ''];
+  if (kind === 'profile') return listOf(await names(kind, words), current, prefix);
   if (kind) return withPrefix(await names(kind, words));
   return { candidates: [], wantsFiles: fileOptions.has(option.long ?? '') };
 }
+
+/** Names with commas between them: the last is the one that is typed. */
+function listOf(candidates: readonly Candidate[], current: string, prefix: string): Completion {
+  const before = current.split(',').slice(0, -1);
+  const start = `${prefix}${before.map((name) => `${name},`).join('')}`;
+  return filtered(
+    candidates.filter(({ word }) => !before.includes(word)).map((one) => ({ ...one, word: start + one.word })),
+    prefix + current,
+  );
+}
+
+/** Nouns of the command line whose fields `set` changes, as the contract calls them. */
+const changedNouns: Readonly<Record<string, ChangeableNoun>> = {
+  vm: 'vm',
+  network: 'network',
+  node: 'node',
+  profile: 'profile',
+  'instance-type': 'instanceType',
+};
 
 /** Fields that `set` can change, one level at a time. */
 async function changeCandidates(noun: string, current: string): Promise<Candidate[]> {
   if (current.includes('=')) return [];
   const [{ updateSchema }, { fieldNamesAt }] = await Promise.all([import('./set.ts'), import('./schema-fields.ts')]);
-  if (noun !== 'vm' && noun !== 'network' && noun !== 'node') return [];
+  const changed = changedNouns[noun];
+  if (changed === undefined) return [];
   const parts = current.split('.').slice(0, -1);
   const path = parts.map((part) => (/^\d+$/.test(part) ? Number(part) : part));
-  const schema = updateSchema(noun);
+  const schema = updateSchema(changed);
   const prefix = parts.map((part) => `${part}.`).join('');
   return fieldNamesAt(schema, ['spec', ...path]).map((name) => {
     const isRecord = fieldNamesAt(schema, ['spec', ...path, name]).length > 0;
@@ -312,6 +341,19 @@ export async function namesFromDaemon(kind: NamedKind, words: readonly string[])
           word: one.name,
           what: one.spec.description || one.status.state,
         }));
+      case 'profile':
+        return (await client.profile.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.spec.description,
+        }));
+      case 'instance-type': {
+        // Those of the project default are there for all.
+        const projects = [...new Set([project, 'default'])];
+        const pages = await Promise.all(
+          projects.map((one) => client.instanceType.list({ query: { ...query, project: one } }, options)),
+        );
+        return pages.flatMap(({ items }) => items).map(({ name, spec }) => ({ word: name, what: sizeText(spec) }));
+      }
       case 'image':
         return (await client.image.list({ query }, options)).items.map((one) => ({
           word: one.name,

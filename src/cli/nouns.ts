@@ -35,6 +35,20 @@ export const nouns: readonly NounEntry[] = [
     load: async () => (await import('./noun/template.ts')).templateNoun(),
   },
   {
+    name: 'profile',
+    aliases: ['profiles'],
+    summary: 'Named sets of fields that VMs take over',
+    group: 'Objects:',
+    load: async () => (await import('./noun/profile.ts')).profileNoun(),
+  },
+  {
+    name: 'instance-type',
+    aliases: ['instance-types'],
+    summary: 'Named sizes of VMs: vCPUs and memory',
+    group: 'Objects:',
+    load: async () => (await import('./noun/instance-type.ts')).instanceTypeNoun(),
+  },
+  {
     name: 'image',
     aliases: ['images'],
     summary: 'Images that disks and VMs are made from: build, import',

@@ -1,4 +1,5 @@
 // Cells and colours that several tables have in common.
+import { formatMib } from '../lib/quantity.ts';
 import { formatAge } from '../lib/duration.ts';
 import type { Column } from './output/table.ts';
 import type { Style } from './output/style.ts';
@@ -58,4 +59,9 @@ export function ageColumn<Item extends { createdAt: string }>(): Column<Item> {
 /** The column of ids, in wide output. */
 export function idColumn<Item extends { id: string }>(): Column<Item> {
   return { header: 'ID', value: (item) => item.id, isWide: true };
+}
+
+/** The size of an instance type: "2 vCPUs, 4 GiB". */
+export function sizeText({ cpu, memoryMib }: { cpu: { count: number }; memoryMib: number }): string {
+  return `${cpu.count} ${cpu.count === 1 ? 'vCPU' : 'vCPUs'}, ${formatMib(memoryMib)}`;
 }

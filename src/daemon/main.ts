@@ -10,8 +10,10 @@ import { parseArgs } from 'node:util';
 import { pino, type Logger } from 'pino';
 import { LodgeError } from '../api/errors.ts';
 import { type Image } from '../api/image.ts';
+import { type InstanceType } from '../api/instance-type.ts';
 import { type Network } from '../api/network.ts';
 import { type Node } from '../api/node.ts';
+import { type Profile } from '../api/profile.ts';
 import { type Template } from '../api/template.ts';
 import { type Vm } from '../api/vm.ts';
 import { liveVmStates } from '../api/vm-state.ts';
@@ -25,7 +27,7 @@ import { loadConfig, type Config } from './config.ts';
 import { openAuthority } from './credentials/authority.ts';
 import { tokenHandlers } from './credentials/token-handlers.ts';
 import { TokenService } from './credentials/token-service.ts';
-import { type ChangeSource } from './event/change-stream.ts';
+import { objectSource, type ChangeSource } from './event/change-stream.ts';
 import { eventHandlers } from './event/event-handlers.ts';
 import { EventService } from './event/event-service.ts';
 import { type Caller } from './http/context.ts';
@@ -44,6 +46,10 @@ import { initialNetworkStatus, NetworkService } from './network/network-service.
 import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
+import { instanceTypeHandlers, profileFor, profileHandlers } from './profile/source-handlers.ts';
+import { SourceService } from './profile/source-service.ts';
+import { initialSourceStatus, SourceStatuses } from './profile/source-status.ts';
+import { SpecSources } from './profile/spec-sources.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
 import { snapshotHandlers } from './snapshot/snapshot-handlers.ts';
 import { SnapshotRecords } from './snapshot/snapshot-records.ts';
@@ -126,7 +132,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   }
 
   const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
-  const collection = <Item extends Node | Vm | Image | Volume | Network | Template>(
+  const collection = <Item extends Node | Vm | Image | Volume | Network | Template | Profile | InstanceType>(
     noun: string,
     plural: string,
     initialStatus: (part: { createdAt: string }) => Item['status'],
@@ -139,8 +145,21 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const volumeObjects = collection<Volume>('volume', 'volumes', initialVolumeStatus);
   const networkObjects = collection<Network>('network', 'networks', initialNetworkStatus);
   const templateObjects = collection<Template>('template', 'templates', initialTemplateStatus);
+  const sources = new SpecSources(
+    collection<Profile>('profile', 'profiles', initialSourceStatus),
+    collection<InstanceType>('instance-type', 'instance-types', initialSourceStatus),
+  );
   const events = new EventService(store, log);
-  const collections = [nodeObjects, vmObjects, imageObjects, volumeObjects, networkObjects, templateObjects];
+  const collections = [
+    nodeObjects,
+    vmObjects,
+    imageObjects,
+    volumeObjects,
+    networkObjects,
+    templateObjects,
+    sources.profiles,
+    sources.instanceTypes,
+  ];
   const layerRecords = new LayerRecords(store, log);
   const snapshotRecords = new SnapshotRecords(store, log);
   await Promise.all([
@@ -319,6 +338,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       events,
       nodes,
       references,
+      sources,
       live,
     }),
   );
@@ -329,6 +349,20 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     engine,
     task: act,
     node: () => ({ kind: 'node', id: nodes.self.id, name: nodes.name, project: nodes.self.project }),
+  });
+  const statuses = new SourceStatuses({ vms: vmObjects, sources, log });
+  const sourceParts = {
+    sources,
+    statuses,
+    references,
+    vms: vmObjects,
+    takeOver: (vm: Vm, requestedBy: string) => vmService.takeOver(vm, requestedBy),
+  };
+  const profiles = new SourceService<Profile>({ ...sourceParts, kind: 'profile', items: sources.profiles });
+  const instanceTypes = new SourceService<InstanceType>({
+    ...sourceParts,
+    kind: 'instance-type',
+    items: sources.instanceTypes,
   });
   const cloning = new VmCloning({
     directory: folders.vms,
@@ -348,6 +382,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     engine,
     tasks: templateJobs,
     references,
+    sources,
     vm: (project, reference) => vmService.require(project, reference),
   });
   const supervisor: VmSupervisor = new VmSupervisor({
@@ -371,6 +406,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   await snapshots.recover();
   await templates.recover();
   await networks.prepare();
+  await instanceTypes.makeFirst(sources.instanceTypes);
+  await statuses.start();
 
   const tokens = new TokenService(store, log);
   const authority = config.listen
@@ -389,28 +426,15 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     return counts;
   });
   metrics.gauge('lodge_store_revision', 'Revision of the store', () => store.revision());
-  const sources = (caller: Caller): ChangeSource[] => [
-    { kind: 'node', prefixes: ['/lodge/nodes/', '/lodge/nodes-status/'], read: (id) => nodeObjects.get(id) },
-    {
-      kind: 'vm',
-      prefixes: ['/lodge/vms/', '/lodge/vms-status/'],
-      read: (id) => {
-        const vm = vmObjects.get(id);
-        return vm && vmFor(caller, vm);
-      },
-    },
-    { kind: 'image', prefixes: ['/lodge/images/', '/lodge/images-status/'], read: (id) => imageObjects.get(id) },
-    { kind: 'volume', prefixes: ['/lodge/volumes/', '/lodge/volumes-status/'], read: (id) => volumeObjects.get(id) },
-    {
-      kind: 'network',
-      prefixes: ['/lodge/networks/', '/lodge/networks-status/'],
-      read: (id) => networkObjects.get(id),
-    },
-    {
-      kind: 'template',
-      prefixes: ['/lodge/templates/', '/lodge/templates-status/'],
-      read: (id) => templateObjects.get(id),
-    },
+  const changeSources = (caller: Caller): ChangeSource[] => [
+    objectSource('node', nodeObjects),
+    objectSource('vm', vmObjects, (vm) => vmFor(caller, vm)),
+    objectSource('image', imageObjects),
+    objectSource('volume', volumeObjects),
+    objectSource('network', networkObjects),
+    objectSource('template', templateObjects),
+    objectSource('profile', sources.profiles, (profile) => profileFor(caller, profile)),
+    objectSource('instance-type', sources.instanceTypes),
     { kind: 'event', prefixes: ['/lodge/events/'], read: (id) => events.get(id) },
     {
       kind: 'task',
@@ -450,10 +474,12 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),
       template: templateHandlers(templates, templateRecords),
+      profile: profileHandlers(profiles, sources),
+      instanceType: instanceTypeHandlers(instanceTypes, sources),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
       network: networkHandlers(networks, networkObjects),
       task: taskHandlers(engine),
-      event: eventHandlers({ store, events, sources }),
+      event: eventHandlers({ store, events, sources: changeSources }),
       token: tokenHandlers(tokens),
     },
     authenticate: (secret) => tokens.authenticate(secret),
@@ -498,6 +524,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       phase = 'stopping';
       await server.close({ graceMs: config.limits.shutdownGraceS * 1000 });
       supervisor.close();
+      await statuses.close();
       await background;
       await engine.stop();
       await merging.close();

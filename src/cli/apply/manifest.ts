@@ -14,14 +14,16 @@ import { fieldNamesAt, issueText } from '../schema-fields.ts';
 import { usageError } from '../usage-error.ts';
 
 /** Kinds in the order in which they need each other; deletion goes the other way. */
-export const manifestKinds = ['Network', 'Image', 'Volume', 'Vm'] as const;
+export const manifestKinds = ['Network', 'Image', 'Volume', 'Profile', 'InstanceType', 'Vm'] as const;
 export type ManifestKind = (typeof manifestKinds)[number];
 
-export type ManifestNoun = 'network' | 'image' | 'volume' | 'vm';
+export type ManifestNoun = 'network' | 'image' | 'volume' | 'profile' | 'instanceType' | 'vm';
 export const nounOfKind: Readonly<Record<ManifestKind, ManifestNoun>> = {
   Network: 'network',
   Image: 'image',
   Volume: 'volume',
+  Profile: 'profile',
+  InstanceType: 'instanceType',
   Vm: 'vm',
 };
 

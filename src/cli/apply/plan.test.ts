@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { plainStyle } from '../output/style.ts';
 import { planLines } from './diff-text.ts';
+import type { Vm } from '../../api/vm.ts';
 import { parseManifests, type Manifest } from './manifest.ts';
 import { complaintsAbout, inOrder, planObject, referencesOf, type Existing } from './plan.ts';
 
@@ -59,6 +60,23 @@ test('a password in plain text can not be compared with the hash that is kept', 
   assert.doesNotMatch(lines, /secret/);
 });
 
+test('what a VM leaves out comes from what it names, which changes a VM only when it is named anew', () => {
+  const file = 'kind: Vm\nname: w\nspec: {profiles: [web], autostart: false}\n';
+  const web = (spec: object) => () => [{ kind: 'profile', name: 'web', spec } as const];
+  const before = planObject(one(file), null, web({ memoryMib: 96, autostart: true }));
+  assert.deepEqual(before.sent, { profiles: ['web'], autostart: false });
+  const there = existing('kind: Vm\nname: w\n', {}, before.spec as object);
+  assert.equal((there as Vm).spec.memoryMib, 96);
+  assert.equal(planObject(one(file), there, web({ memoryMib: 128 })).action, 'unchanged');
+  const own = planObject(one(file.replace('false', 'false, memoryMib: 64')), there, web({ memoryMib: 128 }));
+  assert.deepEqual(own.changes, [{ path: ['spec', 'memoryMib'], before: 96, after: 64 }]);
+  const other = planObject(one(file.replace('[web]', '[]')), there, () => []);
+  assert.deepEqual(
+    other.changes.map(({ path }) => path.join('.')),
+    ['spec.memoryMib', 'spec.profiles'],
+  );
+});
+
 test('networks come before images, volumes and VMs', () => {
   const planned = manifests(`${vm}---\nkind: Volume\nname: d\nspec: {sizeMib: 1}\n---\nkind: Network\nname: n\n`).map(
     (manifest) => planObject(manifest, null),
@@ -78,7 +96,8 @@ test('references lead to objects of the files or of the daemon', () => {
     ['Image tiny spec.image', 'Volume dta spec.disks.0.volume', 'Network lab spec.nics.0.network'],
   );
   const planned = [planObject(manifest, null), planObject(one('kind: Network\nname: lab\n'), null)];
-  const known = { Image: [{ name: 'x', id: 'tiny' }], Volume: [{ name: 'data', id: 'i' }], Network: [], Vm: [] };
+  const none = { Network: [], Vm: [], Profile: [], InstanceType: [] };
+  const known = { Image: [{ name: 'x', id: 'tiny' }], Volume: [{ name: 'data', id: 'i' }], ...none };
   assert.deepEqual(
     complaintsAbout(planned, (kind) => known[kind]),
     [

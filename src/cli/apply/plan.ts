@@ -1,16 +1,21 @@
 // Works out what `lodge apply` would do: for each object, whether it is made, changed or as it should be, field by
 // field. Pure, but for reading the objects as they are; everything is checked before anything is changed.
 import type { Image } from '../../api/image.ts';
+import { LodgeError } from '../../api/errors.ts';
+import { expandSpec, hasOtherSources, type SpecSource } from '../../api/expand-spec.ts';
+import type { InstanceType } from '../../api/instance-type.ts';
 import type { Network } from '../../api/network.ts';
+import type { Profile } from '../../api/profile.ts';
 import type { Volume } from '../../api/volume.ts';
 import type { Vm } from '../../api/vm.ts';
+import type { VmSpec, VmSpecInput } from '../../api/vm-spec.ts';
 import { differences, type Difference } from '../../lib/difference.ts';
-import { valueAt, withValueAt, type Json, type PathPart } from '../../lib/field-path.ts';
+import { valueAt, withoutValueAt, withValueAt, type Json, type PathPart } from '../../lib/field-path.ts';
 import { closestWord } from '../../lib/closest-word.ts';
 import { manifestKinds, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 
 /** An object that apply knows. */
-export type Existing = Vm | Image | Volume | Network;
+export type Existing = Vm | Image | Volume | Network | Profile | InstanceType;
 
 export type PlannedAction = 'create' | 'update' | 'unchanged';
 
@@ -19,8 +24,10 @@ export interface PlannedObject {
   manifest: Manifest;
   action: PlannedAction;
   existing: Existing | null;
-  /** The spec to write. */
+  /** The spec that it is to have. */
   spec: Json;
+  /** The spec to send: for a VM without what it has from elsewhere. */
+  sent: Json;
   labels: Record<string, string>;
   /** What differs, with paths that begin with spec or labels. For a new object all that it says. */
   changes: Difference[];
@@ -35,17 +42,29 @@ const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
   network: [['ipv4Cidr'], ['bridge']],
   vm: [['cloudInit', 'password']],
   image: [],
+  profile: [],
+  instanceType: [],
 };
 
+/** The profiles and the instance type that a VM of a project names, as they are to be, in the order in which they count. */
+export type FindSources = (project: string, given: VmSpecInput) => SpecSource[];
+
 /** The plan for one object. */
-export function planObject(manifest: Manifest, existing: Existing | null): PlannedObject {
+export function planObject(
+  manifest: Manifest,
+  existing: Existing | null,
+  findSources: FindSources = () => [],
+): PlannedObject {
   const labels = manifest.labels ?? existing?.labels ?? {};
+  const isVm = manifest.noun === 'vm';
+  const given = withoutValueAt(manifest.given, ['inherited']);
   if (existing === null) {
-    const changes = differences({}, { spec: manifest.given, ...(Object.keys(labels).length > 0 ? { labels } : {}) });
-    return { manifest, action: 'create', existing, spec: manifest.spec, labels, changes };
+    const changes = differences({}, { spec: given, ...(Object.keys(labels).length > 0 ? { labels } : {}) });
+    const spec = isVm ? expanded(manifest, given, null, findSources) : manifest.spec;
+    return { manifest, action: 'create', existing, spec, sent: isVm ? given : spec, labels, changes };
   }
   const current = plainJson(existing.spec);
-  let spec = manifest.spec;
+  let spec = isVm ? given : manifest.spec;
   for (const path of keptWhenAbsent[manifest.noun]) {
     const kept = valueAt(current, path);
     if (valueAt(spec, path) === undefined && kept !== undefined) spec = withValueAt(spec, path, kept);
@@ -53,11 +72,33 @@ export function planObject(manifest: Manifest, existing: Existing | null): Plann
   // The daemon keeps a password as a hash alone, so one in plain text can't be compared. It was for the first boot.
   const password = valueAt(spec, ['cloudInit', 'password']);
   const hash = valueAt(current, ['cloudInit', 'password']);
-  if (manifest.noun === 'vm' && typeof password === 'string' && !password.startsWith('$6$') && hash !== undefined) {
+  if (isVm && typeof password === 'string' && !password.startsWith('$6$') && hash !== undefined) {
     spec = withValueAt(spec, ['cloudInit', 'password'], hash);
   }
-  const changes = [...differences(existing.labels, labels, ['labels']), ...differences(current, spec, ['spec'])];
-  return { manifest, action: changes.length === 0 ? 'unchanged' : 'update', existing, spec, labels, changes };
+  const sent = spec;
+  if (isVm) spec = expanded(manifest, spec, existing.spec as VmSpec, findSources);
+  const isWritten = ({ path }: Difference): boolean => path[1] !== 'inherited';
+  const changes = [
+    ...differences(existing.labels, labels, ['labels']),
+    ...differences(current, spec, ['spec']).filter(isWritten),
+  ];
+  return { manifest, action: changes.length === 0 ? 'unchanged' : 'update', existing, spec, sent, labels, changes };
+}
+
+/** What the daemon makes of a VM's spec: what a file leaves out comes from profiles and instance type, or is the default. */
+function expanded(manifest: Manifest, given: Json, previous: VmSpec | null, findSources: FindSources): Json {
+  const said = given as VmSpecInput;
+  const isLookedUp = previous === null || hasOtherSources(said, previous);
+  const sources = isLookedUp ? findSources(manifest.project, said) : null;
+  try {
+    return plainJson(expandSpec(said, { previous, sources }));
+  } catch (failure) {
+    if (!(failure instanceof LodgeError)) throw failure;
+    throw new LodgeError(failure.code, `${manifest.kind} ${manifest.name} (${manifest.where}): ${failure.message}`, {
+      hint: failure.hint,
+      fields: failure.fields,
+    });
+  }
 }
 
 /** A document as JSON has it: without what is undefined. */
@@ -86,6 +127,10 @@ export function referencesOf(manifest: Manifest): Reference[] {
   };
   if (manifest.kind === 'Volume' || manifest.kind === 'Vm') add('Image', ['image'], 'image');
   if (manifest.kind !== 'Vm') return references;
+  add('InstanceType', ['instanceType'], 'instanceType');
+  const profiles = valueAt(manifest.spec, ['profiles']);
+  for (let index = 0; Array.isArray(profiles) && index < profiles.length; index += 1)
+    add('Profile', ['profiles', index], `profiles.${index}`);
   for (const list of ['disks', 'nics'] as const) {
     const items = valueAt(manifest.spec, [list]);
     for (let index = 0; Array.isArray(items) && index < items.length; index += 1) {
@@ -121,7 +166,7 @@ export function complaintsAbout(
       ]);
       complaints.push({
         field: `${manifest.where}: ${reference.path}`,
-        message: `there is no ${reference.kind.toLowerCase()} ${reference.name}, neither here nor in these files${near === null ? '' : ` (did you mean ${near}?)`}`,
+        message: `there is no ${reference.kind.replace(/(?<=.)[A-Z]/, (letter) => ` ${letter}`).toLowerCase()} ${reference.name}, neither here nor in these files${near === null ? '' : ` (did you mean ${near}?)`}`,
       });
     }
     if (existing === null) continue;

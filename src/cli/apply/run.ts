@@ -1,5 +1,8 @@
 // Carries a plan out: networks first, then images, volumes and VMs, because each may need those before it. What is
 // started is followed to its end; after a failure nothing more is begun, and a second run goes on where it stopped.
+import type { SpecSource } from '../../api/expand-spec.ts';
+import type { InstanceType } from '../../api/instance-type.ts';
+import type { Profile } from '../../api/profile.ts';
 import type { Task } from '../../api/task.ts';
 import { collect, type FetchPage } from '../list.ts';
 import type { Session } from '../connect/session.ts';
@@ -7,19 +10,24 @@ import { followTasks } from '../output/follow.ts';
 import { AlreadyPrinted, describeError, exitCodeFor } from '../output/print-error.ts';
 import { printDocument } from '../output/print.ts';
 import { fetchImages } from '../noun/image.ts';
+import { fetchInstanceTypes } from '../noun/instance-type.ts';
 import { fetchNetworks } from '../noun/network.ts';
+import { fetchProfiles } from '../noun/profile.ts';
+import { outdatedLines } from '../noun/source-verbs.ts';
 import { fetchVolumes } from '../noun/volume.ts';
 import { fetchVms, pendingText } from '../vm/view.ts';
 import { formatPath } from '../../lib/field-path.ts';
 import { differenceLine, planLines } from './diff-text.ts';
 import { manifestKinds, nounOfKind, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
-import { complaintsAbout, inOrder, planObject, type Existing, type PlannedObject } from './plan.ts';
+import { complaintsAbout, inOrder, planObject, type Existing, type FindSources, type PlannedObject } from './plan.ts';
 import { usageError } from '../usage-error.ts';
 
 const fetchers: Readonly<Record<ManifestNoun, FetchPage<Existing>>> = {
   network: fetchNetworks,
   image: fetchImages,
   volume: fetchVolumes,
+  profile: fetchProfiles,
+  instanceType: fetchInstanceTypes,
   vm: fetchVms,
 };
 
@@ -29,7 +37,8 @@ export class Inventory {
 
   static async read(session: Session, manifests: readonly Manifest[]): Promise<Inventory> {
     const inventory = new Inventory();
-    const projects = [...new Set(manifests.map((manifest) => manifest.project))];
+    // The instance types of the project default are there for all.
+    const projects = [...new Set([...manifests.map((manifest) => manifest.project), 'default'])];
     await Promise.all(
       projects.flatMap((project) =>
         manifestKinds.map(async (kind) => {
@@ -46,6 +55,31 @@ export class Inventory {
 
   of(kind: ManifestKind, project: string): readonly Existing[] {
     return this.#lists.get(`${kind} ${project}`) ?? [];
+  }
+
+  /** Those that objects of a project may name. */
+  usable(kind: ManifestKind, project: string): readonly Existing[] {
+    const own = this.of(kind, project);
+    return kind === 'InstanceType' && project !== 'default' ? [...own, ...this.of(kind, 'default')] : own;
+  }
+
+  /** What VMs name, as the files or else the daemon have it; what neither has is left out. */
+  sources(manifests: readonly Manifest[]): FindSources {
+    const find = (kind: 'Profile' | 'InstanceType', project: string, name: string): object | undefined => {
+      const isMeant = (one: Manifest): boolean => one.kind === kind && one.name === name && one.project === project;
+      const written = manifests.find(isMeant)?.spec as object | undefined;
+      return written ?? this.usable(kind, project).find((one) => one.name === name || one.id === name)?.spec;
+    };
+    return (project, { profiles = [], instanceType }) => [
+      ...profiles.flatMap((name): SpecSource[] => {
+        const spec = find('Profile', project, name);
+        return spec ? [{ kind: 'profile', name, spec }] : [];
+      }),
+      ...[instanceType ?? []].flat().flatMap((name): SpecSource[] => {
+        const spec = find('InstanceType', project, name);
+        return spec ? [{ kind: 'instance-type', name, spec }] : [];
+      }),
+    ];
   }
 
   find(manifest: Manifest): Existing | null {
@@ -66,8 +100,9 @@ export async function applyManifests(
   options: ApplyOptions,
 ): Promise<number> {
   const inventory = await Inventory.read(session, manifests);
-  const planned = inOrder(manifests.map((manifest) => planObject(manifest, inventory.find(manifest))));
-  const complaints = complaintsAbout(planned, (kind, project) => inventory.of(kind, project));
+  const sources = inventory.sources(manifests);
+  const planned = inOrder(manifests.map((manifest) => planObject(manifest, inventory.find(manifest), sources)));
+  const complaints = complaintsAbout(planned, (kind, project) => inventory.usable(kind, project));
   if (complaints.length > 0) {
     throw usageError(
       complaints.length === 1 ? 'one thing can not be done' : `${complaints.length} things can not be done`,
@@ -176,7 +211,7 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
   const { client } = session;
   const query = { project };
   // The specs were checked against these very schemas; here only the compiler has forgotten which is which.
-  const spec = one.spec as never;
+  const spec = one.sent as never;
   const { labels } = one;
   const create = { body: { name, project, labels, spec } };
   const update = { body: { revision: one.existing?.revision, labels, spec } };
@@ -194,6 +229,18 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
       if (isNew) return client.volume.create(create);
       await client.volume.update({ params: { volume: name }, query, ...update });
       return null;
+    case 'profile': {
+      if (isNew) await client.profile.create(create);
+      else
+        tellOutdated(session, 'profile', await client.profile.update({ params: { profile: name }, query, ...update }));
+      return null;
+    }
+    case 'instanceType': {
+      const params = { instanceType: name };
+      if (isNew) await client.instanceType.create(create);
+      else tellOutdated(session, 'instance-type', await client.instanceType.update({ params, query, ...update }));
+      return null;
+    }
     case 'vm': {
       if (isNew) return client.vm.create({ query: { start: options.start === true }, ...create });
       const { status } = await client.vm.update({ params: { vm: name }, query, ...update });
@@ -203,6 +250,10 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
       return null;
     }
   }
+}
+
+function tellOutdated(session: Session, word: string, changed: Profile | InstanceType): void {
+  for (const line of outdatedLines(word, changed)) session.terminal.note(line);
 }
 
 /** Deletes the objects that files describe, VMs first. What isn't there is fine. */
@@ -259,6 +310,12 @@ async function deleteOne(session: Session, manifest: Manifest, isForced: boolean
       return session.client.volume.delete({ params: { volume: name }, query });
     case 'image':
       return session.client.image.delete({ params: { image: name }, query });
+    case 'profile':
+      await session.client.profile.delete({ params: { profile: name }, query: { project, force: isForced } });
+      return null;
+    case 'instanceType':
+      await session.client.instanceType.delete({ params: { instanceType: name }, query: { project, force: isForced } });
+      return null;
     case 'network':
       await session.client.network.delete({ params: { network: name }, query });
       return null;

@@ -155,6 +155,10 @@ function addChangeVerbs(vm: Command): void {
         'to install Windows from an ISO image',
       ],
       [
+        'lodge vm create web2 --image debian-12 --type medium --profile web,monitored',
+        'as large as the instance type says, and with what the profiles set',
+      ],
+      [
         'lodge vm create old --image tiny-pc --hardware emulated',
         'as an unmodified system finds it on a PC, but for its disk',
       ],
@@ -171,6 +175,12 @@ function addChangeVerbs(vm: Command): void {
     .optionsGroup('Hardware:')
     .option('--image <name>', `image it is made from (lodge image list; built ones: ${imageRecipe.options.join(', ')})`)
     .option('--template <name>', 'template it is made of, NAME or NAME@VERSION (lodge template list)')
+    .option('--type <name>', 'instance type, which says vCPUs and memory (lodge instance-type list)')
+    .option(
+      '--profile <names>',
+      'profiles that it has what it is not given from, with commas; the last counts most (lodge profile list)',
+      collected,
+    )
     .option('--full', 'with --template: copy the disks, rather than read from those of the template')
     .option('--cpus <count>', 'vCPUs (default: 1)', wholeNumber(1, 1024))
     .option('--memory <size>', 'memory, such as 2GiB; a bare number is MiB (default: 512MiB)', memory)
@@ -281,6 +291,7 @@ function addChangeVerbs(vm: Command): void {
       ['lodge vm set web1 cpu.count=4 memoryMib=4GiB', 'more of both'],
       ['lodge vm set web1 labels.app=web labels.old-', 'a label set, another removed'],
       ['lodge vm set web1 disks.root.cache=none restartPolicy.mode=on-failure', 'a disk by its name'],
+      ['lodge vm set web1 instanceType=large profiles=web,monitored', 'another size, and other profiles'],
       ['lodge vm set web1 \'nics.1={"network":"lab"}\'', 'a second NIC'],
     ],
   })
@@ -289,7 +300,7 @@ function addChangeVerbs(vm: Command): void {
     .action(
       withDaemon<[name: string, changes: string[]], ChangeOptions>(async (session, options, name, changes) => {
         const { changeObject } = await import('../set.ts');
-        const { changedLines, untilChanged } = await import('../vm/change.ts');
+        const { changedLines, unchangedLines, untilChanged } = await import('../vm/change.ts');
         const query = { project: session.project };
         const before = await withSuggestion(session, name, fetchVms, () =>
           session.client.vm.get({ params: { vm: name }, query }),
@@ -298,6 +309,10 @@ function addChangeVerbs(vm: Command): void {
           session.client.vm.update({ params: { vm: name }, query: { ...query, force: options.force === true }, body }),
         );
         if (!changed) return;
+        if (changed.revision === before.revision) {
+          for (const line of unchangedLines(before, changes)) session.terminal.line(line);
+          return;
+        }
         const after = await untilChanged(session, changed, options.wait);
         await printOne(session, vmPrintable, after, () => changedLines(after));
       }),
@@ -309,9 +324,17 @@ function addChangeVerbs(vm: Command): void {
     examples: [['EDITOR=nano lodge vm edit web1', 'with another editor']],
   }).action(
     withDaemon<[name: string], object>(async (session, _options, name) => {
-      const { editVm } = await import('../vm/edit.ts');
+      const { editObject } = await import('../edit.ts');
       const { changedLines, untilChanged } = await import('../vm/change.ts');
-      const changed = await editVm(session, name);
+      const params = { vm: name };
+      const query = { project: session.project };
+      const changed = await editObject(session, {
+        noun: 'vm',
+        label: 'VM',
+        name,
+        read: () => withSuggestion(session, name, fetchVms, () => session.client.vm.get({ params, query })),
+        update: (body) => session.client.vm.update({ params, query, body }),
+      });
       if (!changed) return;
       for (const line of changedLines(await untilChanged(session, changed, true))) session.terminal.line(line);
     }),

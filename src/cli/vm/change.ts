@@ -9,7 +9,7 @@ import { closestWord } from '../../lib/closest-word.ts';
 import { withSuggestion } from '../list.ts';
 import { followTask } from '../output/follow.ts';
 import { usageError } from '../usage-error.ts';
-import { fetchVms, pendingText } from './view.ts';
+import { fetchVms, pendingText, sourceText } from './view.ts';
 
 export interface ChangeOptions {
   wait: boolean;
@@ -66,6 +66,16 @@ export function changedLines(vm: Pick<Vm, 'name' | 'status'>): string[] {
     ...(pending.some(({ needsRestart }) => needsRestart)
       ? [`What waits for a restart: lodge vm restart ${vm.name}`]
       : []),
+  ];
+}
+
+/** What is told where removing a field of its own left a VM as it was: the field comes from somewhere else. */
+export function unchangedLines(vm: Pick<Vm, 'name' | 'spec'>, words: readonly string[]): string[] {
+  const fields = words.filter((word) => word.endsWith('-')).map((word) => word.slice(0, -1));
+  const from = (vm.spec.inherited ?? []).filter(({ field }) => fields.some((one) => `${field}.`.startsWith(`${one}.`)));
+  return [
+    `VM ${vm.name} is as it was.`,
+    ...from.map(({ field, kind, name }) => `  ${field} comes from ${sourceText({ kind, name })}.`),
   ];
 }
 

@@ -42,6 +42,8 @@ export interface CreateSpecOptions {
   userData?: string;
   networkConfig?: string;
   hostname?: string;
+  type?: string;
+  profile?: string[];
   description?: string;
   autostart?: boolean;
   restart?: string;
@@ -88,6 +90,8 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
     restartPolicy:
       options.restart === undefined ? undefined : { mode: options.restart as 'never' | 'on-failure' | 'always' },
     stopTimeoutS: options.stopTimeout,
+    instanceType: options.type,
+    profiles: words(options.profile),
   });
 }
 

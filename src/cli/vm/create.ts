@@ -38,6 +38,8 @@ const optionOfField: Readonly<Record<string, string>> = {
   'spec.cpu.model': '--cpu-model',
   'spec.memoryMib': '--memory',
   'spec.image': '--image',
+  'spec.instanceType': '--type',
+  'spec.profiles': '--profile',
   'spec.machine': '--machine',
   'spec.firmware.type': '--firmware',
   'spec.accelerator': '--accelerator',
@@ -98,7 +100,16 @@ export async function createVm(session: Session, options: CreateOptions, name: s
 }
 
 /** What of a spec can be other than in a template. */
-const changeable = ['description', 'cpu', 'memoryMib', 'nics', 'cloudInit', 'autostart'] as const;
+const changeable = [
+  'description',
+  'cpu',
+  'memoryMib',
+  'nics',
+  'cloudInit',
+  'autostart',
+  'instanceType',
+  'profiles',
+] as const;
 
 function deployTemplate(
   session: Session,
@@ -118,7 +129,7 @@ function deployTemplate(
       hint: `Change it afterwards: lodge vm set ${name} ${field}=…`,
     });
   const { name: templateName, version } = parseTemplateName(options.template);
-  const { description, memoryMib, nics, cloudInit, autostart } = spec;
+  const { description, memoryMib, nics, cloudInit, autostart, instanceType, profiles } = spec;
   return session.client.template.deploy({
     params: { template: templateName },
     query: { project: session.project },
@@ -134,6 +145,8 @@ function deployTemplate(
         nics,
         cloudInit,
         autostart,
+        instanceType,
+        profiles,
         ...(count === undefined ? {} : { cpu: { count } }),
       },
     },

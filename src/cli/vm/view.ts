@@ -1,8 +1,11 @@
 // How VMs look: the columns of a list and the details of one.
 import { bootOrder, describeBootDevice } from '../../api/boot-order.ts';
+import type { InheritedField, ProfileChange } from '../../api/vm-inherited.ts';
 import type { PendingChange, Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
+import { parsePath, valueAt, type Json } from '../../lib/field-path.ts';
 import { formatMib } from '../../lib/quantity.ts';
+import { shortValue } from '../apply/diff-text.ts';
 import type { Session } from '../connect/session.ts';
 import type { FetchPage } from '../list.ts';
 import type { Printable } from '../output/print.ts';
@@ -92,6 +95,25 @@ function laterText(now: number | undefined, later: number, format: (value: numbe
 export function pendingText({ field, current, wanted, reason, needsRestart }: PendingChange): string {
   const values = `${valueText(current)} → ${valueText(wanted)}`;
   return `${field.replace(/^spec\./, '')}: ${values}${needsRestart ? ', at the next start' : ''}. ${reason}`;
+}
+
+/** What gives a VM a field: "profile web". */
+export function sourceText({ kind, name }: Pick<InheritedField, 'kind' | 'name'>): string {
+  return `${kind === 'profile' ? 'profile' : 'instance type'} ${name}`;
+}
+
+/** Where a field's value comes from, in one line. */
+function inheritedText(spec: Vm['spec'], { field, value, isOverridden, ...source }: InheritedField): string {
+  const is = (of: unknown): string => (field === 'cloudInit.userData' ? 'given' : shortValue(of as Json));
+  if (!isOverridden) return `${field}: ${is(value)}, from ${sourceText(source)}`;
+  const own = valueAt(JSON.parse(JSON.stringify(spec)) as Json, parsePath(field));
+  return `${field}: ${is(own ?? null)}, its own; ${sourceText(source)} has ${is(value)}`;
+}
+
+/** What a profile or type has changed to, in one line. */
+export function profileChangeText({ field, current, wanted, from }: ProfileChange): string {
+  const source = from === null ? 'no profile sets it any more' : `by ${sourceText(from)}`;
+  return `${field}: ${valueText(current)} → ${valueText(wanted)}, ${source}`;
 }
 
 function valueText(value: PendingChange['current']): string {
@@ -216,6 +238,10 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ],
       ['CPUs', `${cpu}${laterText(started?.cpu.count, spec.cpu.count, String)}`],
       ['Memory', `${formatMib(spec.memoryMib)}${laterText(started?.memoryMib, spec.memoryMib, formatMib)}`],
+      ['Instance type', spec.instanceType],
+      ['Profiles', spec.profiles?.join(', ')],
+      ['Of its fields', spec.inherited?.map((one) => inheritedText(spec, one))],
+      ['Not taken over yet', status.profileChanges.length === 0 ? null : status.profileChanges.map(profileChangeText)],
       ['Image', spec.image],
       [
         'Hardware',

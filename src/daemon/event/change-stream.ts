@@ -14,6 +14,22 @@ export interface ChangeSource {
   read: (id: string) => unknown;
 }
 
+/** The objects of a collection, as `shown` makes them for whoever asks. */
+export function objectSource<Item>(
+  kind: ChangeKind,
+  collection: { prefixes: readonly [string, string]; get: (id: string) => Item | null },
+  shown: (item: Item) => unknown = (item) => item,
+): ChangeSource {
+  return {
+    kind,
+    prefixes: collection.prefixes,
+    read: (id) => {
+      const found = collection.get(id);
+      return found === null ? null : shown(found);
+    },
+  };
+}
+
 /** Reads ?kinds=vm,task. */
 export function parseKinds(text: string | undefined): ReadonlySet<ChangeKind> | null {
   if (text === undefined) return null;

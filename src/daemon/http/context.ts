@@ -64,6 +64,8 @@ export class RequestContext {
   readonly requestId: string;
   /** The key came with the request; the answer is kept for it by the server, so most handlers ignore it. */
   readonly idempotencyKey: string | null;
+  /** The JSON body as it was sent: it is valid, and has no defaults filled in. */
+  sent: unknown = undefined;
   readonly #log: Logger;
   readonly #acceptWebSocket: (() => Promise<Duplex>) | null;
   #controller: AbortController | null = null;

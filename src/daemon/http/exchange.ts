@@ -126,7 +126,7 @@ export class Exchange {
         hint: 'Open it as a WebSocket (RFC 6455, version 13), over a connection of its own.',
       });
     }
-    const request = await this.#request(params);
+    const request = await this.#request(params, context);
     const answer = await this.#answer(request, context);
     const status = route.status ?? 200;
 
@@ -150,6 +150,7 @@ export class Exchange {
 
   async #request(
     params: Readonly<Record<string, string>>,
+    context: RequestContext,
   ): Promise<{ params?: unknown; query?: unknown; body?: unknown }> {
     const { route } = this.#served;
     const { limits } = this.#services;
@@ -164,8 +165,9 @@ export class Exchange {
     }
     if (!isSchema(route.body))
       return { params, query, body: new RequestBytes(this.#raw, limits, route.body.mediaType) };
-    const body = await readJson(this.#raw, limits);
-    return { params, query, body: validate(route.body, body === undefined ? {} : body, 'body') };
+    const body = (await readJson(this.#raw, limits)) ?? {};
+    context.sent = body;
+    return { params, query, body: validate(route.body, body, 'body') };
   }
 
   /** A resumed event stream: the header that browsers send stands for ?since=. */

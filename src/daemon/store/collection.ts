@@ -98,6 +98,11 @@ export class Collection<Item extends CollectionObject> {
     return this.#informer.revision;
   }
 
+  /** First parts of the keys of objects and of their status. */
+  get prefixes(): readonly [string, string] {
+    return [this.#userKey(''), this.#statusKey('')];
+  }
+
   get size(): number {
     return this.#index.size;
   }

@@ -3,8 +3,8 @@ import { uuidv7 } from 'uuidv7';
 import { LodgeError } from '../../api/errors.ts';
 import { type Subject } from '../../api/object.ts';
 import { type Template, type TemplateCreate, type TemplateDeploy } from '../../api/template.ts';
-import { vmSpec } from '../../api/vm-spec.ts';
 import { type Vm } from '../../api/vm.ts';
+import { type SpecSources } from '../profile/spec-sources.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
@@ -19,6 +19,7 @@ export interface TemplateServiceParts {
   engine: TaskEngine;
   tasks: TemplateTasks;
   references: ReferenceLock;
+  sources: SpecSources;
   vm: (project: string, reference: string) => Vm;
   /** Folder in which every template has its own. */
   templatesDirectory: string;
@@ -71,15 +72,16 @@ export class TemplateService {
   }
 
   /** Makes VMs of a version. */
-  async deploy(given: Template, body: TemplateDeploy, requestedBy: string): Promise<TaskRecord> {
-    const { records, cloning } = this.#parts;
-    const found = this.#requireReady(given);
+  async deploy(template: Template, body: TemplateDeploy, requestedBy: string): Promise<TaskRecord> {
+    const { records, cloning, sources } = this.#parts;
+    const found = this.#requireReady(template);
     const version = this.#requireVersion(found, body.version ?? found.status.versions.at(-1)?.version ?? 0);
     const origin = await records.origin(found.id, version);
     if (!origin)
       throw new LodgeError('not_found', `Version ${version} of template ${found.name} was deleted just now.`);
     const { cpu, ...changes } = withoutUndefined(body.changes);
-    const spec = vmSpec.parse({ ...origin.spec, ...changes, cpu: { ...origin.spec.cpu, ...cpu } });
+    const given = { ...origin.spec, ...changes, cpu: { ...origin.spec.cpu, ...cpu } };
+    const spec = sources.expand(found.project, given, origin.spec);
     const { name, count, mode, isStarted, labels } = body;
     return cloning.make(
       { kind: 'template', id: found.id, name: `${found.name}@${version}`, project: found.project, labels },

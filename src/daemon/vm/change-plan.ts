@@ -59,6 +59,9 @@ const countAtOnce = new Set<keyof VmSpec>([
   'restartPolicy',
   'stopTimeoutS',
   'hasClockSync',
+  'instanceType',
+  'profiles',
+  'inherited',
 ]);
 /** Fields with their own part of the plan. */
 const planned = new Set<keyof VmSpec>(['cpu', 'memoryMib', 'memoryTargetMib', 'disks', 'nics', 'usbDevices']);

@@ -33,7 +33,12 @@ function hidesAny({ cloudInit }: VmSpec): boolean {
   return secretFields.some((field) => cloudInit?.[field] !== undefined);
 }
 
-function withoutSecrets(spec: VmSpec): VmSpec {
+function withoutSecrets({ inherited, ...spec }: VmSpec): VmSpec {
+  const shown = inherited?.map((one) => (one.field === 'cloudInit.userData' ? { ...one, value: hiddenSecret } : one));
+  return { ...withoutOwnSecrets(spec), ...(shown ? { inherited: shown } : {}) };
+}
+
+function withoutOwnSecrets(spec: VmSpec): VmSpec {
   if (!spec.cloudInit) return spec;
   const cloudInit = { ...spec.cloudInit };
   for (const field of secretFields) if (cloudInit[field] !== undefined) cloudInit[field] = hiddenSecret;

@@ -3,6 +3,7 @@ import { type Duplex, pipeline } from 'node:stream';
 import { type NounHandlers } from '../../api/contract.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { vm as vmSchema, type Vm } from '../../api/vm.ts';
+import { type VmSpecInput } from '../../api/vm-spec.ts';
 import { type Driver } from '../../drivers/driver.ts';
 import { byteAnswer, type ByteSource, type Caller, type RequestContext } from '../http/context.ts';
 import { lister } from '../store/list-page.ts';
@@ -50,13 +51,14 @@ export function vmHandlers({
     service.require(query.project, params.vm);
   return {
     list: async ({ query }, { caller }) => list(query, caller),
-    create: async ({ query, body }, { caller }) => toTask(await service.create(body, query.start, caller.name)),
+    create: async ({ query, body }, context) =>
+      toTask(await service.create({ ...body, spec: saidIn(context) }, query.start, context.caller.name)),
     get: async (request, { caller }) => vmFor(caller, find(request)),
-    update: async (request, { caller }) =>
-      vmFor(
-        caller,
-        await service.update(find(request), { ...request.body, isForced: request.query.force }, caller.name),
-      ),
+    update: async (request, context) => {
+      const { caller } = context;
+      const change = { ...request.body, spec: saidIn(context), isForced: request.query.force };
+      return vmFor(caller, await service.update(find(request), change, caller.name));
+    },
     rename: async (request, { caller }) => vmFor(caller, await service.rename(find(request), request.body)),
     delete: async (request, { caller }) =>
       toTask(await service.delete(find(request), request.query.force, caller.name)),
@@ -139,6 +141,11 @@ export function vmHandlers({
       fileSystems: await service.guest(find(request), 'guest').agent.thaw({ signal }),
     }),
   };
+}
+
+/** The spec as it was sent: what is left out may come from profiles, and not from the contract's defaults. */
+function saidIn({ sent }: RequestContext): VmSpecInput {
+  return (sent as { spec: VmSpecInput }).spec;
 }
 
 function* shownTo(caller: Caller, vms: Iterable<Vm>): Iterable<Vm> {

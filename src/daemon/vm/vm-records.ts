@@ -53,6 +53,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     restarts: { count: 0, nextAt: null },
     startedSpec: null,
     pendingChanges: [],
+    profileChanges: [],
   };
 }
 

@@ -2,13 +2,15 @@
 // guest.
 import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
+import { hasOtherSources } from '../../api/expand-spec.ts';
 import { type VmFork } from '../../api/vm-fork.ts';
-import { type VmSpec } from '../../api/vm-spec.ts';
+import { type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { type VmAction } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Driver, type Guest } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type NodeService } from '../node/node-service.ts';
+import { type SpecSources } from '../profile/spec-sources.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
@@ -35,15 +37,19 @@ export interface VmServiceParts extends DefinitionParts {
   events: EventService;
   nodes: NodeService;
   references: ReferenceLock;
+  sources: SpecSources;
   live: LiveChanges;
 }
 
 export interface VmChange {
   revision?: number | undefined;
   labels?: Record<string, string> | undefined;
-  spec: VmSpec;
+  /** As it is said: what is left out comes from the VM's profiles and instance type, or is the default. */
+  spec: VmSpecInput;
   /** Takes out disks that the guest has mounted. */
   isForced?: boolean | undefined;
+  /** Takes over what profiles and instance type are now, also where they are named already. */
+  isRefreshed?: boolean;
 }
 
 export class VmService {
@@ -58,39 +64,43 @@ export class VmService {
   }
 
   async create(
-    given: Pick<Vm, 'name' | 'project' | 'labels' | 'spec'>,
+    request: Pick<Vm, 'name' | 'project' | 'labels'> & { spec: VmSpecInput },
     isStarted: boolean,
     requestedBy: string,
   ): Promise<TaskRecord> {
-    const { records, engine, tasks, nodes, references } = this.#parts;
+    const { records, engine, tasks, nodes, references, sources } = this.#parts;
     // Told before the longer checks: most second creations of one name are slips.
-    if (records.collection.byName(given.project, given.name)) {
-      throw new LodgeError('name_taken', `There is a VM ${given.name} in project ${given.project} already.`);
+    if (records.collection.byName(request.project, request.name)) {
+      throw new LodgeError('name_taken', `There is a VM ${request.name} in project ${request.project} already.`);
     }
-    refuseHiddenSecrets(given.spec);
-    const spec = await withHashedPassword(given.spec);
-    await this.#check({ ...given, spec, id: null });
+    const expanded = sources.expand(request.project, request.spec, null);
+    refuseHiddenSecrets(expanded);
+    const spec = await withHashedPassword(expanded);
+    const given = { ...request, spec };
+    await this.#check({ ...given, id: null });
     nodes.requireRoom(spec, isStarted);
     const id = uuidv7();
     const target = vmSubject({ ...given, id });
     return references.hold(async () => {
       this.#checkReferences({ ...given, id });
+      sources.require(given.project, spec);
       const { record, part } = engine.prepare(isStarted ? tasks.createAndStart : tasks.create, {
         target,
         input: { id },
         requestedBy,
       });
-      await records.collection.create({ ...given, spec, id }, part);
+      await records.collection.create({ ...given, id }, part);
       return engine.require(record.id);
     });
   }
 
   /** What can change while the VM is up is changed by a task, which the answer's status names. */
   async update(vm: Vm, change: VmChange, requestedBy: string): Promise<Vm> {
-    const { records, nodes, references, guests, networks, live } = this.#parts;
+    const { records, nodes, references, guests, networks, live, sources } = this.#parts;
     records.requireAllowed(vm, 'update');
-    refuseHiddenSecrets(change.spec);
-    const spec = await withHashedPassword(change.spec);
+    const expanded = sources.expand(vm.project, change.spec, vm.spec, change.isRefreshed);
+    refuseHiddenSecrets(expanded);
+    const spec = await withHashedPassword(expanded);
     await this.#check({ ...vm, spec });
     nodes.requireRoom(spec, false);
     await live.check(vm, spec, change.isForced ?? false);
@@ -100,6 +110,7 @@ export class VmService {
         const current = records.byId(vm.id);
         records.requireAllowed(current, 'update');
         this.#checkReferences({ ...current, spec });
+        if (hasOtherSources(spec, current.spec)) sources.require(current.project, spec);
         const updated = await records.collection.update(vm.id, change.revision, (draft) => {
           draft.spec = spec;
           if (change.labels) draft.labels = change.labels;
@@ -119,6 +130,11 @@ export class VmService {
     const task = await live.begin(vm.id, requestedBy, change.isForced);
     const updated = records.byId(vm.id);
     return task ? { ...updated, status: { ...updated.status, taskId: task.id } } : updated;
+  }
+
+  /** Has a VM take over what its profiles and its instance type are now. */
+  takeOver(vm: Vm, requestedBy: string): Promise<Vm> {
+    return this.update(vm, { revision: vm.revision, spec: vm.spec, isRefreshed: true }, requestedBy);
   }
 
   /** Gives a VM another name: names of networks and of its own disks follow. Its guest's host name doesn't. */

@@ -1,45 +1,58 @@
-// lodge vm edit: the VM as YAML in an editor. What is saved is checked against the contract; mistakes open the editor
+// The verb `edit`: an object as YAML in an editor. What is saved is checked against the contract; mistakes open the editor
 // again with the complaints at its top; changes of others in between are kept unless they touch the same fields.
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Vm } from '../../api/vm.ts';
-import { LodgeError } from '../../api/errors.ts';
-import { differences } from '../../lib/difference.ts';
-import { formatPath, withoutValueAt, withValueAt, type Json } from '../../lib/field-path.ts';
-import type { Session } from '../connect/session.ts';
-import { withSuggestion } from '../list.ts';
-import { invalidDocument, updateSchema } from '../set.ts';
-import { run } from './ssh.ts';
-import { fetchVms } from './view.ts';
-import { usageError } from '../usage-error.ts';
+import { LodgeError } from '../api/errors.ts';
+import { differences } from '../lib/difference.ts';
+import { formatPath, withoutValueAt, withValueAt, type Json } from '../lib/field-path.ts';
+import type { Session } from './connect/session.ts';
+import { invalidDocument, updateSchema, type Changeable, type ChangeableNoun } from './set.ts';
+import { usageError } from './usage-error.ts';
+import { run } from './vm/ssh.ts';
 
 interface Editable {
   labels: Record<string, string>;
   spec: object;
 }
 
-export async function editVm(session: Session, name: string): Promise<Vm | null> {
+/** An object that is edited. */
+export interface Edited<Item extends Changeable> {
+  noun: ChangeableNoun;
+  /** As messages call it: VM. */
+  label: string;
+  name: string;
+  read: () => Promise<Item>;
+  update: (body: { revision: number; labels: Record<string, string>; spec: object }) => Promise<Item>;
+}
+
+/** Opens the editor and writes what was saved; null when nothing was changed. */
+export async function editObject<Item extends Changeable>(
+  session: Session,
+  definition: Edited<Item>,
+): Promise<Item | null> {
+  const { name, label } = definition;
   if (!session.terminal.canAsk) {
     throw usageError('an editor needs a terminal', {
-      hint: `In a script use lodge vm set ${name} cpu.count=4, or lodge apply.`,
+      hint: `In a script use set or lodge apply.`,
     });
   }
-  const before = await withSuggestion(session, name, fetchVms, () => read(session, name));
+  const before = await definition.read();
+  const original = editableOf(before);
   const { stringify } = await import('yaml');
-  const body = stringify({ labels: before.labels, spec: before.spec }, { lineWidth: 0 });
+  const body = stringify(original, { lineWidth: 0 });
   const folder = await mkdtemp(join(tmpdir(), 'lodge-edit-'));
   const path = join(folder, `${name}.yaml`);
   let isKept = false;
   try {
     let edited: Editable | null;
     try {
-      edited = await editUntilValid(path, before, body);
+      edited = await editUntilValid(path, definition, original, body);
       if (edited === null) {
-        session.terminal.line(`VM ${name} is as it was; nothing was changed.`);
+        session.terminal.line(`${label} ${name} is as it was; nothing was changed.`);
         return null;
       }
-      return await save(session, name, before, edited);
+      return await save(session, definition, before, edited);
     } catch (failure) {
       // What was typed must not be lost; what was never changed is no loss.
       isKept = withoutHeader(await readFile(path, 'utf8').catch(() => body)) !== body;
@@ -51,18 +64,24 @@ export async function editVm(session: Session, name: string): Promise<Vm | null>
   }
 }
 
-function read(session: Session, name: string): Promise<Vm> {
-  return session.client.vm.get({ params: { vm: name }, query: { project: session.project } });
+/** What can be edited of an object: not what Lodge writes into its spec itself. */
+function editableOf({ labels, spec }: Changeable): Editable {
+  const { inherited: _written, ...rest } = spec as { inherited?: unknown };
+  return { labels, spec: rest };
 }
 
 /** Opens the editor until what is saved is valid; null when nothing was changed. */
-async function editUntilValid(path: string, before: Vm, body: string): Promise<Editable | null> {
+async function editUntilValid(
+  path: string,
+  { noun, label, name }: Pick<Edited<Changeable>, 'noun' | 'label' | 'name'>,
+  original: Editable,
+  body: string,
+): Promise<Editable | null> {
   const { parse } = await import('yaml');
-  const original: Editable = { labels: before.labels, spec: before.spec };
   let complaints: string[] = [];
   let text = body;
   for (;;) {
-    await writeFile(path, `${header(before.name, complaints)}${text}`, { mode: 0o600 });
+    await writeFile(path, `${header(`${label} ${name}`, complaints)}${text}`, { mode: 0o600 });
     const [program = 'vi', ...args] = (process.env['VISUAL'] ?? process.env['EDITOR'] ?? 'vi')
       .split(/\s+/)
       .filter(Boolean);
@@ -77,7 +96,7 @@ async function editUntilValid(path: string, before: Vm, body: string): Promise<E
     text = saved;
     try {
       const document = parse(saved) as Json;
-      const schema = updateSchema('vm');
+      const schema = updateSchema(noun);
       const checked = schema.safeParse(document);
       if (!checked.success) throw invalidDocument(schema, checked.error, document);
       const edited = document as unknown as Editable;
@@ -101,7 +120,7 @@ const headerMark = '#|';
 
 function header(name: string, complaints: readonly string[]): string {
   const lines = [
-    `VM ${name}: change spec and labels, save, and leave the editor. An empty file changes nothing.`,
+    `${name}: change spec and labels, save, and leave the editor. An empty file changes nothing.`,
     ...(complaints.length === 0 ? [] : ['', 'This is not valid yet:', ...complaints.map((line) => `  ${line}`)]),
   ];
   return `${lines.map((line) => `${headerMark} ${line}`.trimEnd()).join('\n')}\n`;
@@ -114,31 +133,28 @@ function withoutHeader(text: string): string {
     .join('\n');
 }
 
-/** Writes the changes; when somebody else changed the VM meanwhile, onto what it is now, unless both changed the same. */
-async function save(session: Session, name: string, before: Vm, edited: Editable): Promise<Vm> {
-  const write = (revision: number, document: Editable): Promise<Vm> =>
-    session.client.vm.update({
-      params: { vm: name },
-      query: { project: session.project },
-      body: { revision, labels: document.labels, spec: document.spec },
-    });
+/** Writes the changes; when somebody else changed the object meanwhile, onto what it is now, unless both changed the same. */
+async function save<Item extends Changeable>(
+  session: Session,
+  { label, name, read, update }: Edited<Item>,
+  before: Item,
+  edited: Editable,
+): Promise<Item> {
   try {
-    return await write(before.revision, edited);
+    return await update({ revision: before.revision, ...edited });
   } catch (failure) {
     if (!(failure instanceof LodgeError) || failure.code !== 'revision_conflict') throw failure;
-    const now = await read(session, name);
-    const merged = rebase({ labels: before.labels, spec: before.spec }, edited, { labels: now.labels, spec: now.spec });
+    const now = await read();
+    const merged = rebase(editableOf(before), edited, editableOf(now));
     if ('conflicts' in merged) {
       throw new LodgeError(
         'revision_conflict',
-        `somebody else changed VM ${name} meanwhile, in the same fields: ${merged.conflicts.join(', ')}`,
-        {
-          hint: `Look at it (lodge vm show ${name} -o yaml) and edit it again.`,
-        },
+        `somebody else changed ${label} ${name} meanwhile, in the same fields: ${merged.conflicts.join(', ')}`,
+        { hint: 'Look at it (show -o yaml) and edit it again.' },
       );
     }
     session.terminal.note('Somebody else changed other fields meanwhile; these changes are kept.');
-    return write(now.revision, merged.document);
+    return update({ revision: now.revision, ...merged.document });
   }
 }
 
