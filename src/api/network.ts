@@ -37,6 +37,34 @@ export const dnsDomain = z
     'is a DNS domain in lower case',
   );
 
+/** Neither blanks, quotes, commas nor "#", which mean something else in dnsmasq's files. */
+const bootFile = z
+  .string()
+  .max(120)
+  .regex(/^[A-Za-z0-9._~:/?&=%@+-]+$/, 'is a file name or an http address, without blanks, commas and quotes')
+  .optional();
+
+/** How guests of a network boot from it; the same that libvirt's <tftp> and <bootp> say. */
+export const networkBoot = z
+  .strictObject({
+    file: bootFile.describe(
+      'What BIOS guests load: the name of a file on the TFTP server, or an http address. Their NICs boot by iPXE, so it may be a script of iPXE’s',
+    ),
+    uefiFile: bootFile.describe('What UEFI guests load: an EFI program. An http address is for UEFI HTTP boot'),
+    ipxeFile: bootFile.describe(
+      'What iPXE loads in place of the others, whichever firmware it runs on: a script. For UEFI guests whose uefiFile is iPXE',
+    ),
+    tftpFolder: z
+      .string()
+      .max(500)
+      .regex(/^\/[A-Za-z0-9._~/+-]*$/, 'is the full path of a folder on the node, without blanks and commas')
+      .optional()
+      .describe('Folder on the node that the network serves by TFTP. Its files must be readable for all'),
+    server: ipv4Address.optional().describe('Another TFTP server. Without it, the network’s own'),
+  })
+  .meta({ id: 'NetworkBoot' });
+export type NetworkBoot = z.output<typeof networkBoot>;
+
 export const networkSpec = z
   .strictObject({
     description: z.string().max(1000).default(''),
@@ -76,6 +104,7 @@ export const networkSpec = z
       .optional()
       .describe('Name of the bridge; without it, Lodge makes one from the network’s name'),
     mtu: z.int().min(576).max(65_535).default(1500),
+    boot: networkBoot.optional().describe('What guests that boot over the network are given. Without it, nothing'),
   })
   .meta({ id: 'NetworkSpec' });
 export type NetworkSpec = z.output<typeof networkSpec>;

@@ -129,6 +129,13 @@ suite('a network', () => {
         'invalid_request',
         'spec.dhcp.firstAddress',
       ],
+      [{ mode: 'user', boot: { file: 'http://192.0.2.1/a' } }, 'invalid_request', 'spec.boot'],
+      [{ boot: { tftpFolder: '/' } }, 'invalid_request', 'spec.boot'],
+      [{ boot: { file: 'pxelinux.0' } }, 'invalid_request', 'spec.boot.file'],
+      [{ boot: { file: 'a b', tftpFolder: '/' } }, 'invalid_request', 'spec.boot.file'],
+      [{ boot: { file: 'a', tftpFolder: '/', server: '192.0.2.1' } }, 'invalid_request', 'spec.boot.server'],
+      [{ boot: { file: 'a', tftpFolder: '/not/there' } }, 'invalid_request', 'spec.boot.tftpFolder'],
+      [{ boot: { file: 'a', tftpFolder: '/root' } }, 'invalid_request', 'spec.boot.tftpFolder'],
       [{ mtu: 65_535 }, 'invalid_request', 'spec.mtu'],
       [{ mtu: 0 }, 'invalid_request', 'spec.mtu'],
     ] as const)

@@ -1,6 +1,9 @@
 // What tests with real guests share: the image `tiny`, built once on a machine and kept in the clone's .lodge folder.
-import { mkdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { run } from '../../src/host/command.ts';
+import { downloadPackages, openApt } from '../../src/host/image/apt.ts';
 import { type ImageManifest } from '../../src/host/image/manifest.ts';
 import { buildTiny, type TinyVariant } from '../../src/host/image/tiny.ts';
 
@@ -21,6 +24,26 @@ export function tinyImage(variant: TinyVariant = 'tiny'): Promise<TinyImage> {
   let built = building.get(variant);
   if (!built) building.set(variant, (built = buildOnce(variant)));
   return built;
+}
+
+/** The kernel of `tiny` as distributions ship it, for a boot loader to load. */
+export async function bootableKernel(): Promise<string> {
+  const { manifest } = await tinyImage();
+  const path = join(cache, `vmlinuz-${manifest.kernelVersion}`);
+  if (existsSync(path)) return path;
+  const name = `linux-image-${manifest.kernelVersion}`;
+  const archives = join(cache, 'packages', 'apt', 'archives');
+  const kept = (await readdir(archives).catch(() => [])).find((file) => file.startsWith(`${name}_`));
+  const folder = await mkdtemp(join(cache, 'kernel-'));
+  try {
+    const apt = await openApt(join(cache, 'packages', 'apt'), name);
+    const package_ = kept ? join(archives, kept) : (await downloadPackages(apt, [name]))[0]!.path;
+    await run(['dpkg-deb', '-x', package_, folder], { timeoutMs: 120_000 });
+    await rename(join(folder, 'boot', `vmlinuz-${manifest.kernelVersion}`), path);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+  return path;
 }
 
 async function buildOnce(variant: TinyVariant): Promise<TinyImage> {

@@ -1,6 +1,6 @@
 // lodge network: what VMs are connected to.
 import type { Command } from 'commander';
-import { networkMode, type Lease, type Network, type NetworkModeName } from '../../api/network.ts';
+import { networkMode, type Lease, type Network, type NetworkBoot, type NetworkModeName } from '../../api/network.ts';
 import { formatAge, parseDurationS } from '../../lib/duration.ts';
 import {
   collected,
@@ -101,6 +101,7 @@ function networkDetails(network: Network, session: Session): string[] {
           ? 'off'
           : `${dhcpRange.first} to ${dhcpRange.last}, leases of ${formatAge(spec.dhcp.leaseTimeS * 1000)}`,
       ],
+      ['Network boot', spec.boot === undefined ? null : bootText(spec.boot)],
       ['DNS domain', spec.dnsDomain],
       ['DNS servers', spec.dnsServers?.join(', ')],
       ['Bridge', status.bridge],
@@ -134,8 +135,31 @@ interface CreateOptions {
   domain?: string;
   bridge?: string;
   mtu?: number;
+  bootFile?: string;
+  uefiBootFile?: string;
+  ipxeFile?: string;
+  tftp?: string;
+  tftpServer?: string;
   description?: string;
   label?: string[];
+}
+
+/** What guests boot over the network; undefined: nothing of it was given. */
+function bootOf(options: CreateOptions): NetworkBoot | undefined {
+  const { bootFile: file, uefiBootFile: uefiFile, ipxeFile, tftp: tftpFolder, tftpServer: server } = options;
+  const boot = { file, uefiFile, ipxeFile, tftpFolder, server };
+  return Object.values(boot).every((value) => value === undefined) ? undefined : boot;
+}
+
+function bootText({ file, uefiFile, ipxeFile, tftpFolder, server }: NetworkBoot): string {
+  const files = [
+    file === undefined ? null : `${file} by BIOS`,
+    uefiFile === undefined ? null : `${uefiFile} by UEFI`,
+    ipxeFile === undefined ? null : `${ipxeFile} by iPXE`,
+    tftpFolder === undefined ? null : `TFTP from ${tftpFolder}`,
+    server === undefined ? null : `TFTP from ${server}`,
+  ];
+  return files.filter((one) => one !== null).join(', ');
 }
 
 /** `lodge network` and its verbs. */
@@ -169,6 +193,10 @@ export function networkNoun(): Command {
       ['lodge network create web --subnet6 auto', 'with IPv6 as well, of a private prefix'],
       ['lodge network create office --mode routed --subnet 10.20.0.0/24', 'guests are reached at their own addresses'],
       ['lodge network create db --mode isolated', 'guests see each other, and nothing else'],
+      [
+        'lodge network create boot --tftp /srv/tftp --boot-file pxelinux.0 --uefi-boot-file bootnetx64.efi',
+        'guests may boot over the network',
+      ],
       ['lodge network create alone --mode user', 'inside QEMU: needs no privileges, guests see only the outside'],
     ],
   })
@@ -184,6 +212,14 @@ export function networkNoun(): Command {
     .option('--dns-server <address>', 'asked for names outside the domain; may be given several times', collected)
     .option('--bridge <name>', 'name of the bridge')
     .option('--mtu <bytes>', 'largest packet', wholeNumber(576, 65_535))
+    .option(
+      '--boot-file <file>',
+      'what BIOS guests boot over the network: a file on the TFTP server, or an http address',
+    )
+    .option('--uefi-boot-file <file>', 'the same for UEFI guests: an EFI program')
+    .option('--ipxe-file <file>', 'a script that iPXE loads in place of those')
+    .option('--tftp <folder>', 'folder on the node that the network serves by TFTP')
+    .option('--tftp-server <address>', 'another TFTP server')
     .option('--description <text>', 'what it is for')
     .option('--label <key=value>', 'label; may be given several times', collected)
     .action(
@@ -208,6 +244,7 @@ export function networkNoun(): Command {
               dnsServers: options.dnsServer,
               bridge: options.bridge,
               mtu: options.mtu,
+              boot: bootOf(options),
               description: options.description,
             },
           },

@@ -173,6 +173,7 @@ export class NatNetworks implements NetworkMode {
       ipv6: ipv6Cidr === null ? null : defaultDhcpAddresses(ipv6Cidr),
       domain: spec.dnsDomain,
       leaseSeconds: spec.dhcp.leaseTimeS,
+      boot: spec.boot,
       reach: reaches[spec.mode] ?? 'none',
       ...(spec.dnsServers ? { upstreamServers: spec.dnsServers } : {}),
       ...(hasHost(network) ? {} : { hostAccess: 'none' }),

@@ -21,6 +21,7 @@ import { type NetworkMode } from './network-mode.ts';
 import { type NetworkModes } from './network-modes.ts';
 import { type NetworkTaps } from './network-taps.ts';
 import { checkNetworkSpec, isWithin, requireNoOverlap } from './network-spec-check.ts';
+import { requireServable } from './tftp-folder.ts';
 
 export interface NetworkServiceParts {
   networks: Collection<Network>;
@@ -144,6 +145,7 @@ export class NetworkService {
   async create(given: Pick<Network, 'name' | 'project' | 'labels' | 'spec'>): Promise<Network> {
     const { networks } = this.#parts;
     checkNetworkSpec(given.spec);
+    await requireServable(given.spec);
     return this.#queue.run(queueKey, async () => {
       if (networks.byName(given.project, given.name))
         throw new LodgeError('name_taken', `There is a network ${given.name} in project ${given.project} already.`);
@@ -165,6 +167,7 @@ export class NetworkService {
   ): Promise<Network> {
     const { networks, references } = this.#parts;
     checkNetworkSpec(change.spec);
+    await requireServable(change.spec);
     return this.#queue.run(queueKey, async () => {
       const network = this.#current(given);
       this.#requireFree(change.spec, network.id);

@@ -33,6 +33,7 @@ const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
   ipv6Cidr: ['nat', 'routed', 'isolated'],
   dnsServers: ['nat', 'routed', 'isolated'],
   bridge: ['nat', 'routed', 'isolated'],
+  boot: ['nat', 'routed', 'isolated'],
 };
 
 /** Throws invalid_request that names the field. */
@@ -45,6 +46,7 @@ export function checkNetworkSpec(spec: NetworkSpec): void {
   if (ipv4Cidr !== undefined) checkCidr(ipv4Cidr);
   if (ipv6Cidr !== undefined && ipv6Cidr !== 'auto') checkIpv6Cidr(ipv6Cidr);
   checkDhcp(spec);
+  checkBoot(spec);
   if (!spec.hasHost) checkWithoutHost(spec);
   if (mode === 'routed' && ipv4Cidr === undefined)
     throw invalidField('spec.ipv4Cidr', 'is needed in mode routed: others must have a route to it', null);
@@ -106,6 +108,30 @@ function checkDhcp({ dhcp, ipv4Cidr }: NetworkSpec): void {
   const [first, last] = [parseIp(firstAddress ?? ''), parseIp(lastAddress ?? '')];
   if (first && last && compareIp(first, last) > 0)
     throw invalidField('spec.dhcp.firstAddress', `stands after lastAddress ${lastAddress}`, firstAddress);
+}
+
+function checkBoot({ boot, dhcp, hasHost }: NetworkSpec): void {
+  if (boot === undefined) return;
+  if (!dhcp.isEnabled || !hasHost)
+    throw invalidField('spec.boot', 'is for networks with DHCP, which tells guests what to load', boot);
+  const { tftpFolder, server } = boot;
+  if (tftpFolder !== undefined && server !== undefined)
+    throw invalidField('spec.boot.server', 'is another TFTP server: it goes without tftpFolder', server);
+  const files = Object.entries({ file: boot.file, uefiFile: boot.uefiFile, ipxeFile: boot.ipxeFile });
+  if (files.every(([, file]) => file === undefined))
+    throw invalidField('spec.boot', 'names no file that guests could load: give file, uefiFile or both', boot);
+  const hasTftp = tftpFolder !== undefined || server !== undefined;
+  for (const [field, file] of files)
+    if (file !== undefined && !hasTftp && !isAddress(file))
+      throw invalidField(
+        `spec.boot.${field}`,
+        'is on a TFTP server: give tftpFolder or server, or an http address',
+        file,
+      );
+}
+
+function isAddress(file: string): boolean {
+  return /^https?:\/\//.test(file);
 }
 
 /** Whether an IPv4 address lies in a prefix; with `isHost`, as one that a guest can have. */

@@ -60,6 +60,32 @@ test('the configuration serves one link only, drops privileges, and gives out bo
   assert.match(buildDnsmasqConfig({ ...definition, upstreamServers: [] }, 'nobody', 7), /^no-resolv\ndhcp-leasefile/m);
 });
 
+test('guests that boot over the network are told what fits their firmware', () => {
+  const boot = (given: NonNullable<DnsmasqDefinition['boot']>): string[] =>
+    buildDnsmasqConfig({ ...definition, boot: given }, 'nobody', 7)
+      .split('\n')
+      .filter((line) => /boot|tftp|HTTPClient/.test(line));
+  assert.deepEqual(boot({ file: 'pxelinux.0', uefiFile: 'bootnetx64.efi', tftpFolder: '/srv/tftp' }), [
+    'dhcp-boot=tag:uefi,bootnetx64.efi',
+    'dhcp-boot=tag:!uefi,tag:!uefi-http,pxelinux.0',
+    'enable-tftp',
+    'tftp-root=/srv/tftp',
+    'tftp-no-fail',
+    'tftp-single-port',
+  ]);
+  assert.deepEqual(boot({ uefiFile: 'ipxe.efi', ipxeFile: 'menu.ipxe', server: '192.0.2.1' }), [
+    'dhcp-boot=tag:ipxe,menu.ipxe,,192.0.2.1',
+    'dhcp-boot=tag:uefi,tag:!ipxe,ipxe.efi,,192.0.2.1',
+  ]);
+  assert.deepEqual(boot({ uefiFile: 'http://192.0.2.1/boot.efi' }), [
+    'dhcp-boot=tag:uefi,http://192.0.2.1/boot.efi',
+    'dhcp-boot=tag:uefi-http,http://192.0.2.1/boot.efi',
+    'dhcp-option-force=tag:uefi-http,60,HTTPClient',
+  ]);
+  assert.doesNotMatch(buildDnsmasqConfig(definition, 'nobody', 7), /boot|tftp|dhcp-match/);
+  refused('boot.file', () => boot({ file: 'a\nuser=root' }));
+});
+
 test('the name of the configuration file follows from its content', () => {
   const name = dnsmasqConfigName(buildDnsmasqConfig(definition, 'dnsmasq', 7));
   assert.match(name, /^dnsmasq-[0-9a-f]{16}\.conf$/);

@@ -41,6 +41,22 @@ export interface DnsmasqDefinition {
   readonly mtu?: number;
   /** Whether guests are told that this machine is their way to everywhere else. Default true. */
   readonly isRouter?: boolean;
+  /** What guests that boot over the network are told to load. */
+  readonly boot?: BootService | undefined;
+}
+
+/** What is told to guests that boot over the network. A file is one of a TFTP server, or an http address. */
+export interface BootService {
+  /** To those with a BIOS. */
+  readonly file?: string | undefined;
+  /** To those with UEFI. */
+  readonly uefiFile?: string | undefined;
+  /** To iPXE, whatever it runs on. */
+  readonly ipxeFile?: string | undefined;
+  /** Full path of the folder that dnsmasq itself serves by TFTP. */
+  readonly tftpFolder?: string | undefined;
+  /** IPv4 address of another TFTP server. */
+  readonly server?: string | undefined;
 }
 
 /** What the owner of a MAC address gets. */
@@ -141,6 +157,7 @@ export function buildDnsmasqConfig(definition: DnsmasqDefinition, user: string, 
     // Given without a value, an option is not told to anybody.
     if (!isRouter) lines.push('dhcp-option=option:router');
     if (mtu !== undefined && mtu !== 1500) lines.push(`dhcp-option=option:mtu,${mtu}`);
+    if (definition.boot) lines.push(...bootLines(definition.boot));
   }
   if (ipv6) {
     const { prefixLength } = parseCidr(ipv6.cidr)!;
@@ -153,6 +170,34 @@ export function buildDnsmasqConfig(definition: DnsmasqDefinition, user: string, 
     else if (raMtu) lines.push(`ra-param=${link},${raMtu}0`);
   }
   return `${lines.join('\n')}\n`;
+}
+
+/**
+ * What a guest is given follows from what it says of itself: its architecture (option 93; RFC 4578, and the numbers that
+ * IANA has added), and option 175, which is iPXE's. https://ipxe.org/howto/dhcpd
+ */
+function bootLines({ file, uefiFile, ipxeFile, tftpFolder, server }: BootService): string[] {
+  const from = server === undefined ? '' : `,,${server}`;
+  // Where there is nothing for iPXE alone, it gets what its firmware would.
+  const notIpxe = ipxeFile === undefined ? '' : 'tag:!ipxe,';
+  const isHttp = (name: string): boolean => /^https?:/.test(name);
+  const lines = [
+    'dhcp-match=set:uefi,option:client-arch,7',
+    'dhcp-match=set:uefi,option:client-arch,9',
+    'dhcp-match=set:uefi-http,option:client-arch,16',
+    'dhcp-match=set:ipxe,175',
+  ];
+  if (ipxeFile !== undefined) lines.push(`dhcp-boot=tag:ipxe,${ipxeFile}${from}`);
+  if (uefiFile !== undefined) lines.push(`dhcp-boot=tag:uefi,${notIpxe}${uefiFile}${from}`);
+  if (uefiFile !== undefined && isHttp(uefiFile)) {
+    // UEFI specification, 24.7: the server says that it is one for HTTP boot.
+    lines.push(`dhcp-boot=tag:uefi-http,${uefiFile}`, 'dhcp-option-force=tag:uefi-http,60,HTTPClient');
+  }
+  if (file !== undefined) lines.push(`dhcp-boot=tag:!uefi,tag:!uefi-http,${notIpxe}${file}${from}`);
+  // A folder that is not there must not keep DHCP and DNS from starting.
+  if (tftpFolder !== undefined)
+    lines.push('enable-tftp', `tftp-root=${tftpFolder}`, 'tftp-no-fail', 'tftp-single-port');
+  return lines;
 }
 
 /** Names the configuration file after its content, so that a process's arguments tell which content it runs with. */
@@ -287,6 +332,10 @@ function checkedDefinition(definition: DnsmasqDefinition): DnsmasqDefinition {
   }
   if (mtu !== undefined && !(Number.isInteger(mtu) && mtu >= 576 && mtu <= 65521)) {
     throw new DnsmasqDefinitionError('mtu', String(mtu), 'must be a whole number from 576 to 65521');
+  }
+  for (const [field, value] of Object.entries(definition.boot ?? {})) {
+    if (value !== undefined && !/^[A-Za-z0-9._~:/?&=%@+-]+$/.test(value))
+      throw new DnsmasqDefinitionError(`boot.${field}`, value, 'has characters that mean something else to dnsmasq');
   }
   if (!ipv4 && !ipv6) throw new DnsmasqDefinitionError('ipv4', 'null', 'can be missing only where ipv6 is given');
   if (ipv4) checkAddresses('ipv4', ipv4);

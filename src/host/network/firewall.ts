@@ -29,6 +29,8 @@ export interface FirewallNetwork {
   readonly hostAccess?: 'services' | 'all' | 'none';
   /** Default `nat`. */
   readonly reach?: NetworkReach;
+  /** Whether its guests reach TFTP on the host too. Default false. */
+  readonly hasTftp?: boolean;
 }
 
 /** The name of the table of an instance: `lodge` for the instance `lodge`, `lodge-NAME` for another. */
@@ -73,7 +75,7 @@ export function buildFirewall(instance: string, networks: readonly FirewallNetwo
 }
 
 function networkChains(network: FirewallNetwork): NftChain[] {
-  const { id, bridgeName, hostAccess = 'services', reach = 'nat' } = network;
+  const { id, bridgeName, hostAccess = 'services', reach = 'nat', hasTftp = false } = network;
   const answers = { connectionStates: ['established', 'related'] } as const;
   const from: NftRule[] = [
     { comment: `${id}: among its guests`, matches: [{ outputLink: bridgeName }], verdict: 'accept' },
@@ -117,6 +119,15 @@ function networkChains(network: FirewallNetwork): NftChain[] {
             verdict: 'accept',
           },
           { comment: `${id}: DNS`, matches: [{ protocol: 'tcp', destinationPorts: [53] }], verdict: 'accept' },
+          ...(hasTftp
+            ? [
+                {
+                  comment: `${id}: TFTP`,
+                  matches: [{ protocol: 'udp', destinationPorts: [69] }],
+                  verdict: 'accept',
+                } as const,
+              ]
+            : []),
           {
             comment: `${id}: ping and neighbour discovery`,
             matches: [{ protocols: ['icmp', 'ipv6-icmp'] }],

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { addToIp, boundsOf, formatCidr, formatIp, linkLocalOf, macFromBytes, parseCidr } from '../../lib/ip-address.ts';
 import { ensureDnsmasq, observeDnsmasq, removeDnsmasq, type DnsmasqChange, type DnsmasqService } from './dnsmasq.ts';
-import { type DhcpAddresses, type DhcpReservation, type DnsRecord } from './dnsmasq-config.ts';
+import { type BootService, type DhcpAddresses, type DhcpReservation, type DnsRecord } from './dnsmasq-config.ts';
 import { observeFirewall, type FirewallNetwork, type NetworkReach } from './firewall.ts';
 import { observeForwarding } from './forwarding.ts';
 import {
@@ -42,6 +42,8 @@ export interface NatNetworkDefinition {
   readonly leaseSeconds?: number;
   /** Name servers for everything outside the domain: the host's own (default), or these addresses. */
   readonly upstreamServers?: 'host' | readonly string[];
+  /** What guests that boot over the network are told to load. */
+  readonly boot?: BootService | undefined;
   /** What guests reach on the host. Default `services`: DHCP, DNS, ping. */
   readonly hostAccess?: FirewallNetwork['hostAccess'];
   /** Where guests reach beyond the network. Default `nat`. */
@@ -110,8 +112,9 @@ export function bridgeMac({ instance, id }: Pick<NatNetworkDefinition, 'instance
 
 /** The part of the definition that the instance's firewall is built of. */
 export function firewallNetworkOf(definition: NatNetworkDefinition): FirewallNetwork {
-  const { id, bridgeName, ipv4, ipv6, hostAccess, reach } = definition;
-  return { id, bridgeName, ipv4Cidr: ipv4?.cidr ?? null, ipv6Cidr: ipv6?.cidr ?? null, hostAccess, reach };
+  const { id, bridgeName, ipv4, ipv6, hostAccess, reach, boot } = definition;
+  const hasTftp = boot?.tftpFolder !== undefined;
+  return { id, bridgeName, ipv4Cidr: ipv4?.cidr ?? null, ipv6Cidr: ipv6?.cidr ?? null, hostAccess, reach, hasTftp };
 }
 
 /** The network's dnsmasq, with its files in a folder named after the network below `runtimeFolder`. */
@@ -120,12 +123,12 @@ export function dnsmasqServiceOf(
   members: NatNetworkMembers,
   runtimeFolder: string,
 ): DnsmasqService {
-  const { bridgeName, domain, ipv4, ipv6, leaseSeconds = 3600, reach, mtu } = definition;
+  const { bridgeName, domain, ipv4, ipv6, leaseSeconds = 3600, reach, mtu, boot } = definition;
   const { upstreamServers = reach === 'none' ? [] : 'host' } = definition;
   const folder = dnsmasqFolder(definition, runtimeFolder);
   const isRouter = reach !== 'none';
   return {
-    definition: { folder, link: bridgeName, domain, ipv4, ipv6, leaseSeconds, upstreamServers, mtu, isRouter },
+    definition: { folder, link: bridgeName, domain, ipv4, ipv6, leaseSeconds, upstreamServers, mtu, isRouter, boot },
     ...members,
   };
 }
