@@ -1,5 +1,6 @@
 // The whole contract: every noun's routes. A route's id is `noun.verb`.
 import { eventRoutes } from './event.ts';
+import { groupRoutes } from './group.ts';
 import { imageRoutes } from './image.ts';
 import { instanceTypeRoutes } from './instance-type.ts';
 import { networkRoutes } from './network.ts';
@@ -19,6 +20,7 @@ export const contract = {
   server: serverRoutes,
   node: nodeRoutes,
   vm: vmRoutes,
+  group: groupRoutes,
   snapshot: snapshotRoutes,
   template: templateRoutes,
   profile: profileRoutes,

@@ -25,6 +25,7 @@ export const changeKind = z.enum([
   'volume',
   'network',
   'template',
+  'group',
   'profile',
   'instance-type',
   'task',

@@ -125,6 +125,7 @@ export const subject = z
       'volume',
       'network',
       'template',
+      'group',
       'profile',
       'instance-type',
       'task',

@@ -21,6 +21,17 @@ export const examples: Readonly<Record<string, JsonObject>> = {
   'vm.sendKeys': { combinations: [['ctrl', 'alt', 'delete']] },
   'vm.exec': { command: ['uname', '-a'] },
   'vm.openConsole': { type: 'serial' },
+  'group.create': {
+    name: 'shop',
+    spec: {
+      members: [
+        { vm: 'db1', ready: { type: 'port', port: 5432 } },
+        { vm: 'web1', delayS: 5, order: 2 },
+        { vm: 'web2', order: 2 },
+      ],
+    },
+  },
+  'group.stop': { timeoutS: 60 },
   'snapshot.create': { name: 'before-upgrade', withMemory: true },
   'template.create': { name: 'base', vm: 'web1' },
   'profile.create': { name: 'web', spec: { autostart: true, restartPolicy: { mode: 'on-failure' } } },
@@ -61,6 +72,7 @@ export const tagDescriptions: Readonly<Record<string, string>> = {
   'instance types': 'Named sizes of VMs: vCPUs and memory.',
   images: 'What disks and guests are made from: built here, imported, or uploaded.',
   volumes: 'Disks that guests write to.',
+  groups: 'VMs that are started together in an order, and stopped in the opposite one.',
   networks: 'What guests are connected to.',
   tasks: 'Operations that take longer than a request.',
   events: 'What happened, and a stream of every change to every object.',

@@ -2,13 +2,13 @@
 //
 // Order of the start: configuration ─▶ store ─▶ what is known (collections) ─▶ this machine ─▶ guests of the last daemon
 // are taken over ─▶ the API answers ─▶ networks, interrupted tasks, autostart. It stops in the opposite order; guests run on.
-import { mkdir, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino, type Logger } from 'pino';
 import { LodgeError } from '../api/errors.ts';
+import { type Group } from '../api/group.ts';
 import { type Image } from '../api/image.ts';
 import { type InstanceType } from '../api/instance-type.ts';
 import { type Network } from '../api/network.ts';
@@ -36,6 +36,11 @@ import { configuredLimits } from './http/limits.ts';
 import { createMetrics } from './http/metrics.ts';
 import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
+import { makeFolders } from './folders.ts';
+import { groupHandlers } from './group/group-handlers.ts';
+import { GroupService, initialGroupStatus } from './group/group-service.ts';
+import { groupTasks } from './group/group-tasks.ts';
+import { hostAddresses } from './group/host-addresses.ts';
 import { imageHandlers } from './image/image-handlers.ts';
 import { ImageService, initialImageStatus } from './image/image-service.ts';
 import { imageTasks } from './image/image-tasks.ts';
@@ -103,36 +108,12 @@ interface Daemon {
   stop(): Promise<void>;
 }
 
-/** Why a folder of the daemon's could not be made. */
-function folderError(folder: string, cause: unknown): LodgeError {
-  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
-  const why =
-    { EACCES: `${userInfo().username} may not write there`, EROFS: 'its file system is read-only' }[code] ?? code;
-  return new LodgeError('host_failed', `the folder ${folder} can not be made: ${why}`, {
-    hint: 'Run the daemon as root (sudo): bridges, and guests as users of their own, need it too. Or give folders of your own with dataDir, runDir and logDir (docs/configuration.md).',
-    cause,
-  });
-}
-
 async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   let phase: DaemonPhase = 'starting';
-  const folders = {
-    data: config.dataDir,
-    vms: join(config.dataDir, 'vms'),
-    images: join(config.dataDir, 'images'),
-    templates: join(config.dataDir, 'templates'),
-    volumes: join(config.dataDir, 'volumes'),
-    networks: join(config.runDir, 'networks'),
-  };
-  // Guests' processes and dnsmasq, which have no privileges, pass through these folders but can't list them.
-  for (const folder of [...Object.values(folders), config.runDir, config.logDir]) {
-    await mkdir(folder, { recursive: true, mode: 0o711 }).catch((cause: unknown) => {
-      throw folderError(folder, cause);
-    });
-  }
+  const folders = await makeFolders(config);
 
   const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
-  const collection = <Item extends Node | Vm | Image | Volume | Network | Template | Profile | InstanceType>(
+  const collection = <Item extends Node | Vm | Image | Volume | Network | Template | Profile | InstanceType | Group>(
     noun: string,
     plural: string,
     initialStatus: (part: { createdAt: string }) => Item['status'],
@@ -149,6 +130,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     collection<Profile>('profile', 'profiles', initialSourceStatus),
     collection<InstanceType>('instance-type', 'instance-types', initialSourceStatus),
   );
+  const groupObjects = collection<Group>('group', 'groups', initialGroupStatus);
   const events = new EventService(store, log);
   const collections = [
     nodeObjects,
@@ -159,6 +141,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     templateObjects,
     sources.profiles,
     sources.instanceTypes,
+    groupObjects,
   ];
   const layerRecords = new LayerRecords(store, log);
   const snapshotRecords = new SnapshotRecords(store, log);
@@ -262,12 +245,26 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const act = vmActionTask({
     engine: () => engine,
     vm: (id) => vmObjects.get(id),
-    act: (vm, action, parentId) => actions.actOnOne(vm, action, engine.require(parentId).requestedBy, parentId),
+    act: (vm, action, parentId) => actions.actOnOne(vm, action, requesterOf(parentId), parentId),
+  });
+  const requesterOf = (taskId: string): string => engine.require(taskId).requestedBy;
+  const groupJobs = groupTasks({
+    engine: () => engine,
+    events,
+    group: (id) => groups.get(id),
+    vm: (id) => vmObjects.get(id),
+    guest: (id) => guests.get(id),
+    addresses: (vm) => hostAddresses(vm.status.nics, (name) => networks.find(vm.project, name)?.status ?? null),
+    start: (vm, parentId) => vmService.start(vm, requesterOf(parentId), { parentId }),
+    stop: (vm, timeoutS, parentId) => vmService.stop(vm, timeoutS, requesterOf(parentId), parentId),
+    onDone: (id) => groups.refresh(id),
   });
   const stopGuests = stopGuestsTask({
     engine: () => engine,
     vms: () => vmObjects.all(),
     stop: (vm) => vmService.stop(vm, undefined, 'lodge'),
+    stoppedBefore: (id) => groups.stoppedBefore(id),
+    cancelStarts: () => groups.cancelStarts(),
   });
   const engine = new TaskEngine({
     store,
@@ -280,6 +277,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       volume: volumeJobs,
       snapshot: snapshotJobs,
       act,
+      group: groupJobs,
       stopGuests,
     }),
     node: nodes.name,
@@ -385,6 +383,15 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     sources,
     vm: (project, reference) => vmService.require(project, reference),
   });
+  const groups: GroupService = new GroupService({
+    groups: groupObjects,
+    vms: vmObjects,
+    engine,
+    tasks: groupJobs,
+    events,
+    references,
+    log,
+  });
   const supervisor: VmSupervisor = new VmSupervisor({
     directory: folders.vms,
     records,
@@ -394,6 +401,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     events,
     service: vmService,
     live,
+    startGroups: (wanted) => groups.autostart(wanted, 'lodge'),
     log,
   });
 
@@ -405,6 +413,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   await volumes.recover();
   await snapshots.recover();
   await templates.recover();
+  await groups.begin();
   await networks.prepare();
   await instanceTypes.makeFirst(sources.instanceTypes);
   await statuses.start();
@@ -433,6 +442,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     objectSource('volume', volumeObjects),
     objectSource('network', networkObjects),
     objectSource('template', templateObjects),
+    objectSource('group', groupObjects, (group) => groups.view(group)),
     objectSource('profile', sources.profiles, (profile) => profileFor(caller, profile)),
     objectSource('instance-type', sources.instanceTypes),
     { kind: 'event', prefixes: ['/lodge/events/'], read: (id) => events.get(id) },
@@ -477,6 +487,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       profile: profileHandlers(profiles, sources),
       instanceType: instanceTypeHandlers(instanceTypes, sources),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
+      group: groupHandlers(groups, groupObjects),
       network: networkHandlers(networks, networkObjects),
       task: taskHandlers(engine),
       event: eventHandlers({ store, events, sources: changeSources }),
@@ -525,6 +536,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await server.close({ graceMs: config.limits.shutdownGraceS * 1000 });
       supervisor.close();
       await statuses.close();
+      groups.close();
       await background;
       await engine.stop();
       await merging.close();

@@ -1,5 +1,6 @@
 // Every kind of long operation of the daemon. What isn't in this list is not run; what is, is held to the promises of
 // tasks by test/integration/tasks.test.ts.
+import { type GroupTasks } from './group/group-tasks.ts';
 import { type ImageTasks } from './image/image-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
@@ -19,6 +20,7 @@ export interface TaskTypeParts {
   fork: TaskType<ForkInput>;
   snapshot: SnapshotTasks;
   act: TaskType<VmActionInput>;
+  group: GroupTasks;
   stopGuests: TaskType<Record<never, never>>;
 }
 
@@ -30,6 +32,7 @@ export function listTaskTypes({
   volume,
   snapshot,
   act,
+  group,
   template,
   stopGuests,
 }: TaskTypeParts): TaskType[] {
@@ -46,6 +49,9 @@ export function listTaskTypes({
     volume.delete,
     ...listSnapshotTasks(snapshot),
     act,
+    group.start,
+    group.stop,
+    group.restart,
     stopGuests,
   ];
 }

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { type Subject } from '../../src/api/object.ts';
 import { type TaskItem } from '../../src/api/task.ts';
+import { groupMember } from '../../src/api/group.ts';
 import { vmSpec } from '../../src/api/vm-spec.ts';
 import { taskConformance, type TaskFixture } from '../../src/daemon/task/task.conformance.ts';
 import { pendingItem } from '../../src/daemon/task/task-items.ts';
@@ -79,6 +80,18 @@ function cloneScene({ folder }: TaskWorld, target: Subject, mode: 'linked' | 'fu
       isStarted: false,
     },
   };
+}
+
+/** A group of two stages, of VMs that are off or run. */
+async function groupScene(make: (name: string) => Promise<Subject>): Promise<Scene> {
+  const vms = [await make('db1'), await make('web1')];
+  const members = vms.map(({ id, name }, index) => ({
+    ...groupMember.parse({ vm: name, ready: { type: 'agent' } }),
+    id,
+    order: index + 1,
+  }));
+  const target: Subject = { kind: 'group', id: 'shop', name: 'shop', project: 'default' };
+  return { target, input: { members, timeoutS: 0 }, items: vms.map(pendingItem) };
 }
 
 /** Sets up what each kind of task works on; one kind may have several scenes. */
@@ -221,6 +234,16 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     const items = [pendingItem(await runningVm(world, 'a')), pendingItem(await runningVm(world, 'b'))];
     return { target: here, input: { key: 'one', action: { type: 'forceOff' }, parallelism: 2 }, items };
   },
+  'group.start': (world) => groupScene((name) => madeVm(world, name)),
+  'group.stop': (world) => groupScene((name) => runningVm(world, name)),
+  'group.restart': (world) =>
+    groupScene(async (name) => {
+      const target = await runningVm(world, name);
+      await world.vms.update(target.id, undefined, (draft) => {
+        draft.spec.memoryMib = 128;
+      });
+      return target;
+    }),
   'node.stopGuests': async (world) => {
     for (const name of ['a', 'b']) await runningVm(world, name);
     return { target: here };

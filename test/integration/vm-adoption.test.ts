@@ -5,7 +5,6 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { suite, test } from 'node:test';
 import { type Task } from '../../src/api/task.ts';
-import { SqliteStore } from '../../src/daemon/store/sqlite.ts';
 import { type TestDaemon } from '../support/daemon.ts';
 import { findProblems } from '../support/crash/invariants.ts';
 import {
@@ -14,12 +13,13 @@ import {
   endOf,
   killGuest,
   makeVm,
+  playReboot,
   readGuest,
   readVm,
   startFakeLodge,
+  type FakeLodge,
   untilEvent,
   untilState,
-  type FakeLodge,
 } from '../support/fake-lodge.ts';
 import { eventually } from '../support/wait.ts';
 
@@ -142,20 +142,6 @@ test('with the machine start those VMs that are to, and only those', async (t) =
   assert.equal(failing.status.state, 'stopped');
   assert.equal(failing.status.lastExit?.cause, 'host-restarted');
 });
-
-/** Lets the machine seem to have been started again since the last daemon: it remembers another boot. */
-async function playReboot(daemon: TestDaemon): Promise<void> {
-  const store = await SqliteStore.open({ file: join(daemon.folder, 'data/lodge.db') });
-  try {
-    const { items } = await store.list({ prefix: '/lodge/nodes-status/', limit: 10 });
-    for (const { key, value } of items) {
-      const status = { ...(JSON.parse(value) as object), bootId: 'an earlier one' };
-      await store.transact({ success: [{ put: key, value: JSON.stringify(status) }] });
-    }
-  } finally {
-    await store.close();
-  }
-}
 
 /** Waits until a task is in a step, and kills the daemon there, or right after: a step may take a millisecond. */
 async function killInStep(daemon: TestDaemon, begin: () => Promise<Task>, step: number): Promise<string> {

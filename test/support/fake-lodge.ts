@@ -10,6 +10,7 @@ import { finalTaskStates, type Task } from '../../src/api/task.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
 import { waitForTaskEnd } from '../../src/client/follow.ts';
+import { SqliteStore } from '../../src/daemon/store/sqlite.ts';
 import { type FakeProcess } from '../../src/drivers/fake/fake-guest.ts';
 import { atEnd, type Cleanup } from './cleanup.ts';
 import { prepareDaemon, type DaemonOptions, type TestDaemon } from './daemon.ts';
@@ -214,4 +215,18 @@ export async function changeGuest(daemon: TestDaemon, id: string, change: Partia
 /** Plays the hypervisor: the guest's process dies. */
 export async function killGuest(daemon: TestDaemon, id: string): Promise<void> {
   await rm(guestFile(daemon, id));
+}
+
+/** Lets the machine seem to have been started again since the last daemon: it remembers another boot. */
+export async function playReboot(daemon: TestDaemon): Promise<void> {
+  const store = await SqliteStore.open({ file: join(daemon.folder, 'data/lodge.db') });
+  try {
+    const { items } = await store.list({ prefix: '/lodge/nodes-status/', limit: 10 });
+    for (const { key, value } of items) {
+      const status = { ...(JSON.parse(value) as object), bootId: 'an earlier one' };
+      await store.transact({ success: [{ put: key, value: JSON.stringify(status) }] });
+    }
+  } finally {
+    await store.close();
+  }
 }

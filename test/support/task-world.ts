@@ -10,6 +10,7 @@ import { type Template } from '../../src/api/template.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type Volume } from '../../src/api/volume.ts';
 import { EventService } from '../../src/daemon/event/event-service.ts';
+import { groupTasks } from '../../src/daemon/group/group-tasks.ts';
 import { ImageService, initialImageStatus } from '../../src/daemon/image/image-service.ts';
 import { imageTasks } from '../../src/daemon/image/image-tasks.ts';
 import { NatNetworks } from '../../src/daemon/network/nat-networks.ts';
@@ -198,6 +199,8 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     vms: () => vms.all(),
     stop: (one) =>
       engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
+    stoppedBefore: () => [],
+    cancelStarts: async () => {},
   });
   const snapshotParts = Object.assign(Object.create(parts) as VmStepParts, {
     snapshots: snapshotRecords,
@@ -218,7 +221,25 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       return engine.submit(type, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test', parentId });
     },
   });
-  const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, act, stopGuests });
+  const group = groupTasks({
+    engine: () => engine,
+    events,
+    group: () => null,
+    vm: (id) => vms.get(id),
+    guest: (id) => guests.get(id),
+    addresses: () => [],
+    start: (one, parentId) =>
+      engine.submit(vm.start, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test', parentId }),
+    stop: (one, timeoutS, parentId) =>
+      engine.submit(vm.stop, {
+        target: vmSubject(one),
+        input: { id: one.id, timeoutS },
+        requestedBy: 'test',
+        parentId,
+      }),
+    onDone: async () => {},
+  });
+  const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, act, group, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',

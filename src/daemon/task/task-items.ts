@@ -28,10 +28,9 @@ export class ItemBoard {
   readonly #context: ItemContext;
   readonly #items: Map<string, TaskItem>;
 
-  /** `items`: what to begin with where the task has none yet. */
-  constructor(context: ItemContext, items: readonly TaskItem[] = context.items) {
+  constructor(context: ItemContext) {
     this.#context = context;
-    this.#items = new Map(items.map((item) => [item.id, item]));
+    this.#items = new Map(context.items.map((item) => [item.id, item]));
     this.#show();
   }
 

@@ -27,6 +27,8 @@ export interface VmSupervisorParts extends Pick<DefinitionParts, 'directory'> {
   events: EventService;
   service: VmService;
   live: LiveChanges;
+  /** Starts VMs that are to start with the node in the order of their groups. The ids of those it has taken on. */
+  startGroups: (wanted: ReadonlySet<string>) => Promise<ReadonlySet<string>>;
   log: Log;
 }
 
@@ -119,6 +121,7 @@ export class VmSupervisor {
   /** Goes on with what was left half-done without a task, and starts what is to start with the node. */
   async begin(hasRebooted: boolean): Promise<void> {
     const { records, service, log } = this.#parts;
+    const wanted = new Map<string, string>();
     for (const id of this.#found) {
       const vm = records.collection.get(id);
       if (!vm || this.#isClosed || this.#activeTask(vm) !== null) continue;
@@ -131,7 +134,7 @@ export class VmSupervisor {
             log.warn({ err: error, vm: vm.name }, 'a VM that was left half-made could not be removed'),
           );
       } else if (state !== 'stopped') continue;
-      else if (vm.spec.autostart && hasRebooted) await this.#start(vm, 'it is to start with the node');
+      else if (vm.spec.autostart && hasRebooted) wanted.set(id, 'it is to start with the node');
       else if (restarts.nextAt !== null)
         this.#schedule(vm, Math.min(maxBackOffMs, Math.max(0, Date.parse(restarts.nextAt) - Date.now())));
       else if (
@@ -139,7 +142,14 @@ export class VmSupervisor {
         lastExit?.cause === 'host-restarted' &&
         wantsRestart(vm.spec.restartPolicy.mode, lastExit.cause)
       )
-        await this.#start(vm, 'its restart policy is always');
+        wanted.set(id, 'its restart policy is always');
+    }
+    if (this.#isClosed || !hasRebooted) return;
+    const taken = await this.#parts.startGroups(new Set(wanted.keys()));
+    for (const [id, why] of wanted) {
+      const vm = records.collection.get(id);
+      if (vm?.status.state === 'stopped' && !taken.has(id) && !this.#isClosed && this.#activeTask(vm) === null)
+        await this.#start(vm, why);
     }
   }
 

@@ -330,7 +330,8 @@ export class FakeGuest implements Guest {
         if (program === 'echo') yield { type: 'stdout', data: Buffer.from(`${rest.join(' ')}\n`).toString('base64') };
         if (program === 'cat' && request.input)
           yield { type: 'stdout', data: Buffer.from(request.input).toString('base64') };
-        yield { type: 'exit', code: program === 'false' ? 1 : 0, signal: null };
+        const isTrue = program === 'test' ? files.has(rest.at(-1) ?? '') : program !== 'false';
+        yield { type: 'exit', code: isTrue ? 0 : 1, signal: null };
       },
       async *readFile(path: string) {
         await requireRunning();
