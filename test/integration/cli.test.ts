@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { parseAllDocuments } from 'yaml';
 import { type NodeChecks } from '../../src/api/node-hardware.ts';
+import { run as runProgram } from '../../src/host/command.ts';
 import { startDaemon, type TestDaemon } from '../support/daemon.ts';
 import { networkNamespace } from '../support/namespace.ts';
 import { temporaryFolder } from '../support/temporary.ts';
@@ -150,6 +151,41 @@ test('the command line with a daemon', async (t) => {
     assert.match(await cli.fails(3, 'vm', 'show', 'naer'), /Did you mean near\?/);
     await cli.ok('vm', 'delete', 'near', '--yes');
   });
+
+  await t.test(
+    'a VM to install a system on has an empty disk, and the ISO in its drive until it is ejected',
+    async () => {
+      const content = join(cli.home, 'content');
+      await mkdir(content);
+      await writeFile(join(content, 'README'), 'setup');
+      await runProgram(['xorriso', '-as', 'mkisofs', '-quiet', '-o', join(cli.home, 'Setup_1.iso'), content]);
+      const create = ['vm', 'create', 'new', '--memory', '64MiB', '--disk', '1GiB', '--firmware', 'bios', '--no-start'];
+      assert.match(await cli.fails(2, ...create, '--iso', './Setup_1.iso', '--image', 'x'), /--iso[^]*--cdrom/);
+      assert.match(await cli.fails(3, ...create, '--iso', 'nowhere'), /nowhere/);
+      await cli.ok(...create, '--iso', './Setup_1.iso');
+      const read = async (): Promise<{ name: string; device?: string; image?: string; sizeMib?: number }[]> =>
+        (JSON.parse(await cli.ok('vm', 'show', 'new', '-o', 'json')) as { spec: { disks: [] } }).spec.disks;
+      assert.deepEqual(
+        (await read()).map(({ name, device, image, sizeMib }) => [name, device, image, sizeMib]),
+        [
+          ['root', 'disk', undefined, 1024],
+          ['cdrom', 'cdrom', 'setup-1', undefined],
+        ],
+      );
+      assert.match(await cli.ok('vm', 'show', 'new'), /Boot order: +root, cdrom\n/);
+      await cli.ok('vm', 'start', 'new', '--boot-once', 'cdrom');
+      assert.match(await cli.ok('vm', 'show', 'new'), /Boot order: +root, cdrom; this once from cdrom\n/);
+      await cli.ok('vm', 'cdrom', 'eject', 'new');
+      assert.equal((await read())[1]?.image, undefined);
+      // The same file is not brought in twice, another under its name not at all.
+      await cli.ok('vm', 'create', 'again', '--iso', 'Setup_1.iso', '--memory', '64MiB', '--no-start');
+      await mkdir(join(cli.home, 'other'));
+      await runProgram(['cp', join(cli.home, 'Setup_1.iso'), join(cli.home, 'other')]);
+      assert.match(await cli.fails(2, 'vm', 'create', 'x', '--iso', 'other/Setup_1.iso'), /setup-1[^]*image import/);
+      await cli.ok('vm', 'delete', 'new', 'again', '--force', '--yes');
+      await cli.ok('image', 'delete', 'setup-1', '--yes');
+    },
+  );
 
   await t.test('scripts get json, yaml and names; everything else goes to stderr', async () => {
     for (const name of ['s1', 's2', 's3'])

@@ -102,7 +102,7 @@ function imageDetails(image: Image, session: Session): string[] {
   );
 }
 
-interface CreateOptions {
+export interface CreateOptions {
   name?: string;
   label?: string[];
   checksum?: string;
@@ -118,6 +118,47 @@ export async function getImage(session: Session, name: string): Promise<Image> {
   return withSuggestion(session, name, fetchImages, () =>
     session.client.image.get({ params: { image: name }, query: { project: session.project } }),
   );
+}
+
+/**
+ * Brings an image in: an address by the node, a file of the node's machine by the node too, any other from here. `done`: how
+ * that is told; empty: not at all.
+ */
+export async function importImage(
+  session: Session,
+  name: string,
+  source: string,
+  options: CreateOptions,
+  done = 'imported',
+): Promise<void> {
+  if (/^https?:\/\//i.test(source)) {
+    await createImage(
+      session,
+      name,
+      { type: 'url', url: source, checksum: options.checksum, format: formatOf(options.format) },
+      options,
+      done,
+    );
+  } else if (source.startsWith('/') && session.isLocal && options.upload !== true) {
+    await createImage(
+      session,
+      name,
+      { type: 'file', path: source, checksum: options.checksum, format: formatOf(options.format) },
+      options,
+      done,
+    );
+  } else {
+    const { openUpload } = await import('../upload.ts');
+    await using upload = await openUpload(source);
+    await createImage(
+      session,
+      name,
+      { type: 'upload', checksum: options.checksum, format: formatOf(options.format) },
+      { ...options, wait: true },
+      '',
+    );
+    await upload.send(session, name);
+  }
 }
 
 /** `lodge image` and its verbs. */
@@ -197,34 +238,7 @@ export function imageNoun(): Command {
     .option('--no-wait', 'do not wait until it is imported; an upload is always waited for')
     .action(
       withDaemon<[name: string, source: string], CreateOptions>(async (session, options, name, source) => {
-        if (/^https?:\/\//i.test(source)) {
-          await createImage(
-            session,
-            name,
-            { type: 'url', url: source, checksum: options.checksum, format: formatOf(options.format) },
-            options,
-            'imported',
-          );
-        } else if (source.startsWith('/') && session.isLocal && options.upload !== true) {
-          await createImage(
-            session,
-            name,
-            { type: 'file', path: source, checksum: options.checksum, format: formatOf(options.format) },
-            options,
-            'imported',
-          );
-        } else {
-          const { openUpload } = await import('../upload.ts');
-          await using upload = await openUpload(source);
-          await createImage(
-            session,
-            name,
-            { type: 'upload', checksum: options.checksum, format: formatOf(options.format) },
-            { ...options, wait: true },
-            '',
-          );
-          await upload.send(session, name);
-        }
+        await importImage(session, name, source, options);
       }),
     );
 

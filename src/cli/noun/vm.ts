@@ -151,8 +151,12 @@ function addChangeVerbs(vm: Command): void {
         'with a second disk',
       ],
       [
-        'lodge vm create win --os windows --disk 64GiB --cdrom win11 --firmware uefi --memory 8GiB --cpus 4',
-        'to install Windows from an ISO image',
+        'lodge vm create new --iso ./debian-13-netinst.iso --disk 20GiB --memory 2GiB',
+        'to install a system from its ISO, on an empty disk',
+      ],
+      [
+        'lodge vm create win --os windows --disk 64GiB --iso win11 --cdrom virtio-win --firmware uefi --tpm --memory 8GiB',
+        'Windows, from images that were imported before',
       ],
       [
         'lodge vm create web2 --image debian-12 --type medium --profile web,monitored',
@@ -188,6 +192,10 @@ function addChangeVerbs(vm: Command): void {
       '--disk <disk>',
       'disk: 20GiB, or name=data,size=20GiB,bus=virtio,cache=writeback, or volume=NAME; a bare number is GiB; the first is the root disk; may be given several times',
       collected,
+    )
+    .option(
+      '--iso <source>',
+      'install from this ISO: an image, a file, or an http address, which is imported first; booted as long as the disk is empty',
     )
     .option('--cdrom <image>', 'ISO image in a CD-ROM drive; may be given several times', collected)
     .option(

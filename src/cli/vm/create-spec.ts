@@ -17,6 +17,7 @@ export interface CreateSpecOptions {
   memory?: number;
   disk?: string[];
   cdrom?: string[];
+  iso?: string;
   network?: string[];
   mac?: string;
   ip?: string;
@@ -56,7 +57,9 @@ type Nic = NonNullable<VmSpecInput['nics']>[number];
 /** The spec that the options describe. What wasn't given stays out, so that the contract's defaults hold. */
 export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpecInput> {
   const cloudInit = await cloudInitFrom(options);
-  const disks = [...disksFrom(options), ...(options.cdrom ?? []).map(cdrom)];
+  // After the disks: while the first one is empty the firmware goes on to it, and once a system is there, it does not.
+  const media = [...(options.iso === undefined ? [] : [options.iso]), ...(options.cdrom ?? [])];
+  const disks = [...disksFrom(options), ...media.map(cdrom)];
   const nics = nicsFrom(options);
   return withoutUndefined({
     description: options.description,

@@ -13,6 +13,7 @@ import { fetchImages } from '../noun/image.ts';
 import { followTask } from '../output/follow.ts';
 import { printOne } from '../output/print.ts';
 import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
+import { provideIso } from './iso.ts';
 import { defaultGuestTimeoutMs, waitForVms } from './power.ts';
 import { parseTemplateName } from './template-name.ts';
 import { addressesOf, vmPrintable } from './view.ts';
@@ -55,8 +56,17 @@ export async function createVm(session: Session, options: CreateOptions, name: s
       hint: 'Leave --no-start out.',
     });
   }
+  if (options.iso !== undefined && (options.image !== undefined || options.template !== undefined))
+    throw usageError('--iso is to install a system on an empty disk, and there is --image or --template', {
+      hint: 'For a medium beside a system that is there: --cdrom.',
+    });
   const password = await passwordOf(options);
-  const spec = await specFromOptions({ ...options, ...(password === undefined ? {} : { password }) });
+  const iso = options.iso === undefined ? null : await provideIso(session, options.iso);
+  const spec = await specFromOptions({
+    ...options,
+    ...(password === undefined ? {} : { password }),
+    ...(iso === null ? {} : { iso: iso.name, os: options.os ?? iso.spec.os }),
+  });
   const { project, client, terminal } = session;
   if (options.template === undefined && options.full) throw usageError('--full is for VMs of a --template');
   const { template } = options;
@@ -96,7 +106,7 @@ export async function createVm(session: Session, options: CreateOptions, name: s
     }
   }
   await printOne(session, vmPrintable, vm, () => [summary(vm, goal)]);
-  if (session.format === 'table') for (const line of nextSteps(vm, goal)) terminal.note(line);
+  if (session.format === 'table') for (const line of nextSteps(vm, goal, iso !== null)) terminal.note(line);
 }
 
 /** What of a spec can be other than in a template. */
@@ -243,11 +253,12 @@ function summary(vm: Vm, goal: VmGoal): string {
   }
 }
 
-function nextSteps(vm: Vm, goal: VmGoal): string[] {
+function nextSteps(vm: Vm, goal: VmGoal, isInstalling: boolean): string[] {
   if (vm.status.state === 'stopped') return [`  start it:    lodge vm start ${vm.name}`];
   return [
     ...(goal === 'ssh' ? [`  sign in:     lodge vm ssh ${vm.name}`] : []),
     `  its console: lodge vm console ${vm.name}   (Ctrl-] leaves it)`,
+    ...(isInstalling ? [`  when it is installed: lodge vm cdrom eject ${vm.name}`] : []),
     `  stop it:     lodge vm stop ${vm.name}`,
   ];
 }
