@@ -10,10 +10,10 @@ export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64')
 
 /**
  * nat: a bridge on the host with DHCP, DNS and address translation. routed: the same without translation, for prefixes
- * that others have a route to. isolated: its guests among themselves, and the host where that is wanted. user: inside
- * QEMU, no privileges, guests are alone.
+ * that others have a route to. isolated: its guests among themselves, and the host where that is wanted. bridged:
+ * guests are neighbours of what is beyond an interface of the host. user: inside QEMU, no privileges, guests are alone.
  */
-export const networkMode = z.enum(['nat', 'routed', 'isolated', 'user']).meta({ id: 'NetworkMode' });
+export const networkMode = z.enum(['nat', 'routed', 'isolated', 'bridged', 'user']).meta({ id: 'NetworkMode' });
 export type NetworkModeName = z.output<typeof networkMode>;
 
 /** Linux interface names: at most 15 characters. */
@@ -100,9 +100,18 @@ export const networkSpec = z
       .max(8)
       .optional()
       .describe('Asked for names outside the domain. Without it those of the host, and on an isolated network nobody'),
-    bridge: interfaceName
+    bridge: interfaceName.optional().describe('Name of the bridge; without it, Lodge makes one from the network’s id'),
+    uplink: interfaceName
       .optional()
-      .describe('Name of the bridge; without it, Lodge makes one from the network’s name'),
+      .describe(
+        'bridged: interface of the host that leads outside. A bridge, or a port of one, is used as it is; any other becomes a port of a bridge that Lodge makes, with its addresses and routes moved there, once that is confirmed',
+      ),
+    confirmTimeoutS: z
+      .int()
+      .min(5)
+      .max(600)
+      .default(30)
+      .describe('How long a change of the uplink waits to be confirmed before it is put back, seconds'),
     mtu: z.int().min(576).max(65_535).default(1500),
     boot: networkBoot.optional().describe('What guests that boot over the network are given. Without it, nothing'),
   })
@@ -122,6 +131,15 @@ export const networkStatus = z
     routes: z
       .array(z.object({ destination: z.string(), via: z.string() }))
       .describe('Of a routed network: what the routers beside this host have to be told'),
+    uplink: z
+      .object({
+        interface: z.string(),
+        change: z
+          .enum(['none', 'waiting', 'confirmed', 'reverted'])
+          .describe('none: it is used as it was. The others: what became of making it the port of a bridge'),
+        confirmBy: timestamp.nullable().describe('While it waits: when it is put back'),
+      })
+      .nullable(),
     dhcpRange: z.object({ first: z.string(), last: z.string() }).nullable(),
     leaseCount: z.int(),
     usedBy: z.array(z.string()).describe('Names of VMs with a NIC on it'),
@@ -159,7 +177,8 @@ export const networkRoutes = {
     path: '/v1/networks',
     tag: 'networks',
     summary: 'Create a network',
-    description: 'Answers when the network is up.',
+    description:
+      'Answers when the network is up. Where the host’s own configuration had to be changed for it (mode bridged), it is in state pending and is put back at status.uplink.confirmBy, unless confirmed by then.',
     permission: 'network.create',
     body: creation('NetworkCreate', networkSpec),
     status: 201,
@@ -199,6 +218,18 @@ export const networkRoutes = {
     status: 200,
     response: network,
     errors: ['not_found', 'in_use', 'host_failed'],
+  }),
+  confirm: route({
+    method: 'POST',
+    path: '/v1/networks/{network}/confirm',
+    tag: 'networks',
+    summary: 'Confirm the change of the host’s uplink',
+    description:
+      'Says that the host can still be reached after its interface has become a port of a bridge. Without it, the change is put back.',
+    permission: 'network.create',
+    query: inProject,
+    response: network,
+    errors: ['not_found', 'wrong_state', 'host_failed'],
   }),
   leases: route({
     method: 'GET',

@@ -51,6 +51,7 @@ describe('links', () => {
         kind: 'tun',
         mtu: 1400,
         macAddress: tap.macAddress,
+        isEthernet: true,
         isUp: true,
         hasCarrier: false,
         master: 'br1',

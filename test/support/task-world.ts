@@ -251,6 +251,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       hasHost: true,
       dhcp: { isEnabled: true, leaseTimeS: 3600 },
       dnsDomain: 'lodge.internal',
+      confirmTimeoutS: 30,
       mtu: 1500,
     },
   });

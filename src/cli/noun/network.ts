@@ -12,13 +12,15 @@ import {
   wholeNumber,
   withDaemon,
 } from '../command.ts';
-import { confirm } from '../confirm.ts';
+import { ask, confirm } from '../confirm.ts';
 import type { Session } from '../connect/session.ts';
 import { eachOf } from '../delete-each.ts';
 import { parseLabels } from '../labels.ts';
 import { listVerb, showVerb, withSuggestion, type FetchPage } from '../list.ts';
 import { printDocument, printOne, type Printable } from '../output/print.ts';
 import { painted, renderDetails, renderTable, type Column } from '../output/table.ts';
+import { exitCodes } from '../exit-code.ts';
+import { AlreadyPrinted } from '../output/print-error.ts';
 import { changeObject } from '../set.ts';
 import { ageColumn, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
 
@@ -64,8 +66,18 @@ const modeText: Record<NetworkModeName, string> = {
   nat: 'bridge, DHCP, DNS, address translation',
   routed: 'bridge, DHCP, DNS, guests are reached at their own addresses',
   isolated: 'guests among themselves',
+  bridged: 'guests are neighbours of what is beyond the uplink',
   user: 'inside QEMU, guests are alone',
 };
+
+function uplinkText(uplink: Network['status']['uplink']): string | null {
+  if (!uplink) return null;
+  const { interface: name, change, confirmBy } = uplink;
+  if (change === 'none') return `${name} (as it was)`;
+  if (change === 'reverted') return `${name} (put back: nobody confirmed in time)`;
+  if (confirmBy === null) return `${name} (port of a bridge that Lodge made)`;
+  return `${name} (port of a bridge that Lodge made, put back in ${formatAge(Date.parse(confirmBy) - Date.now())} unless confirmed)`;
+}
 
 /** What a router beside this host is told, as Linux takes it. */
 function routeCommand({ destination, via }: Network['status']['routes'][number]): string {
@@ -105,6 +117,7 @@ function networkDetails(network: Network, session: Session): string[] {
       ['DNS domain', spec.dnsDomain],
       ['DNS servers', spec.dnsServers?.join(', ')],
       ['Bridge', status.bridge],
+      ['Uplink', uplinkText(status.uplink)],
       ['MTU', String(spec.mtu)],
       ['Used by', status.usedBy.join(', ') || 'nothing'],
       ['Leases', String(status.leaseCount)],
@@ -122,12 +135,36 @@ export async function getNetwork(session: Session, name: string): Promise<Networ
   );
 }
 
+/** The network, confirmed where it waits for that and somebody says that the host can still be reached. */
+async function confirmUplink(session: Session, made: Network, isSure: boolean): Promise<Network> {
+  const { uplink, bridge } = made.status;
+  if (!uplink?.confirmBy) return made;
+  const { terminal } = session;
+  const secondsLeft = Math.max(0, Math.round((Date.parse(uplink.confirmBy) - Date.now()) / 1000));
+  terminal.note(`${uplink.interface} is a port of ${bridge} now, which has its addresses and routes.`);
+  if (!isSure && !terminal.canAsk) {
+    terminal.note(`In ${secondsLeft} s it is put back, unless: lodge network confirm ${made.name}`);
+    return made;
+  }
+  const at = { params: { network: made.name }, query: { project: session.project } };
+  const answer = isSure
+    ? 'y'
+    : await ask(`Can you still reach this host? In ${secondsLeft} s it is put back. Keep it? [y/N] `);
+  if (/^y(es)?$/i.test(answer.trim())) return session.client.network.confirm(at);
+  await session.client.network.delete(at);
+  terminal.note(`${uplink.interface} is as it was before, and there is no network ${made.name}.`);
+  throw new AlreadyPrinted(exitCodes.failed.code);
+}
+
 interface CreateOptions {
   mode: NetworkModeName;
   subnet?: string;
   subnet6?: string;
   dnsServer?: string[];
   host: boolean;
+  uplink?: string;
+  confirm?: boolean;
+  confirmTimeout?: number;
   dhcp: boolean;
   dhcpFirst?: string;
   dhcpLast?: string;
@@ -192,6 +229,7 @@ export function networkNoun(): Command {
       ['lodge network create lab --subnet 10.99.0.0/24 --domain lab.internal', 'with a prefix and a domain'],
       ['lodge network create web --subnet6 auto', 'with IPv6 as well, of a private prefix'],
       ['lodge network create office --mode routed --subnet 10.20.0.0/24', 'guests are reached at their own addresses'],
+      ['lodge network create lan --mode bridged --uplink eth0', 'guests are in the network that eth0 is in'],
       ['lodge network create db --mode isolated', 'guests see each other, and nothing else'],
       [
         'lodge network create boot --tftp /srv/tftp --boot-file pxelinux.0 --uefi-boot-file bootnetx64.efi',
@@ -211,6 +249,13 @@ export function networkNoun(): Command {
     .option('--domain <domain>', 'guests find each other as name.domain')
     .option('--dns-server <address>', 'asked for names outside the domain; may be given several times', collected)
     .option('--bridge <name>', 'name of the bridge')
+    .option('--uplink <interface>', 'bridged: interface of the host that leads outside, or a bridge')
+    .option('--confirm', 'bridged: keep a change of the uplink if the daemon still answers afterwards')
+    .option(
+      '--confirm-timeout <duration>',
+      'bridged: when the uplink is put back without confirmation, such as 30s',
+      parsedBy(parseDurationS),
+    )
     .option('--mtu <bytes>', 'largest packet', wholeNumber(576, 65_535))
     .option(
       '--boot-file <file>',
@@ -224,7 +269,7 @@ export function networkNoun(): Command {
     .option('--label <key=value>', 'label; may be given several times', collected)
     .action(
       withDaemon<[name: string], CreateOptions>(async (session, options, name) => {
-        const made = await session.client.network.create({
+        const created = await session.client.network.create({
           body: {
             name,
             project: session.project,
@@ -243,12 +288,15 @@ export function networkNoun(): Command {
               dnsDomain: options.domain,
               dnsServers: options.dnsServer,
               bridge: options.bridge,
+              uplink: options.uplink,
+              confirmTimeoutS: options.confirmTimeout,
               mtu: options.mtu,
               boot: bootOf(options),
               description: options.description,
             },
           },
         });
+        const made = await confirmUplink(session, created, options.confirm === true);
         await printOne(session, networkPrintable, made, () => [
           `Network ${name} is ${made.status.state}${made.status.ipv4Cidr === null ? '' : `: ${made.status.ipv4Cidr}, gateway ${made.status.gateway ?? 'none'}`}.`,
           ...(made.status.routes.length === 0
@@ -275,6 +323,20 @@ export function networkNoun(): Command {
         session.client.network.update({ params: { network: name }, query: { project: session.project }, body }),
       );
       if (after) await printOne(session, networkPrintable, after, () => [`Network ${name} is changed.`]);
+    }),
+  );
+
+  verb(network, 'confirm <network>', 'Keep the change of the uplink of a bridged network', {
+    formats: objectFormats,
+    description:
+      'Say that this host can still be reached after an interface of it has become a port of a bridge. Without it, the change is put back.',
+    examples: [['lodge network confirm lan', 'within the time that its creation told']],
+  }).action(
+    withDaemon<[name: string], object>(async (session, _options, name) => {
+      const after = await withSuggestion(session, name, fetchNetworks, () =>
+        session.client.network.confirm({ params: { network: name }, query: { project: session.project } }),
+      );
+      await printOne(session, networkPrintable, after, () => [`Network ${name} is ${after.status.state}.`]);
     }),
   );
 

@@ -12,6 +12,7 @@ import { DnsmasqDefinitionError, type DhcpLease, type DhcpReservation } from '..
 import { DnsmasqError, listDnsmasqs, readLeases, removeDnsmasq } from '../../host/network/dnsmasq.ts';
 import { ensureFirewall, type FirewallNetwork, type NetworkReach } from '../../host/network/firewall.ts';
 import { ensureForwarding, SysctlMissingError } from '../../host/network/forwarding.ts';
+import { GuardedChangeError } from '../../host/network/guarded-change.ts';
 import { deleteLink, deriveLinkName, LinkError, listMarkedLinks } from '../../host/network/link.ts';
 import { NftablesError } from '../../host/network/nftables.ts';
 import {
@@ -36,6 +37,7 @@ import {
   pickFreeSubnet,
   SubnetOverlapError,
 } from '../../host/network/subnet.ts';
+import { UplinkError } from '../../host/network/uplink-bridge.ts';
 import { listUplinks } from '../../host/network/uplink.ts';
 import { boundsOf, compareIp, formatCidr, isInside, networkOf, parseCidr, parseIp } from '../../lib/ip-address.ts';
 import { type NetworkMember } from './network-members.ts';
@@ -274,6 +276,12 @@ export function describeHostProblem(error: unknown, field: string): LodgeError {
       fields: [{ field: prefix, message, value: error.value }],
     });
   }
+  if (error instanceof UplinkError)
+    return new LodgeError('host_conflict', `spec.uplink: ${error.message}.`, {
+      cause: error,
+      fields: [{ field: 'spec.uplink', message: error.message, value: error.uplink }],
+      hint: `${error.advice[0]?.toUpperCase()}${error.advice.slice(1)}.`,
+    });
   if (error instanceof NoFreeSubnetError) return new LodgeError('host_conflict', `${error.message}.`, { cause: error });
   if (error instanceof BridgeInUseError) return new LodgeError('in_use', `${error.message}.`, { cause: error });
   if (error instanceof DnsmasqError && error.reason === 'address-in-use')
@@ -284,6 +292,7 @@ export function describeHostProblem(error: unknown, field: string): LodgeError {
   if (error instanceof RangeError || error instanceof DnsmasqDefinitionError)
     return new LodgeError('invalid_request', `${field}: ${error.message}.`, { cause: error });
   if (
+    error instanceof GuardedChangeError ||
     error instanceof LinkError ||
     error instanceof NftablesError ||
     error instanceof DnsmasqError ||

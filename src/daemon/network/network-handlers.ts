@@ -19,6 +19,7 @@ export function networkHandlers(
     get: async (request) => find(request),
     update: (request) => networks.update(find(request), request.body),
     delete: (request) => networks.delete(find(request)),
+    confirm: (request) => networks.confirm(find(request)),
     leases: async (request) => ({ items: await networks.leases(find(request)) }),
   };
 }

@@ -20,6 +20,9 @@ export type PlannedStatus = Pick<
   'bridge' | 'ipv4Cidr' | 'ipv6Cidr' | 'gateway' | 'ipv6Gateway' | 'dhcpRange'
 >;
 
+/** What is observed of a network that is up. */
+export type ObservedStatus = Partial<Pick<NetworkStatus, 'routes' | 'problems' | 'uplink'>>;
+
 /** A NIC that is to be connected. */
 export interface NicPlace {
   vmId: string;
@@ -43,14 +46,16 @@ export interface NetworkMode {
   /** Makes a network, with its planned status, be on the host. Answers with what was changed, in words. */
   ensure(network: Network, members: readonly NetworkMember[], networks: readonly Network[]): Promise<string[]>;
   /** What is worth telling about a network that is up, observed now; nothing where there is no such thing. */
-  observe(network: Network): Promise<Partial<Pick<NetworkStatus, 'routes' | 'problems'>>>;
+  observe(network: Network): Promise<ObservedStatus>;
+  /** Takes a change of the host's own configuration for good, which is put back otherwise; where there is such a thing. */
+  confirm?(network: Network): Promise<void>;
   /** Makes what QEMU's NIC is attached to. Null: something is in the way, and is made anew by `ensure`. */
   connect(network: Network, nic: NicPlace): Promise<NicAttachment | null>;
   /** Name of the link on this host that a NIC is connected by; null: it needs none. */
   hostInterface(vmId: string, mac: string): string | null;
   /** Tells the network's DHCP and DNS who is on it now. */
   refreshMembers(network: Network, members: readonly NetworkMember[]): Promise<void>;
-  /** Who has an address; null: the mode knows of none. */
+  /** Who has an address, as far as the mode knows. */
   leases(network: Network): Promise<DhcpLease[]>;
   /** Takes the network off the host, as far as it is there. */
   remove(network: Network): Promise<void>;

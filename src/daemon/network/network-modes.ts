@@ -1,5 +1,7 @@
 // The modes of networks that this Lodge has, by name.
+import { dirname, join } from 'node:path';
 import { type NetworkModeName } from '../../api/network.ts';
+import { BridgedNetworks } from './bridged-networks.ts';
 import { NatNetworks } from './nat-networks.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { NetworkTaps } from './network-taps.ts';
@@ -25,6 +27,8 @@ export function makeNetworkModes(instance: string, runtimeFolder: string): Netwo
     nat: routed,
     routed,
     isolated: routed,
+    // Beside the folder of networks, in which everything belongs to a DHCP server.
+    bridged: new BridgedNetworks(instance, join(dirname(runtimeFolder), 'uplinks'), taps),
     user: userNetworks,
   };
   return { of: (mode) => modes[mode], all: [...new Set(Object.values(modes))], taps, routed };

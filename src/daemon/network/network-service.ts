@@ -39,7 +39,7 @@ export interface NetworkServiceParts {
 
 const leaseMs = 2000;
 /** Fields that a network can't change under its guests. */
-const movedBy = ['mode', 'ipv4Cidr', 'ipv6Cidr', 'hasHost', 'bridge'] as const;
+const movedBy = ['mode', 'ipv4Cidr', 'ipv6Cidr', 'hasHost', 'bridge', 'uplink'] as const;
 const queueKey = 'networks';
 /** Remembers that the default network was made once: whoever deletes it doesn't get it back. */
 const defaultMadeKey = '/lodge/flags/default-network';
@@ -55,6 +55,7 @@ export function initialNetworkStatus(): NetworkStatus {
     gateway: null,
     ipv6Gateway: null,
     routes: [],
+    uplink: null,
     dhcpRange: null,
     leaseCount: 0,
     usedBy: [],
@@ -68,6 +69,8 @@ export class NetworkService {
   /** The members that each network's DHCP server was last told of, as text. */
   readonly #told = new Map<string, string>();
   readonly #timers: NodeJS.Timeout[] = [];
+  /** Looks at single networks that are to come, by network id. */
+  readonly #deadlines = new Map<string, NodeJS.Timeout>();
   #isShowPlanned = false;
   #isClosed = false;
   #lastLeases = '';
@@ -102,6 +105,7 @@ export class NetworkService {
       hasHost: true,
       dhcp: { isEnabled: true, leaseTimeS: 43_200 },
       dnsDomain: 'lodge.internal',
+      confirmTimeoutS: 30,
       mtu: 1500,
     };
     try {
@@ -138,7 +142,7 @@ export class NetworkService {
 
   async close(): Promise<void> {
     this.#isClosed = true;
-    for (const timer of this.#timers) clearInterval(timer);
+    for (const timer of [...this.#timers, ...this.#deadlines.values()]) clearTimeout(timer);
     await this.#queue.run(queueKey, async () => {});
   }
 
@@ -174,6 +178,7 @@ export class NetworkService {
       const moved = movedBy.find((field) => change.spec[field] !== network.spec[field]);
       const updated = await references.hold(async () => {
         const users = moved ? this.#usersOf(network) : [];
+        if (moved) this.#requireNotShared(network);
         if (users.length > 0) {
           throw new LodgeError(
             'in_use',
@@ -207,6 +212,7 @@ export class NetworkService {
       const network = this.#current(given);
       await references.hold(async () => {
         this.#requireUnused(network);
+        this.#requireNotShared(network);
         await networks.setStatus(network.id, (status) => ({
           ...status,
           state: 'deleting',
@@ -286,9 +292,14 @@ export class NetworkService {
     const network = this.#current(given);
     const mode = this.#modeOf(network);
     try {
-      const attached = network.status.state === 'ready' ? await mode.connect(network, place) : null;
+      const isUp = network.status.state === 'ready' || network.status.state === 'degraded';
+      const attached = isUp ? await mode.connect(network, place) : null;
       if (attached) return attached;
       const ready = await this.#queue.run(queueKey, () => this.#ensure(this.#current(network), null));
+      if (ready.status.state === 'pending')
+        throw new LodgeError('wrong_state', `Network ${network.name} is not ready: ${ready.status.reason}`, {
+          hint: `Confirm it first: lodge network confirm ${network.name}`,
+        });
       // One that an interrupted start has left may have another owner, or be a port of nothing.
       await this.#taps.removeOne(vm.id, mac);
       const again = await mode.connect(ready, place);
@@ -378,8 +389,12 @@ export class NetworkService {
           message: `Network ${network.name} is not as it should be: ${problem.message}`,
         });
       }
+      const observed = await this.#modeOf(network)
+        .observe(network)
+        .catch(() => ({}));
       await networks.setStatus(network.id, (status) => ({
         ...status,
+        ...observed,
         state: status.state === 'deleting' ? 'deleting' : 'failed',
         reason: problem.message,
         problems: [problem.message],
@@ -420,15 +435,49 @@ export class NetworkService {
       });
     }
     const observed = await mode.observe(planned);
+    const confirmBy = observed.uplink?.confirmBy ?? null;
+    if (confirmBy !== null) this.#checkAt(network, new Date(confirmBy));
+    const problems = observed.problems ?? [];
     return networks.setStatus(network.id, (status) => ({
       ...status,
       ...plan,
-      state: 'ready',
-      reason: mode.readiness,
-      problems: [],
       routes: [],
+      uplink: null,
       ...observed,
+      problems,
+      state: confirmBy !== null ? 'pending' : problems.length > 0 ? 'degraded' : 'ready',
+      reason:
+        confirmBy === null
+          ? (problems[0] ?? mode.readiness)
+          : `${network.spec.uplink} is a port of ${plan.bridge} now, and is put back at ${confirmBy} unless that is confirmed.`,
     }));
+  }
+
+  /** Takes a change of the host's own configuration for good. */
+  async confirm(given: Network): Promise<Network> {
+    return this.#queue.run(queueKey, async () => {
+      const network = this.#current(given);
+      const mode = this.#modeOf(network);
+      if (!mode.confirm)
+        throw new LodgeError('wrong_state', `Network ${network.name} has no change that waits to be confirmed.`);
+      await mode.confirm(network);
+      return this.#ensure(network, null).catch((error: unknown) => {
+        throw describeHostProblem(error, 'spec');
+      });
+    });
+  }
+
+  /** Looks at a network soon after a moment, at which something of it ends by itself. */
+  #checkAt({ id }: Network, at: Date): void {
+    clearTimeout(this.#deadlines.get(id));
+    const check = (): void => {
+      this.#deadlines.delete(id);
+      void this.#queue.run(queueKey, async () => {
+        const network = this.#isClosed ? null : this.get(id);
+        if (network) await this.#check(network, { isStart: false, hasRebooted: false });
+      });
+    };
+    this.#deadlines.set(id, setTimeout(check, Math.max(0, at.getTime() - Date.now()) + 500).unref());
   }
 
   #modeOf(network: Network): NetworkMode {
@@ -485,7 +534,7 @@ export class NetworkService {
     try {
       const all = new Map<string, string>();
       for (const network of this.#parts.networks.all()) {
-        if (network.status.state !== 'ready') continue;
+        if (network.status.state !== 'ready' && network.status.state !== 'degraded') continue;
         const leases = await this.#modeOf(network).leases(network);
         // One address a NIC: what it has of IPv4, where it has that.
         for (const { macAddress, address, family } of leases)
@@ -543,6 +592,18 @@ export class NetworkService {
     if (users.length === 0) return;
     throw new LodgeError('in_use', `Network ${network.name} is used by ${users.join(', ')}.`, {
       hint: 'Delete these VMs or take them off the network first.',
+    });
+  }
+
+  /** Refuses to take a bridge away that was made for one network and that others use by now. */
+  #requireNotShared(network: Network): void {
+    const { uplink, bridge } = network.status;
+    if (uplink?.change !== 'confirmed') return;
+    const others = [...this.all()].filter(({ id, status }) => id !== network.id && status.bridge === bridge);
+    if (others.length === 0) return;
+    const names = others.map(({ name }) => name).join(', ');
+    throw new LodgeError('in_use', `The bridge ${bridge} of network ${network.name} is also that of ${names}.`, {
+      hint: 'Delete those networks first.',
     });
   }
 

@@ -25,14 +25,18 @@ const kernelNames = new Set(['all', 'default', 'lo']);
 /** The largest MTU dnsmasq can tell guests of. */
 const maxDhcpMtu = 65_521;
 
-type OptionalField = Exclude<keyof NetworkSpec, 'mode' | 'description' | 'dhcp' | 'hasHost' | 'dnsDomain' | 'mtu'>;
+type OptionalField = Exclude<
+  keyof NetworkSpec,
+  'mode' | 'description' | 'dhcp' | 'hasHost' | 'dnsDomain' | 'mtu' | 'confirmTimeoutS'
+>;
 
 /** Modes that know a field; in the others it would be without effect. */
 const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
   ipv4Cidr: ['nat', 'routed', 'isolated', 'user'],
   ipv6Cidr: ['nat', 'routed', 'isolated'],
   dnsServers: ['nat', 'routed', 'isolated'],
-  bridge: ['nat', 'routed', 'isolated'],
+  bridge: ['nat', 'routed', 'isolated', 'bridged'],
+  uplink: ['bridged'],
   boot: ['nat', 'routed', 'isolated'],
 };
 
@@ -50,6 +54,8 @@ export function checkNetworkSpec(spec: NetworkSpec): void {
   if (!spec.hasHost) checkWithoutHost(spec);
   if (mode === 'routed' && ipv4Cidr === undefined)
     throw invalidField('spec.ipv4Cidr', 'is needed in mode routed: others must have a route to it', null);
+  if (mode === 'bridged' && spec.uplink === undefined)
+    throw invalidField('spec.uplink', 'is needed in mode bridged: the interface of the host that leads outside', null);
   if (bridge !== undefined && kernelNames.has(bridge))
     throw invalidField('spec.bridge', 'is a name that Linux keeps for itself', bridge);
   if (ipv6Cidr !== undefined && mtu < minIpv6Mtu)

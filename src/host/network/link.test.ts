@@ -59,7 +59,7 @@ test('what iproute2 writes of a bridge, its tap and the loopback is read', () =>
     "address":"a6:62:5a:1c:69:93","linkinfo":{"info_kind":"bridge","info_data":{"stp_state":0}},
     "ifalias":"lodge:abc:bridge:id","addr_info":[{"family":"inet","local":"192.168.5.1","prefixlen":24,"scope":"global",
     "label":"lodgebr0"},{"family":"inet6","local":"fe80::1","prefixlen":64,"scope":"link"}]},
-    {"ifindex":3,"ifname":"lt1","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1400,"master":"lodgebr0",
+    {"ifindex":3,"ifname":"lt1","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"link_type":"ether","mtu":1400,"master":"lodgebr0",
     "address":"a6:62:5a:1c:69:93","linkinfo":{"info_kind":"tun","info_data":{"type":"tap","pi":false,"vnet_hdr":true,
     "multi_queue":true,"persist":true,"user":"cloudsdk"},"info_slave_kind":"bridge","info_slave_data":{"isolated":false}}}]`;
   assert.deepEqual(parseLinks(json), [
@@ -69,6 +69,7 @@ test('what iproute2 writes of a bridge, its tap and the loopback is read', () =>
       kind: null,
       mtu: 65536,
       macAddress: '00:00:00:00:00:00',
+      isEthernet: false,
       isUp: false,
       hasCarrier: false,
       master: null,
@@ -84,6 +85,7 @@ test('what iproute2 writes of a bridge, its tap and the loopback is read', () =>
       kind: 'bridge',
       mtu: 1500,
       macAddress: 'a6:62:5a:1c:69:93',
+      isEthernet: false,
       isUp: true,
       hasCarrier: false,
       master: null,
@@ -102,6 +104,7 @@ test('what iproute2 writes of a bridge, its tap and the loopback is read', () =>
       kind: 'tun',
       mtu: 1400,
       macAddress: 'a6:62:5a:1c:69:93',
+      isEthernet: true,
       isUp: true,
       hasCarrier: true,
       master: 'lodgebr0',

@@ -35,6 +35,8 @@ export interface Link {
   readonly kind: string | null;
   readonly mtu: number;
   readonly macAddress: string | null;
+  /** Whether it carries Ethernet frames. */
+  readonly isEthernet: boolean;
   /** Whether it is switched on (IFF_UP). */
   readonly isUp: boolean;
   /** Whether something at its other end makes it usable (IFF_LOWER_UP): a bridge without ports has none. */
@@ -337,6 +339,7 @@ interface IpLink {
   ifname: string;
   flags: string[];
   mtu: number;
+  link_type?: string;
   master?: string;
   address?: string;
   ifalias?: string;
@@ -363,6 +366,7 @@ function toLink(link: IpLink): Link {
     kind: kind ?? null,
     mtu: link.mtu,
     macAddress: link.address ?? null,
+    isEthernet: link.link_type === 'ether',
     isUp: link.flags.includes('UP'),
     hasCarrier: link.flags.includes('LOWER_UP'),
     master: link.master ?? null,
