@@ -218,7 +218,7 @@ suite('a network bridged to an interface with the host’s addresses', () => {
       [{ ipv4Cidr: '10.1.0.0/24' }, 'invalid_request', 'spec.ipv4Cidr'],
       [{ confirmTimeoutS: 1 }, 'invalid_request', 'spec.confirmTimeoutS'],
     ] as const)
-      await assertRefused(daemon, create(world, spec as Partial<NetworkSpec>), code, field);
+      await assertRefused(daemon, create(world, spec), code, field);
     // The kernel refuses a port that has another receiver; what was begun by then is undone.
     await assertRefused(daemon, create(world, { uplink: 'bond-port' }), 'host_failed');
     assert.deepEqual(await configOf(host, 'uplink'), before);

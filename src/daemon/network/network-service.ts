@@ -6,7 +6,7 @@
 //   with an event that says what was wrong. Guests' traffic doesn't pass through the daemon and goes on without it.
 // - The prefix that Lodge picked is kept in status, so that a network keeps its addresses.
 // - A network that could not be made leaves nothing, also when the daemon died while it was made.
-import { LodgeError, invalidField } from '../../api/errors.ts';
+import { LodgeError } from '../../api/errors.ts';
 import { type Lease, type Network, type NetworkSpec, type NetworkStatus } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
@@ -15,12 +15,13 @@ import { type EventService } from '../event/event-service.ts';
 import { ConditionFailedError, type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
-import { describeHostProblem, hasDhcp, isRouterOf } from './nat-networks.ts';
-import { readNetworkUse, reservedBy, type NetworkMember } from './network-members.ts';
+import { describeHostProblem, isRouterOf } from './nat-networks.ts';
+import { readNetworkUse, type NetworkMember } from './network-members.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { type NetworkModes } from './network-modes.ts';
 import { type NetworkTaps } from './network-taps.ts';
-import { checkNetworkSpec, isWithin, requireNoOverlap } from './network-spec-check.ts';
+import { requireFree, requireNicPlace, requireNotShared } from './network-refusals.ts';
+import { checkNetworkSpec } from './network-spec-check.ts';
 import { requireServable } from './tftp-folder.ts';
 
 export interface NetworkServiceParts {
@@ -153,7 +154,7 @@ export class NetworkService {
     return this.#queue.run(queueKey, async () => {
       if (networks.byName(given.project, given.name))
         throw new LodgeError('name_taken', `There is a network ${given.name} in project ${given.project} already.`);
-      this.#requireFree(given.spec, null);
+      requireFree(given.spec, null, this.all());
       const created = await networks.create(given);
       try {
         return await this.#ensure(created, null);
@@ -174,11 +175,11 @@ export class NetworkService {
     await requireServable(change.spec);
     return this.#queue.run(queueKey, async () => {
       const network = this.#current(given);
-      this.#requireFree(change.spec, network.id);
+      requireFree(change.spec, network.id, this.all());
       const moved = movedBy.find((field) => change.spec[field] !== network.spec[field]);
       const updated = await references.hold(async () => {
         const users = moved ? this.#usersOf(network) : [];
-        if (moved) this.#requireNotShared(network);
+        if (moved) requireNotShared(network, this.all());
         if (users.length > 0) {
           throw new LodgeError(
             'in_use',
@@ -212,7 +213,7 @@ export class NetworkService {
       const network = this.#current(given);
       await references.hold(async () => {
         this.#requireUnused(network);
-        this.#requireNotShared(network);
+        requireNotShared(network, this.all());
         await networks.setStatus(network.id, (status) => ({
           ...status,
           state: 'deleting',
@@ -261,25 +262,7 @@ export class NetworkService {
 
   /** Refuses a network that a VM can't be connected to, and a reserved address that it can't give to this VM. */
   checkNic(network: Network, vmId: string | null, field: string, address: string | undefined): void {
-    if (network.status.state === 'deleting')
-      throw invalidField(`${field}.network`, `network ${network.name} is being deleted`, network.name);
-    if (address === undefined) return;
-    const addressField = `${field}.ipv4Address`;
-    if (!isRouterOf(network) || !hasDhcp(network))
-      throw invalidField(
-        addressField,
-        `network ${network.name} is in mode ${network.spec.mode}${isRouterOf(network) ? ', without DHCP,' : ''} and has no reservations`,
-        address,
-      );
-    const cidr = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
-    if (cidr && !isWithin(cidr, address))
-      throw invalidField(addressField, `is not in ${cidr} of network ${network.name}`, address);
-    if (cidr && !isWithin(cidr, address, { isHost: true }))
-      throw invalidField(addressField, `is an address of network ${network.name} itself`, address);
-    if (network.status.gateway === address)
-      throw invalidField(addressField, `is the host’s own address on network ${network.name}`, address);
-    const other = reservedBy(network, this.#parts.vms(), address, vmId);
-    if (other) throw invalidField(addressField, `is reserved for VM ${other.name} already`, address);
+    requireNicPlace(network, this.#parts.vms(), vmId, field, address);
   }
 
   /** Brings the network up if it isn't, and connects a NIC: for a bridge, by a tap made for it. */
@@ -593,33 +576,6 @@ export class NetworkService {
     throw new LodgeError('in_use', `Network ${network.name} is used by ${users.join(', ')}.`, {
       hint: 'Delete these VMs or take them off the network first.',
     });
-  }
-
-  /** Refuses to take a bridge away that was made for one network and that others use by now. */
-  #requireNotShared(network: Network): void {
-    const { uplink, bridge } = network.status;
-    if (uplink?.change !== 'confirmed') return;
-    const others = [...this.all()].filter(({ id, status }) => id !== network.id && status.bridge === bridge);
-    if (others.length === 0) return;
-    const names = others.map(({ name }) => name).join(', ');
-    throw new LodgeError('in_use', `The bridge ${bridge} of network ${network.name} is also that of ${names}.`, {
-      hint: 'Delete those networks first.',
-    });
-  }
-
-  /** Refuses a bridge or prefix that another of Lodge's own networks has, whether it is up or not. */
-  #requireFree(spec: NetworkSpec, exceptId: string | null): void {
-    for (const other of this.#parts.networks.all()) {
-      if (other.id === exceptId || !isRouterOf(other) || !isRouterOf({ spec })) continue;
-      if (spec.bridge && (other.status.bridge ?? other.spec.bridge) === spec.bridge) {
-        const message = `${spec.bridge} is the bridge of network ${other.name}`;
-        throw new LodgeError('host_conflict', `spec.bridge: ${message}.`, {
-          fields: [{ field: 'spec.bridge', message, value: spec.bridge }],
-          hint: 'Choose another name for the bridge, or none: Lodge makes one.',
-        });
-      }
-      requireNoOverlap(spec, other);
-    }
   }
 
   #warn(network: Network, error: unknown): void {
