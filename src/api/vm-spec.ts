@@ -239,6 +239,12 @@ export const vmSpec = z
           .describe('High precision event timer. Without it, there is one where the CPU tells no paravirtual time'),
       })
       .prefault({}),
+    guestAgent: z
+      .enum(['auto', 'install', 'none'])
+      .default('auto')
+      .describe(
+        'Who sees to the guest agent. auto: cloud-init installs it at the first boot if the VM has first-boot data and its image is not known to have one; install: the VM is given first-boot data for it; none: nobody',
+      ),
     hasClockSync: z
       .boolean()
       .default(true)

@@ -14,6 +14,7 @@ import { firmwareReset } from './vm-firmware.ts';
 import { profileChange } from './vm-inherited.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
+import { agentAdvice } from './agent-advice.ts';
 
 /** Every option a VM was started with that a new QEMU or node could change. It stays until the VM is started afresh by `restart --fresh` of its hardware. */
 export const vmPinned = z
@@ -140,6 +141,9 @@ export const vmStatus = z
         kernel: z.string().nullable(),
       })
       .nullable(),
+    agentAdvice: agentAdvice
+      .nullable()
+      .describe('What to do where no agent answers in a guest that has run for a while; null: nothing'),
     clockStaleSince: timestamp
       .nullable()
       .describe(

@@ -243,6 +243,13 @@ function addChangeVerbs(vm: Command): void {
     .option('--cpu-disable <features>', 'CPU features to switch off, with commas', collected)
     .addOption(choice('--accelerator <name>', 'auto takes the best of the node', choicesAt(vmSpec, ['accelerator'])))
     .addOption(choice('--display <type>', 'display', choicesAt(vmSpec, ['display'])))
+    .addOption(
+      choice(
+        '--agent <how>',
+        'who sees to the guest agent: cloud-init at the first boot',
+        choicesAt(vmSpec, ['guestAgent']),
+      ),
+    )
     .option('--no-agent', 'without the channel for a guest agent')
     .optionsGroup('First boot (cloud-init):')
     .option(

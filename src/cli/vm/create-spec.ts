@@ -36,7 +36,7 @@ export interface CreateSpecOptions {
   kernelArgs?: string;
   accelerator?: string;
   display?: string;
-  agent: boolean;
+  agent?: string | boolean;
   sshKey?: string[];
   user?: string;
   password?: string;
@@ -87,7 +87,8 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
     disks: disks.length === 0 ? undefined : disks,
     nics,
     display: options.display as VmSpecInput['display'],
-    hasAgentChannel: options.agent ? undefined : false,
+    hasAgentChannel: options.agent === false ? false : undefined,
+    guestAgent: typeof options.agent === 'string' ? (options.agent as VmSpecInput['guestAgent']) : undefined,
     cloudInit,
     autostart: options.autostart,
     restartPolicy:

@@ -27,6 +27,13 @@ export function isLinkLocal(address: string): boolean {
   return /^(169\.254\.|fe[89ab][0-9a-f]:)/i.test(address);
 }
 
+/** What to type in a guest whose agent doesn't answer. */
+function adviceText({ status }: Vm): string | null {
+  const { agentAdvice } = status;
+  if (agentAdvice === null) return null;
+  return [agentAdvice.reason, ...agentAdvice.commands.map(({ system, command }) => `${system}: ${command}`)].join('\n');
+}
+
 /** How long the guest has been up, as it said itself. */
 function upText(vm: Vm): string {
   const { status } = vm;
@@ -230,6 +237,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
             ? `answers (${guest.agentVersion ?? 'version unknown'})`
             : 'does not answer',
       ],
+      ['Agent advice', adviceText(vm)],
       [
         'Clock',
         status.clockStaleSince === null

@@ -62,6 +62,7 @@ const countAtOnce = new Set<keyof VmSpec>([
   'instanceType',
   'profiles',
   'inherited',
+  'guestAgent',
 ]);
 /** Fields with their own part of the plan. */
 const planned = new Set<keyof VmSpec>(['cpu', 'memoryMib', 'memoryTargetMib', 'disks', 'nics', 'usbDevices']);

@@ -1,6 +1,7 @@
 // What is known from inside a guest: whether it is up, its host name, system and addresses. Asked of its agent when the
 // agent appears and then now and then; leases of the networks are merged in. Nothing here decides anything.
 import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { LodgeError } from '../../api/errors.ts';
 import { type GuestGlance } from '../../api/vm-guest-info.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -8,6 +9,7 @@ import { liveVmStates } from '../../api/vm-state.ts';
 import { type Guest } from '../../drivers/driver.ts';
 import { printable } from '../../lib/printable.ts';
 import { type Log } from '../store/informer.ts';
+import { agentAdvice } from './agent-install.ts';
 import { type VmRecords } from './vm-records.ts';
 
 export interface GuestFactsParts {
@@ -17,6 +19,8 @@ export interface GuestFactsParts {
   serialLog: (id: string, maxBytes: number) => Promise<Uint8Array>;
   /** Told after a guest has told about itself. */
   onAnswer?: (id: string, guest: Guest) => Promise<void>;
+  /** How long a guest may take before it is said what to do about its agent. */
+  adviseAfterMs?: number;
 }
 
 /** How often a guest that is up is asked again. */
@@ -24,6 +28,8 @@ const refreshMs = 60_000;
 /** How often one whose agent hasn't answered yet is tried: an agent that was there before the daemon tells nothing anew. */
 const retryMs = 5000;
 const answerTimeoutMs = 5000;
+/** How long a guest may boot, and install an agent, before it is said what to do about it. */
+const defaultAdviseAfterMs = 120_000;
 /** How much of the serial console's end is looked at for a kernel panic, which prints a page or two. */
 const consoleBytes = 8192;
 const maxPanicLength = 200;
@@ -40,6 +46,8 @@ interface Loop {
   wake: AbortController;
   /** The end of the serial console when the asking began: what stands there is of an earlier run. */
   before: Promise<string>;
+  /** When the guest has last been known to have no agent for a good reason, on the clock of `performance`. */
+  silentSince: number;
 }
 
 export class GuestFacts {
@@ -59,6 +67,7 @@ export class GuestFacts {
       abort: new AbortController(),
       wake: new AbortController(),
       before: this.#console(id),
+      silentSince: performance.now(),
     };
     this.#loops.set(id, loop);
     void this.#run(id, loop).catch((error: unknown) =>
@@ -111,9 +120,24 @@ export class GuestFacts {
       const isUp =
         vm.spec.hasAgentChannel && runningStates.has(vm.status.state) && (await this.#ask(vm, guest, signal));
       if (!isUp && runningStates.has(vm.status.state)) await this.#lookForPanic(vm, loop);
+      const isSilent = !isUp && runningStates.has(vm.status.state);
+      if (!isSilent) loop.silentSince = performance.now();
+      await this.#advise(vm.id, isSilent ? performance.now() - loop.silentSince : null, loop.abort.signal);
       const either = AbortSignal.any([loop.wake.signal, signal]);
       await delay(isUp ? refreshMs : retryMs, undefined, { signal: either, ref: false }).catch(() => {});
     }
+  }
+
+  /** Says what to do about an agent that has not answered for long, and takes it back when it does. */
+  async #advise(id: string, silentMs: number | null, signal: AbortSignal): Promise<void> {
+    const { records, adviseAfterMs = defaultAdviseAfterMs } = this.#parts;
+    const vm = records.collection.get(id);
+    if (!vm || signal.aborted || !liveVmStates.has(vm.status.state)) return;
+    const advice = silentMs === null ? null : agentAdvice(vm, silentMs, adviseAfterMs);
+    if (isDeepStrictEqual(vm.status.agentAdvice, advice)) return;
+    await records.collection
+      .setStatus(id, (now) => (signal.aborted || !liveVmStates.has(now.state) ? now : { ...now, agentAdvice: advice }))
+      .catch(ignoreGone);
   }
 
   /** Sets the clock of a guest that went on after it had stood still. One that can't be set is left stale, and shown so. */

@@ -87,6 +87,7 @@ export const seedDiskName = 'cidata';
 
 /** Whether the VM gets first-boot data: it was asked for, or its image runs cloud-init and would wait for it in vain. */
 export function needsSeed(spec: VmSpec, image: Image | null): boolean {
+  if (spec.guestAgent === 'install' && spec.hasAgentChannel) return true;
   return spec.cloudInit !== undefined || (image?.status.hasCloudInit ?? false);
 }
 

@@ -6,6 +6,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { type Vm } from '../../api/vm.ts';
 import { buildSeed, hashPassword as hash } from '../../host/image/seed.ts';
 import { CloudConfigError, composeMetaData, composeNetworkConfig, composeUserData } from '../../lib/cloud-config.ts';
+import { installScript } from './agent-install.ts';
 import { describeImageProblem } from '../image/image-problem.ts';
 
 /** A password as crypt(5) writes it. */
@@ -15,15 +16,17 @@ export async function hashPassword(password: string): Promise<string> {
   });
 }
 
-/** The three texts of a seed. Throws invalid_request for user-data that is none. */
+/** The texts of a seed. Throws invalid_request for user-data that is none. */
 export function composeSeed(
   vm: Pick<Vm, 'id' | 'name' | 'spec'> & {
     status: Pick<Vm['status'], 'nics'> & Partial<Pick<Vm['status'], 'lineage'>>;
   },
+  { isAgentInstalled = false }: { isAgentInstalled?: boolean } = {},
 ): {
   metaData: string;
   userData: string;
   networkConfig: string;
+  vendorData?: string;
 } {
   const { cloudInit } = vm.spec;
   const hostname = cloudInit?.hostname ?? vm.name;
@@ -46,6 +49,7 @@ export function composeSeed(
       networkConfig:
         cloudInit?.networkConfig ??
         composeNetworkConfig(vm.status.nics.map((nic) => ({ macAddress: nic.mac, isKnownByMac: isCopy }))),
+      ...(isAgentInstalled ? { vendorData: installScript } : {}),
     };
   } catch (error) {
     if (!(error instanceof CloudConfigError)) throw error;
@@ -58,8 +62,12 @@ export function composeSeed(
 }
 
 /** Writes the drive at `path`, unless it holds the same already. */
-export async function writeSeed(vm: Pick<Vm, 'id' | 'name' | 'spec' | 'status'>, path: string): Promise<void> {
-  const content = composeSeed(vm);
+export async function writeSeed(
+  vm: Pick<Vm, 'id' | 'name' | 'spec' | 'status'>,
+  path: string,
+  options: { isAgentInstalled?: boolean } = {},
+): Promise<void> {
+  const content = composeSeed(vm, options);
   const hash = createHash('sha256').update(JSON.stringify(content)).digest('hex');
   const hashPath = `${path}.sha256`;
   const written = await readFile(hashPath, 'utf8').catch(() => null);

@@ -355,6 +355,7 @@ function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspende
     upAt: null,
     startedAt: null,
     guest: null,
+    agentAdvice: null,
     clockStaleSince: null,
     consolePanic: null,
     bootedOnceFrom: null,

@@ -7,6 +7,7 @@ import { type Volume } from '../../api/volume.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { imageOf, planHardware, seedPath, vmDirectory } from './definition.ts';
 import { effectiveDisks, needsSeed } from './hardware.ts';
+import { installsAgent } from './agent-install.ts';
 import { removeSeed, writeSeed } from './seed.ts';
 import { macsOf } from './vm-changes.ts';
 import { vmSubject } from './vm-records.ts';
@@ -201,6 +202,7 @@ async function plannedHardware(parts: VmStepParts, vm: Vm): Promise<Pick<Vm['sta
 async function alignSeed(parts: VmStepParts, id: string): Promise<void> {
   const vm = parts.records.byId(id);
   const path = seedPath(parts, id);
-  if (needsSeed(vm.spec, imageOf(parts, vm))) await writeSeed(vm, path);
+  const image = imageOf(parts, vm);
+  if (needsSeed(vm.spec, image)) await writeSeed(vm, path, { isAgentInstalled: installsAgent(vm.spec, image) });
   else await removeSeed(path);
 }

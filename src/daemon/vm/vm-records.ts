@@ -43,6 +43,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     disks: [],
     nics: [],
     guest: null,
+    agentAdvice: null,
     clockStaleSince: null,
     generationId: null,
     consolePanic: null,

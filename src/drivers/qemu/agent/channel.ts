@@ -6,14 +6,19 @@
 //    └──────────────────────────────────────────────────┘
 //
 // Invariants:
-// - Everything that comes from the guest is untrusted: answers are bounded, what nobody asked for is thrown away, and a
-//   guest that floods the channel is cut off until the next command.
+// - Everything that comes from the guest is untrusted: answers are bounded in bytes, depth and number of values, what
+//   nobody asked for is thrown away, and a guest that floods the channel is cut off until the next command. What was odd
+//   about it stands in the error.
 // - One command is under way at a time, the others wait in order. Every command settles by its deadline.
 // - After any failure the socket is thrown away, and the next command begins with a synchronization: a byte 0xFF, which
 //   makes the agent forget half a command, and a random number that it repeats. Whatever comes before that number
 //   belongs to earlier times. So an answer is never taken for that of another command.
+// - An answer that comes when nobody has asked means that the conversation is out of step: it begins anew.
+import { isUtf8 } from 'node:buffer';
 import { randomInt } from 'node:crypto';
 import type { Socket } from 'node:net';
+import { excessOf } from '../../../lib/json-bounds.ts';
+import { printable } from '../../../lib/printable.ts';
 import { dial, DialError } from '../qmp/dial.ts';
 import { LineReader } from '../qmp/line-reader.ts';
 import { AgentError } from './errors.ts';
@@ -27,7 +32,7 @@ export interface AgentExecuteOptions {
   /** From the call to the answer, waiting for other commands included, in milliseconds. Default 10 s. */
   timeoutMs?: number;
   signal?: AbortSignal;
-  /** A longer answer is an error. Default 4 MiB. */
+  /** A longer answer is an error. Default 1 MiB. */
   maxAnswerBytes?: number;
   /**
    * For commands that have no answer when they succeed: how long to wait for an error, in milliseconds. Nothing within
@@ -44,7 +49,9 @@ interface Waiting {
 /** The answer of an agent to one command, still unchecked. */
 type Answer = { return: unknown } | { error: unknown };
 
-const DEFAULT_MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+const DEFAULT_MAX_ANSWER_BYTES = 1024 * 1024;
+/** Far more than any answer has: 10,000 file systems with all that is told of each have 150,000 values. */
+const ANSWER_BOUNDS = { maxDepth: 32, maxValues: 200_000 };
 const MAX_COMMAND_BYTES = 16 * 1024 * 1024;
 const MAX_WAITING = 64;
 /** What a guest may send unasked before it is cut off. */
@@ -66,6 +73,8 @@ export class AgentChannel {
   /** Ends what is under way. */
   #onFailure: ((error: AgentError) => void) | null = null;
   #bytesReceived = 0;
+  /** Lines received while an answer is awaited that are none, and what was the matter with the last of them. */
+  #odd = { lines: 0, reason: '' };
   #maxBytes = MAX_UNASKED_BYTES;
   /** The command that the agent has not answered in time; it may still be busy with it. */
   #unanswered: string | null = null;
@@ -229,7 +238,12 @@ export class AgentChannel {
       maxBytes: DEFAULT_MAX_ANSWER_BYTES,
       onTimeout: () => {
         const detail = busyWith === null ? '' : `; it may still be busy with ${busyWith}`;
-        return new AgentError('silent', command, `no agent answers in the guest within ${timeoutMs} ms${detail}`);
+        const said = this.#saidInstead();
+        return new AgentError(
+          'silent',
+          command,
+          `no agent answers in the guest within ${timeoutMs} ms${detail}${said}`,
+        );
       },
       begin: () => {
         // The newline ends a line of garbage that a guest's own echo or an older client may have begun.
@@ -258,7 +272,8 @@ export class AgentChannel {
         maxBytes: maxAnswerBytes,
         onTimeout: () => {
           this.#unanswered = command;
-          return new AgentError('timeout', command, `the guest agent did not answer within ${timeoutMs} ms`);
+          const said = this.#saidInstead();
+          return new AgentError('timeout', command, `the guest agent did not answer within ${timeoutMs} ms${said}`);
         },
         begin: () => socket.write(line),
         take: (fields) => {
@@ -320,8 +335,17 @@ export class AgentChannel {
     });
   }
 
+  /** What was received instead of an answer, for people. */
+  #saidInstead(): string {
+    const { lines, reason } = this.#odd;
+    if (lines > 0) return `; it sent ${lines} lines that are no answer, the last of them ${reason}`;
+    const { pendingBytes } = this.#reader;
+    return pendingBytes > 0 ? `; it sent ${pendingBytes} bytes of an answer that has no end` : '';
+  }
+
   #limit(bytes: number): void {
     this.#bytesReceived = 0;
+    this.#odd = { lines: 0, reason: '' };
     this.#maxBytes = bytes;
     this.#reader.maxLineBytes = bytes;
   }
@@ -339,9 +363,11 @@ export class AgentChannel {
     const data = delimiter === -1 ? chunk : chunk.subarray(delimiter + 1);
     try {
       this.#reader.feed(data, (line) => {
-        if (!this.#onAnswer) return;
-        const fields = parse(line);
-        if (fields) this.#onAnswer(fields);
+        const parsed = parse(line);
+        if (!this.#onAnswer) {
+          if ('fields' in parsed && isAnswer(parsed.fields)) throw new Error('an answer that nobody has asked for');
+        } else if ('fields' in parsed) this.#onAnswer(parsed.fields);
+        else this.#odd = { lines: this.#odd.lines + 1, reason: parsed.reason };
       });
     } catch (error) {
       const detail = error instanceof Error ? error.message : String(error);
@@ -360,16 +386,23 @@ export class AgentChannel {
   }
 }
 
-/** A line as a JSON object; null for anything else, such as a message of the guest's kernel on the wrong port. */
-function parse(line: Buffer): Record<string, unknown> | null {
+/** A line as a JSON object; or why it is none, such as a message of the guest's kernel on the wrong port. */
+function parse(line: Buffer): { fields: Record<string, unknown> } | { reason: string } {
+  if (!isUtf8(line)) return { reason: 'not valid UTF-8' };
+  const excess = excessOf(line, ANSWER_BOUNDS);
+  if (excess !== null) return { reason: `one with ${excess}` };
   try {
     const value: unknown = JSON.parse(line.toString('utf8'));
     return typeof value === 'object' && value !== null && !Array.isArray(value)
-      ? (value as Record<string, unknown>)
-      : null;
+      ? { fields: value as Record<string, unknown> }
+      : { reason: 'no JSON object' };
   } catch {
-    return null;
+    return { reason: 'not valid JSON' };
   }
+}
+
+function isAnswer(fields: Record<string, unknown>): boolean {
+  return 'return' in fields || 'error' in fields;
 }
 
 function isBrokenPipe(error: unknown): boolean {
@@ -379,7 +412,7 @@ function isBrokenPipe(error: unknown): boolean {
 function toAgentError(command: string, error: unknown): AgentError {
   const { class: errorClass, desc } = (error ?? {}) as Record<string, unknown>;
   // The guest's words are for people and are cut, not trusted.
-  const words = typeof desc === 'string' && desc !== '' ? desc.slice(0, 1000) : 'no reason given';
+  const words = typeof desc === 'string' && desc !== '' ? printable(desc.slice(0, 1000)) : 'no reason given';
   if (errorClass !== 'CommandNotFound') return new AgentError('refused', command, `the guest agent refused: ${words}`);
   // qemu-ga has one class for both; its words differ: "has not been found", "has been disabled".
   return /disabled/.test(words)
