@@ -4,7 +4,12 @@
 # and the started program holds standard input, output and error, the descriptors that were asked for, and nothing else.
 #
 #   perl launch.pl --report FD [--cgroup FILE]... [--oom N] [--cwd DIR]
-#                  [--tap FD NAME 0|1]... [--file FD MODE PATH]... -- WRAPPER... -- PROGRAM...
+#                  [--tap FD NAME 0|1]... [--file FD MODE PATH]...
+#                  [--folder FD|MOUNTPOINT ro|rw UID GID PATH]... -- WRAPPER... -- PROGRAM...
+#
+# A folder comes as a mount of its own: nothing mounted below it is in it, no link in it is followed, and what belongs to
+# the folder's owner belongs to UID in it (an idmapped mount, mount_setattr(2)). It is passed as a descriptor, or mounted
+# where only the program sees it.
 #
 #   perl launch.pl --send SOCKET --sendmsg NUMBER [--tap INDEX NAME 0|1]... [--file INDEX MODE PATH]...
 #
@@ -27,7 +32,17 @@ my %open_mode = (
 );
 my ($TUNSETIFF, $TUNGETIFF) = (0x400454ca, 0x800454d2);
 my ($IFF_TAP, $IFF_MULTI_QUEUE, $IFF_PERSIST, $IFF_NO_PI, $IFF_VNET_HDR) = (0x2, 0x100, 0x800, 0x1000, 0x4000);
-my ($ENODEV, $EINVAL, $EBADF, $ECONNRESET) = (19, 22, 9, 104);
+my ($EPERM, $ENODEV, $EINVAL, $EBADF, $ECONNRESET) = (1, 19, 22, 9, 104);
+# From include/uapi/linux: fcntl.h, openat2.h, mount.h, sched.h. System calls from 424 on have one number everywhere; the
+# two older ones are those of x86-64.
+my ($O_DIRECTORY, $O_PATH, $AT_FDCWD, $AT_EMPTY_PATH) = (0200000, 010000000, -100, 0x1000);
+my ($RESOLVE_NO_MAGICLINKS, $RESOLVE_NO_SYMLINKS, $OPEN_TREE_CLONE) = (0x02, 0x04, 1);
+my ($ATTR_RDONLY, $ATTR_NOSUID, $ATTR_NODEV, $ATTR_NOEXEC, $ATTR_IDMAP, $ATTR_NOSYMFOLLOW) =
+    (0x1, 0x2, 0x4, 0x8, 0x100000, 0x200000);
+my ($CLONE_NEWNS, $CLONE_NEWUSER, $MS_REC, $MS_PRIVATE, $MOVE_MOUNT_F_EMPTY_PATH) =
+    (0x20000, 0x10000000, 0x4000, 0x40000, 4);
+my ($SYS_mount, $SYS_unshare) = (165, 272);
+my ($SYS_open_tree, $SYS_move_mount, $SYS_openat2, $SYS_mount_setattr) = (428, 429, 437, 442);
 
 my $report;
 
@@ -41,9 +56,9 @@ sub step {
 }
 
 # Each of these is [what, its index in the caller's list, descriptor, ...], in the order of the command line.
-my (@cgroups, @opens, $oom, $cwd, $send, $sendmsg);
+my (@cgroups, @opens, @mounts, $oom, $cwd, $send, $sendmsg);
 my $report_fd;
-my %count = (cgroup => 0, tap => 0, file => 0);
+my %count = (cgroup => 0, tap => 0, file => 0, folder => 0);
 while (@ARGV) {
     my $option = shift;
     if ($option eq '--report') { $report_fd = shift }
@@ -52,6 +67,10 @@ while (@ARGV) {
     elsif ($option eq '--cwd') { $cwd = shift }
     elsif ($option eq '--tap') { push @opens, ['tap', $count{tap}++, splice @ARGV, 0, 3] }
     elsif ($option eq '--file') { push @opens, ['file', $count{file}++, splice @ARGV, 0, 3] }
+    elsif ($option eq '--folder') {
+        my $folder = ['folder', $count{folder}++, splice @ARGV, 0, 5];
+        push @{$folder->[2] =~ m{^/} ? \@mounts : \@opens}, $folder;
+    }
     elsif ($option eq '--send') { $send = shift }
     elsif ($option eq '--sendmsg') { $sendmsg = shift }
     elsif ($option eq '--') { last }
@@ -72,10 +91,67 @@ sub open_tap {
     return $tun;
 }
 
+# A user namespace in which an id of the file system stands for an id of the program. It lives by the handle alone.
+sub id_map {
+    my ($uid, $to_uid, $gid, $to_gid) = @_;
+    pipe my $is_made, my $made or fail($! + 0);
+    pipe my $is_done, my $done or fail($! + 0);
+    my $child = fork;
+    fail($! + 0) if !defined $child;
+    if (!$child) {
+        close $done;
+        close $is_made;
+        alarm 10;
+        syswrite $made, syscall($SYS_unshare, $CLONE_NEWUSER) == 0 ? "0\n" : ($! + 0) . "\n";
+        sysread $is_done, my $nothing, 1;    # Ends with the parent's own end of the pipe.
+        exit 0;
+    }
+    close $is_done;
+    close $made;
+    my $answer;
+    my $failed = sysread($is_made, $answer, 16) ? $answer + 0 : $EINVAL;
+    my $namespace;
+    if (!$failed) {
+        for (["/proc/$child/uid_map", "$uid $to_uid 1\n"], ["/proc/$child/gid_map", "$gid $to_gid 1\n"]) {
+            my ($file, $line) = @$_;
+            sysopen my $map, $file, $O_WRONLY | $O_CLOEXEC or $failed = $! + 0;
+            $failed ||= (defined syswrite $map, $line) ? 0 : $! + 0 if defined $map;
+        }
+        sysopen $namespace, "/proc/$child/ns/user", $O_RDONLY | $O_CLOEXEC or $failed ||= $! + 0;
+    }
+    close $done;
+    waitpid $child, 0;
+    fail($failed) if $failed;
+    return $namespace;
+}
+
+sub open_folder {
+    my ($access, $to_uid, $to_gid, $path) = @_;
+    my ($name, $empty) = ("$path\0", "\0");
+    my $how = pack 'QQQ', $O_PATH | $O_DIRECTORY | $O_CLOEXEC, 0, $RESOLVE_NO_SYMLINKS | $RESOLVE_NO_MAGICLINKS;
+    my $found = syscall $SYS_openat2, $AT_FDCWD, $name, $how, length $how;
+    fail($! + 0) if $found < 0;
+    open my $directory, '<&=', $found or fail($! + 0);
+    my (undef, undef, undef, undef, $uid, $gid) = stat $directory or fail($! + 0);
+    # What a guest writes would be programs of root's.
+    fail($EPERM) if $access ne 'ro' && $uid == 0;
+    my $tree = syscall $SYS_open_tree, $found, $empty, $AT_EMPTY_PATH | $OPEN_TREE_CLONE | $O_CLOEXEC;
+    fail($! + 0) if $tree < 0;
+    open my $mount, '<&=', $tree or fail($! + 0);
+    my $map = id_map($uid, $to_uid + 0, $gid, $to_gid + 0);
+    my $set = $ATTR_NOSUID | $ATTR_NODEV | $ATTR_NOEXEC | $ATTR_NOSYMFOLLOW | $ATTR_IDMAP;
+    $set |= $ATTR_RDONLY if $access eq 'ro';
+    my $attributes = pack 'QQQQ', $set, 0, 0, fileno $map;
+    my $is_set = syscall $SYS_mount_setattr, $tree, $empty, $AT_EMPTY_PATH, $attributes, length $attributes;
+    fail($! + 0) if $is_set < 0;
+    return $mount;
+}
+
 sub open_asked {
-    my ($kind, $index, $target, $first, $second) = @{$_[0]};
+    my ($kind, $index, $target, $first, $second, @more) = @{$_[0]};
     step($kind, $index);
     return open_tap($first, $second) if $kind eq 'tap';
+    return open_folder($first, $second, @more) if $kind eq 'folder';
     sysopen my $file, $second, $open_mode{$first} | $O_CLOEXEC or fail($! + 0);
     return $file;
 }
@@ -181,6 +257,19 @@ for my $placed (@placed) {
     step($kind, $index);
     my $got = fcntl $handle, $F_DUPFD, $target or fail($! + 0);
     fail($EBADF) if $got != $target;
+    close $handle;
+}
+
+for my $folder (@mounts) {
+    my $handle = open_asked($folder);
+    my ($none, $root, $empty, $target) = ("none\0", "/\0", "\0", "$folder->[2]\0");
+    # Nobody else sees the mount, and it goes with the program.
+    if ($folder == $mounts[0]) {
+        syscall($SYS_unshare, $CLONE_NEWNS) == 0 or fail($! + 0);
+        syscall($SYS_mount, $none, $root, $empty, $MS_REC | $MS_PRIVATE, $empty) == 0 or fail($! + 0);
+    }
+    my $from = fileno $handle;
+    syscall($SYS_move_mount, $from, $empty, $AT_FDCWD, $target, $MOVE_MOUNT_F_EMPTY_PATH) == 0 or fail($! + 0);
     close $handle;
 }
 

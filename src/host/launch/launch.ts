@@ -28,6 +28,20 @@ export interface LaunchTap {
   isMultiQueue?: boolean;
 }
 
+/**
+ * A folder of the host, opened with the caller's rights as a mount of its own: what is mounted below it is not in it, no
+ * symbolic link is followed by who uses it, and what belongs to the folder's owner and group belongs to `uid` and `gid` of
+ * the program in it. It needs root, Linux 5.14 and a file system that can be mounted so (mount_setattr(2), MOUNT_ATTR_IDMAP).
+ */
+export interface LaunchFolder {
+  /** Absolute, without symbolic links in it. */
+  path: string;
+  /** One that belongs to root is refused for `rw`, by EPERM. */
+  access: 'ro' | 'rw';
+  /** The descriptor at which the program finds it, or the folder where it is mounted, which only the program sees. */
+  at: number | string;
+}
+
 export interface LaunchOptions {
   /** The program (a full path, or a name looked up in the system's usual folders) and its arguments. */
   argv: readonly [string, ...string[]];
@@ -44,6 +58,8 @@ export interface LaunchOptions {
   limits?: Readonly<Record<string, number | 'unlimited'>>;
   files?: readonly LaunchFile[];
   taps?: readonly LaunchTap[];
+  /** Need `uid` and `gid`. */
+  folders?: readonly LaunchFolder[];
   /** Files that its output is appended to, made with mode 0600 where missing. Default /dev/null. */
   stdoutPath?: string;
   stderrPath?: string;
@@ -73,6 +89,7 @@ export type LaunchStep =
   | 'oom'
   | 'tap'
   | 'file'
+  | 'folder'
   | 'cwd'
   | 'confine'
   | 'program';
@@ -103,6 +120,7 @@ const describeStep: Record<LaunchStep, (subject: string) => string> = {
   oom: (subject) => `The value ${subject} could not be written to oom_score_adj`,
   tap: (subject) => `The tap link ${subject} could not be attached`,
   file: (subject) => `The file ${subject} could not be opened`,
+  folder: (subject) => `The folder ${subject} could not be shared`,
   cwd: (subject) => `The working directory ${subject} could not be entered`,
   confine: (subject) => `Privileges could not be dropped with ${subject}`,
   program: (subject) => `The program ${subject} could not be executed`,
@@ -226,6 +244,9 @@ function explainErrno(step: LaunchStep, code: string, message: string): string {
   if (step === 'tap' && code === 'ENODEV') return 'there is no persistent tap link of this name';
   if (step === 'tap' && code === 'EBUSY') return 'another process holds all its queues';
   if (step === 'tap' && code === 'EINVAL') return 'it is not a tap link, or differs in multi_queue';
+  if (step === 'folder' && (code === 'EINVAL' || code === 'ENOSYS'))
+    return 'its file system, or the kernel, can not show files as those of another user (idmapped mounts)';
+  if (step === 'folder' && code === 'ELOOP') return 'a part of its path has become a symbolic link';
   return `${message} (${code})`;
 }
 
@@ -246,6 +267,8 @@ function stepSubject(step: LaunchStep, index: number, options: LaunchOptions): s
       return expandTaps(options)[index]?.name ?? '';
     case 'file':
       return options.files?.[index]?.path ?? '';
+    case 'folder':
+      return options.folders?.[index]?.path ?? '';
     case 'cwd':
       return options.cwd ?? '/';
     case 'confine':
@@ -261,6 +284,8 @@ function launcherArguments(options: LaunchOptions): string[] {
   if (options.oomScoreAdjust !== undefined) launcher.push('--oom', String(options.oomScoreAdjust));
   for (const tap of expandTaps(options)) launcher.push('--tap', String(tap.fd), tap.name, tap.isMultiQueue ? '1' : '0');
   for (const file of options.files ?? []) launcher.push('--file', String(file.fd), file.mode, file.path);
+  for (const { at, access, path: folder } of options.folders ?? [])
+    launcher.push('--folder', String(at), access, String(options.uid), String(options.gid), folder);
   return [
     // nsenter joins the namespace and becomes the launcher; a descriptor of /dev/net/tun belongs to the namespace
     // it was opened in.
@@ -341,8 +366,14 @@ function checkArguments(options: LaunchOptions): void {
       refuse(`${queues} queues of ${tap.name}`, 'it must be 1 to 256');
     }
   }
+  for (const { at, path: folder } of options.folders ?? []) {
+    if (options.uid === undefined) refuse(`the folder ${folder} and no uid`, 'give the user it is for');
+    if (!folder.startsWith('/')) refuse(`the folder ${folder}`, 'it must be an absolute path');
+    if (typeof at === 'string' && !at.startsWith('/')) refuse(`the mount point ${at}`, 'it must be an absolute path');
+  }
   const taken = new Set<number>();
-  for (const { fd } of [...(options.files ?? []), ...expandTaps(options)]) {
+  const folders = (options.folders ?? []).flatMap(({ at }) => (typeof at === 'number' ? [{ fd: at }] : []));
+  for (const { fd } of [...(options.files ?? []), ...expandTaps(options), ...folders]) {
     if (!(Number.isInteger(fd) && fd >= 3 && fd <= maxFd)) {
       refuse(`descriptor ${fd}`, `it must be a whole number from 3 to ${maxFd}`);
     }
