@@ -133,6 +133,12 @@ find_missing() { # start|test
       test) [ "$1" = test ] || continue ;;
       *) continue ;;
     esac
+    case $debian in
+      ^*)
+        [ "$family" != debian ] || [ "$os_version" != 12 ] || continue
+        debian=${debian#^}
+        ;;
+    esac
     if is_there "$proof"; then
       case $debian in
         +*) [ -n "$qemu_old" ] || continue ;;

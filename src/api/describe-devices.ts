@@ -61,6 +61,10 @@ export function describeDevices(hardware: VmHardware, facts: DeviceFacts): VmDev
     const other = nic.model === 'virtio' ? (isMicrovm ? null : machine === 'pc' ? 'e1000' : 'e1000e') : virtio('net');
     return device(`nic ${index}`, `spec.nics.${index}.model`, nic, [kind, text], other);
   });
+  const sharedFolders = hardware.sharedFolders.map((folder) => {
+    const model = folder.model === '9p' ? virtio('9p') : `vhost-user-fs-${isMicrovm ? 'device' : 'pci'}`;
+    return device(`shared folder ${folder.name}`, folder.field, folder, ['paravirtual', model], null);
+  });
   const without: readonly [Kind, string] = ['emulated', 'none'];
   const optional = (name: string, field: string, choice: { model: string; why: string }, model: string): VmDevice =>
     choice.model === 'none'
@@ -70,6 +74,7 @@ export function describeDevices(hardware: VmHardware, facts: DeviceFacts): VmDev
   return [
     ...disks,
     ...nics,
+    ...sharedFolders,
     describeCpu(hardware, facts),
     ...describeClock(hardware),
     pair(

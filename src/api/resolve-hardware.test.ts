@@ -14,6 +14,7 @@ function resolve(input: VmSpecInput = {}, change: Partial<HardwareQuestion> = {}
     hasDisplay: true,
     accelerator: 'kvm',
     mostQueues: spec.nics.map(() => 1),
+    hasVirtiofs: true,
     before: null,
     ...change,
   });
@@ -210,6 +211,39 @@ describe('NICs', () => {
     assert.deepEqual(queues({ cpu: { count: 64 }, nics: [{}] }, [256]), [8]);
     assert.deepEqual(queues({ cpu: { count: 4 }, nics: [{ queues: 2 }] }, [256]), [2]);
     assert.deepEqual(queues({ cpu: { count: 4 }, nics: [{ model: 'e1000e' }] }, [256]), [1]);
+  });
+});
+
+describe('Shared folders', () => {
+  const sharedFolders = [{ name: 'data', path: '/srv/data' }];
+  const chosen = (input: VmSpecInput, change: Partial<HardwareQuestion> = {}): string =>
+    resolve({ sharedFolders, ...input }, change).sharedFolders.map(({ model, isAsked }) => `${model} ${isAsked}`)[0]!;
+
+  it('are on virtio-fs where node and guest know it, else on 9p', () => {
+    assert.equal(chosen({}), 'virtiofs false');
+    assert.equal(chosen({}, { hasVirtiofs: false }), '9p false');
+    assert.equal(chosen({ os: 'bsd' }), '9p false');
+    assert.equal(chosen({ os: 'windows' }, { hasVirtiofs: false }), 'virtiofs false');
+    assert.equal(chosen({ sharedFolders: [{ ...sharedFolders[0]!, driver: '9p' }] }), '9p true');
+  });
+
+  it('stay as they were chosen, each by its name', () => {
+    const before = resolve({ sharedFolders }, { hasVirtiofs: false });
+    assert.equal(chosen({}, { before }), '9p false');
+    const other = [{ name: 'other', path: '/srv/data' }];
+    assert.equal(chosen({ sharedFolders: other }, { before }), 'virtiofs false');
+    assert.equal(
+      chosen({ sharedFolders: [{ ...sharedFolders[0]!, driver: 'virtiofs' }] }, { before }),
+      'virtiofs true',
+    );
+  });
+
+  it('are paravirtual on every hardware, and have no emulated form', () => {
+    for (const hardware of hardwarePreset.options) {
+      const devices = describeDevices(resolve({ hardware, sharedFolders }), { accelerator: 'kvm', cpuFeatures: null });
+      const found = devices.find(({ name }) => name === 'shared folder data');
+      assert.deepEqual(found && [found.kind, found.model, found.otherKind], ['paravirtual', 'vhost-user-fs-pci', null]);
+    }
   });
 });
 

@@ -22,6 +22,8 @@ export interface HardwareQuestion {
   accelerator: 'kvm' | 'tcg';
   /** Queues that the network of each NIC allows. */
   mostQueues: readonly number[];
+  /** The node has virtiofsd. */
+  hasVirtiofs: boolean;
   /** What its last start had; null at the first. */
   before: VmHardware | null;
 }
@@ -136,6 +138,7 @@ export function resolveHardware(question: HardwareQuestion): VmHardware {
     machine,
     disks,
     nics,
+    sharedFolders: resolveSharedFolders(question, os, kept),
     ioThreads,
     video: hasDisplay ? choose('spec.video', spec.video, kept?.video, video.model, video.why) : video,
     input: hasDisplay
@@ -190,6 +193,28 @@ export function resolveHardware(question: HardwareQuestion): VmHardware {
             : presetWhy,
     ),
   };
+}
+
+/** Folders are shared by virtio in one way or the other: a PC has no device for them. */
+function resolveSharedFolders(
+  { spec, hasVirtiofs }: HardwareQuestion,
+  os: GuestOs,
+  kept: VmHardware | null,
+): VmHardware['sharedFolders'] {
+  return spec.sharedFolders.map(({ name, driver }, index) => {
+    const field = `spec.sharedFolders.${index}.driver`;
+    const of = { name, field };
+    if (driver) return { ...of, model: driver, isAsked: true, why: `${field} says so` };
+    const before = kept?.sharedFolders.find((one) => one.name === name && !one.isAsked);
+    if (before) return { ...before, ...of };
+    if (os === 'bsd')
+      return { ...of, model: '9p', isAsked: false, why: 'of the BSDs, FreeBSD knows 9p and none knows virtio-fs' };
+    if (os === 'windows')
+      return { ...of, model: 'virtiofs', isAsked: false, why: 'the drivers for Windows know virtio-fs and no 9p' };
+    return hasVirtiofs
+      ? { ...of, model: 'virtiofs', isAsked: false, why: 'it is the faster one, and the node has virtiofsd' }
+      : { ...of, model: '9p', isAsked: false, why: 'the node has no virtiofsd' };
+  });
 }
 
 function resolveVideo(

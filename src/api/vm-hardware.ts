@@ -2,6 +2,7 @@
 // them on a PC, and paravirtual ones, which it needs drivers for. Here are the sets a user chooses from, the set that
 // was resolved for a VM, and how each device is shown.
 import * as z from 'zod';
+import { sharedFolderDriver } from './vm-shared-folder.ts';
 
 export const guestOs = z.enum(['linux', 'windows', 'bsd', 'other']).meta({ id: 'GuestOs' });
 export type GuestOs = z.output<typeof guestOs>;
@@ -90,6 +91,14 @@ export const vmHardware = z
       }),
     ),
     nics: z.array(z.object({ model: nicModel, queues: z.int().describe('Pairs of queues'), ...chosen })),
+    sharedFolders: z.array(
+      z.object({
+        name: z.string(),
+        field: z.string().describe('Field of the spec that decides it'),
+        model: sharedFolderDriver,
+        ...chosen,
+      }),
+    ),
     ioThreads: z.object({ count: z.int().describe('Threads that serve disks on virtio and scsi'), why: z.string() }),
     video: z.object({ model: z.enum([...videoModel.options, 'none']), ...chosen }),
     input: z.object({ model: inputModel, ...chosen }),

@@ -3,6 +3,7 @@ import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
 import { ipv4Address, macAddress } from './network.ts';
 import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
+import { vmSharedFolder } from './vm-shared-folder.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { inheritedField } from './vm-inherited.ts';
 import { maxVolumeMib } from './volume.ts';
@@ -224,6 +225,11 @@ export const vmSpec = z
       .max(32)
       .default([{ network: 'default', isConnected: true }]),
     usbDevices: z.array(vmUsbDevice).max(16).default([]).describe('Emulated USB devices besides those of the display'),
+    sharedFolders: z
+      .array(vmSharedFolder)
+      .max(16)
+      .default([])
+      .describe('Folders of the node that the guest can mount; not part of snapshots'),
     display: z.enum(['auto', 'none', 'vnc']).default('auto').describe('auto: vnc, but none for direct boot'),
     hasAgentChannel: z.boolean().default(true).describe('Whether the guest agent can be reached'),
     ...vmDeviceChoices,

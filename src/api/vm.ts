@@ -88,7 +88,11 @@ export type PendingChange = z.output<typeof pendingChange>;
 /** What is wrong with a VM that runs, for as long as it lasts. */
 export const vmWarning = z
   .object({
-    code: z.enum(['tpm-died']).describe('tpm-died: the process that is its TPM has ended, and the guest has none'),
+    code: z
+      .enum(['tpm-died', 'shared-folders-died'])
+      .describe(
+        'tpm-died: the process that is its TPM has ended, and the guest has none; shared-folders-died: a process that serves its shared folders has',
+      ),
     message: z.string(),
     hint: z.string().describe('What to do'),
   })

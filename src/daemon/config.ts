@@ -45,12 +45,23 @@ const listen = z.preprocess((value) => {
 
 const qemu = z.strictObject({
   binary: absolutePath.optional().describe('QEMU to run; without it, qemu-system-x86_64 is looked for'),
+  virtiofsd: absolutePath
+    .optional()
+    .describe('virtiofsd to run, for shared folders; without it, it is looked for where distributions put it'),
   uidBase: wholeNumber(1000, 4_293_000_000)
     .default(1_900_000_000)
     .describe('First of 65,536 user and group ids that guests run as, one each; nothing else may use them'),
   accelerator: oneOf(['auto', 'kvm', 'tcg'])
     .default('auto')
     .describe('auto takes the best that a probe guest ran in; kvm and tcg allow only that one'),
+});
+
+const sharedFolders = z.strictObject({
+  allowedRoots: z
+    .array(absolutePath)
+    .max(64)
+    .optional()
+    .describe('Folders that VMs may share, with all in them; without it, shared in dataDir; none: []'),
 });
 
 const networks = z.strictObject({
@@ -104,12 +115,16 @@ export const configSchema = z.strictObject({
     .default(false)
     .describe('Checks every answer against the contract, at three times the cost'),
   qemu: qemu.prefault({}),
+  sharedFolders: sharedFolders.prefault({}),
   networks: networks.prefault({}),
   limits: limits.prefault({}),
 });
 
 /** The configuration with all defaults filled in. */
-export type Config = Omit<z.output<typeof configSchema>, 'socketPath'> & { socketPath: string };
+export type Config = Omit<z.output<typeof configSchema>, 'socketPath' | 'sharedFolders'> & {
+  socketPath: string;
+  sharedFolders: { allowedRoots: string[] };
+};
 
 /** The file that counts: --config, else LODGE_CONFIG, else the default one. */
 export function configPath(
@@ -164,7 +179,11 @@ export function parseConfig(text: string, file: string): Config {
     );
   }
   const config = result.data;
-  return { ...config, socketPath: config.socketPath ?? `${config.runDir}/lodge.sock` };
+  return {
+    ...config,
+    socketPath: config.socketPath ?? `${config.runDir}/lodge.sock`,
+    sharedFolders: { allowedRoots: config.sharedFolders.allowedRoots ?? [`${config.dataDir}/shared`] },
+  };
 }
 
 interface Located {

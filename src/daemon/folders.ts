@@ -19,7 +19,7 @@ function folderError(folder: string, cause: unknown): LodgeError {
 /** Makes the folders where they are missing. Throws host_failed. */
 export async function makeFolders(
   config: Pick<Config, 'dataDir' | 'runDir' | 'logDir'>,
-): Promise<Record<'data' | 'vms' | 'images' | 'templates' | 'volumes' | 'networks', string>> {
+): Promise<Record<'data' | 'vms' | 'images' | 'templates' | 'volumes' | 'networks' | 'shared', string>> {
   const folders = {
     data: config.dataDir,
     vms: join(config.dataDir, 'vms'),
@@ -27,6 +27,8 @@ export async function makeFolders(
     templates: join(config.dataDir, 'templates'),
     volumes: join(config.dataDir, 'volumes'),
     networks: join(config.runDir, 'networks'),
+    // There is one that VMs may share without anything to configure.
+    shared: join(config.dataDir, 'shared'),
   };
   // Guests' processes and dnsmasq, which have no privileges, pass through these folders but can't list them.
   for (const folder of [...Object.values(folders), config.runDir, config.logDir]) {

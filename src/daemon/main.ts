@@ -50,6 +50,7 @@ import { makeNetworkModes } from './network/network-modes.ts';
 import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
+import { SharedFolders } from './vm/shared-folders.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
 import { instanceTypeHandlers, profileFor, profileHandlers } from './profile/source-handlers.ts';
 import { SourceService } from './profile/source-service.ts';
@@ -206,6 +207,14 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
       return known.capabilities['uefi']?.isSupported ?? false;
     },
+    hasVirtiofs: async () => {
+      const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
+      return known.capabilities['virtiofs']?.isSupported ?? false;
+    },
+    sharedFolders: new SharedFolders({
+      allowedRoots: config.sharedFolders.allowedRoots,
+      forbidden: [config.dataDir, config.runDir, config.logDir],
+    }),
     nodeSize: () => nodes.size(),
     acceleratorFor: async ({ accelerator }) => {
       if (accelerator !== 'auto') return accelerator;
@@ -558,6 +567,7 @@ function makeDriver(config: Config): Driver {
   return new QemuDriver({
     instance: config.instance,
     ...(config.qemu.binary ? { binary: config.qemu.binary } : {}),
+    ...(config.qemu.virtiofsd ? { virtiofsd: config.qemu.virtiofsd } : {}),
     accelerator: config.qemu.accelerator,
     cacheDirectory: join(config.dataDir, 'probe'),
   });

@@ -368,6 +368,7 @@ export function plainHardware(
       spec.machine !== 'microvm' && (spec.display === 'vnc' || (spec.display === 'auto' && firmware !== 'direct')),
     accelerator,
     mostQueues: [],
+    hasVirtiofs: false,
     before: null,
   });
 }

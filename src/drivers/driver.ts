@@ -12,6 +12,7 @@ import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api
 import { type ExecOutput } from '../api/vm-guest.ts';
 import { type GuestGlance, type GuestMetrics, type GuestReport } from '../api/vm-guest-info.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
+import { type SharedFolderDriver } from '../api/vm-shared-folder.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
 
@@ -61,6 +62,16 @@ export interface GuestNic {
   attachment: NicAttachment;
 }
 
+/** A folder of the node that the guest can mount. */
+export interface GuestSharedFolder {
+  /** The tag by which the guest mounts it. */
+  name: string;
+  model: SharedFolderDriver;
+  isReadOnly: boolean;
+  /** Absolute, without symbolic links. Belongs to anybody but root, unless it is read-only. */
+  path: string;
+}
+
 /** Everything a driver needs to start a guest; nothing in it is a name that has to be looked up. */
 export interface GuestDefinition {
   id: string;
@@ -78,6 +89,8 @@ export interface GuestDefinition {
   kernel: { kernelPath: string; initramfsPath: string | null; commandLine: string } | null;
   disks: GuestDisk[];
   nics: GuestNic[];
+  /** Without it, none. */
+  sharedFolders?: readonly GuestSharedFolder[];
   /** VM generation ID, a UUID; without it the guest is given none. Microsoft’s “Virtual Machine Generation ID” specification. */
   generationId?: string | null;
   /** Folder of this VM on the node; the driver makes it and keeps what belongs to the guest in it. */
@@ -103,6 +116,8 @@ export type GuestMessage =
   | { type: 'agent'; isConnected: boolean }
   /** The process that is the guest's TPM has ended, and the guest goes on without one. */
   | { type: 'tpm-died'; message: string }
+  /** What serves its folders that are shared by virtio-fs has ended; the guest goes on without them. */
+  | { type: 'shared-folders-died'; message: string }
   /** A disk reported an error to the guest. */
   | { type: 'disk-error'; disk: string; message: string }
   /** Of its devices something has come, gone or changed its size without being asked at this moment; `devices` tells. */

@@ -72,6 +72,23 @@ test('a copy of another machine gets a machine id and host keys of its own, once
   assert.match(network, /dhcp-identifier: mac/);
 });
 
+test('what is mounted stands in fstab, is mounted at once, and keeps no guest from booting', () => {
+  const mount = { source: 'data', mountPoint: '/mnt/data', type: 'virtiofs', options: 'rw' };
+  const { bootcmd } = parse(composeUserData({ isCopy: true, mounts: [mount] })) as { bootcmd: string[][] };
+  assert.deepEqual(
+    bootcmd.map(([, , name]) => name),
+    ['lodge-machine-id', 'lodge-mounts'],
+  );
+  const script = bootcmd[1]!.at(-1)!;
+  assert.match(
+    script,
+    /mkdir -p \/mnt\/data; .*'data \/mnt\/data virtiofs rw,nofail 0 0' >> \/etc\/fstab; mount \/mnt\/data; true$/,
+  );
+  assert.equal(composeUserData({ mounts: [] }), composeUserData({}));
+  for (const mountPoint of ['/a b', "/a'b", '/a;reboot', '/a\nb', ''])
+    assert.throws(() => composeUserData({ mounts: [{ ...mount, mountPoint }] }), /fstab/);
+});
+
 test('nothing given is still a valid cloud-config', () => {
   assert.deepEqual(read(composeUserData({})), {});
 });

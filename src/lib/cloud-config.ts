@@ -2,6 +2,15 @@
 // friendly fields and, where given, the user's own user-data (https://docs.cloudinit.io/en/latest/reference/). Pure.
 import { parse, stringify } from 'yaml';
 
+/** A file system that is no block device; cloud-init's own `mounts` takes block devices and servers only. */
+export interface CloudConfigMount {
+  /** Without blanks and quotes, all of them. */
+  source: string;
+  mountPoint: string;
+  type: string;
+  options: string;
+}
+
 export interface CloudConfigFields {
   /** Host name; with dots, a fully qualified one. */
   hostname?: string;
@@ -19,6 +28,8 @@ export interface CloudConfigFields {
   runCommands?: readonly (string | readonly string[])[];
   timezone?: string;
   locale?: string;
+  /** Added to fstab(5), made as folders and mounted, once for this instance id. */
+  mounts?: readonly CloudConfigMount[];
   /** The disk was that of another machine: machine id and ssh host keys are made anew, once for this instance id. */
   isCopy?: boolean;
 }
@@ -126,13 +137,30 @@ function composeFields(fields: CloudConfigFields): YamlMap {
   }
   if (fields.runCommands?.length)
     config['runcmd'] = fields.runCommands.map((command) => (typeof command === 'string' ? command : [...command]));
+  const early: string[][] = [];
   if (fields.isCopy === true) {
     config['ssh_deletekeys'] = true;
-    config['bootcmd'] = [['cloud-init-per', 'instance', 'lodge-machine-id', 'sh', '-c', newMachineId]];
+    early.push(['cloud-init-per', 'instance', 'lodge-machine-id', 'sh', '-c', newMachineId]);
   }
+  if (fields.mounts?.length)
+    early.push(['cloud-init-per', 'instance', 'lodge-mounts', 'sh', '-c', mountScript(fields.mounts)]);
+  if (early.length > 0) config['bootcmd'] = early;
   if (fields.timezone !== undefined) config['timezone'] = fields.timezone;
   if (fields.locale !== undefined) config['locale'] = fields.locale;
   return config;
+}
+
+/** A guest without a driver boots all the same, without the mount. */
+function mountScript(mounts: readonly CloudConfigMount[]): string {
+  const lines = mounts.map(({ source, mountPoint, type, options }) => {
+    const words = [source, mountPoint, type, options];
+    const bad = words.find((word) => !/^[A-Za-z0-9._+@,=/-]+$/.test(word));
+    if (bad !== undefined) throw new CloudConfigError('mounts', `${JSON.stringify(bad)} can not stand in fstab.`);
+    const entry = `${source} ${mountPoint} ${type} ${options},nofail 0 0`;
+    // The guest's disk may be a copy of one that has the line.
+    return `mkdir -p ${mountPoint}; grep -q '^${source} ${mountPoint} ' /etc/fstab || echo '${entry}' >> /etc/fstab; mount ${mountPoint}`;
+  });
+  return [...lines, 'true'].join('; ');
 }
 
 function checkHostname(hostname: string): void {

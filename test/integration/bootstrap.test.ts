@@ -131,6 +131,7 @@ signed-by: /keys/debian.gpg
     /would run: apt-get .* install -t bookworm-backports qemu-system-x86 qemu-utils python3-virt-firmware\n/,
   );
   assert.match(output, /would run: apt-get .* install ovmf swtpm dnsmasq-base /);
+  assert.doesNotMatch(output, /virtiofsd/, 'Debian 12 does not have it');
   assert.doesNotMatch(output, /chromium/);
 });
 
@@ -191,6 +192,7 @@ test('on Debian 13 everything comes from the release itself', async (t) => {
   assert.equal(code, 0, output);
   assert.doesNotMatch(output, /backports/);
   assert.match(output, /install qemu-system-x86 qemu-utils python3-virt-firmware ovmf /);
+  assert.match(output, / swtpm virtiofsd dnsmasq-base /);
 });
 
 test('a QEMU that is too old is replaced, and the version is named', async (t) => {

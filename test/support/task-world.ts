@@ -29,6 +29,7 @@ import { type TaskEngine } from '../../src/daemon/task/task-engine.ts';
 import { type TaskType } from '../../src/daemon/task/task.ts';
 import { listTaskTypes } from '../../src/daemon/task-types.ts';
 import { layerUse } from '../../src/daemon/vm/layer-use.ts';
+import { SharedFolders } from '../../src/daemon/vm/shared-folders.ts';
 import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
@@ -176,6 +177,8 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     networks: networkService,
     directory: join(folder, 'vms'),
     hasUefi: async () => true,
+    hasVirtiofs: async () => true,
+    sharedFolders: new SharedFolders({ allowedRoots: [], forbidden: [] }),
     nodeSize: () => ({ vcpus: 4, memoryMib: 4096 }),
     acceleratorFor: async () => 'tcg' as const,
     records,

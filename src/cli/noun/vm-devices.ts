@@ -15,11 +15,12 @@ const maxRate = 1_000_000_000;
 const sizeInGib = parsedBy((text: string) => parseMib(text, 'GiB'));
 const sizeInMib = parsedBy((text: string) => parseMib(text, 'MiB'));
 
-/** Adds `disk`, `nic`, `cdrom` and `balloon`. */
+/** Adds `disk`, `nic`, `cdrom`, `share` and `balloon`. */
 export function addDeviceVerbs(vm: Command): void {
   addDiskVerbs(vm);
   addNicVerbs(vm);
   addCdromVerbs(vm);
+  addShareVerbs(vm);
   verb(vm, 'balloon <vm> <size>', 'Set what a guest is to make do with; the balloon takes the rest', {
     description:
       'Set what a guest is to make do with (spec.memoryTargetMib): its balloon driver gives the rest back to the node until it is asked for again. "all" lets it have all its memory.',
@@ -146,6 +147,55 @@ function addDiskVerbs(vm: Command): void {
           });
         },
       ),
+    );
+}
+
+function addShareVerbs(vm: Command): void {
+  const share = noun('share', 'Folders of the node that a VM can mount');
+  vm.addCommand(share);
+  verb(share, 'add <vm> <folder>', 'Share a folder of the node, from the next start on', {
+    description:
+      'Share a folder of the node with a VM, from its next start on. The folder is one that the node’s configuration allows (sharedFolders.allowedRoots). lodge vm show prints how the guest mounts it.',
+    examples: [
+      ['lodge vm share add web1 src=/srv/data,tag=data,ro', 'to be read only'],
+      ['lodge vm share add web1 /var/lib/lodge/shared/data', 'its tag is data'],
+    ],
+  })
+    .option(...noWait)
+    .action(
+      withDaemon<[name: string, folder: string], ChangeOptions>(async (session, options, name, folder) => {
+        const [{ changeVm }, { parseShare }] = await Promise.all([load(), import('../vm/create-spec.ts')]);
+        const added = parseShare(folder);
+        await changeVm(session, name, options, (spec) => {
+          if (spec.sharedFolders.some((one) => one.name === added.name))
+            throw usageError(`VM ${name} has a shared folder ${added.name} already`, {
+              hint: 'Give it another name: tag=NAME.',
+            });
+          return { ...spec, sharedFolders: [...spec.sharedFolders, { access: 'read-write', ...added }] };
+        });
+      }),
+    );
+  verb(share, 'remove <vm> <tag>', 'Share a folder no longer, from the next start on', {
+    aliases: ['rm'],
+    description: 'Share a folder no longer, from the next start on. What is in it stays.',
+    examples: [['lodge vm share remove web1 data', 'by its tag']],
+  })
+    .option(...noWait)
+    .action(
+      withDaemon<[name: string, tag: string], ChangeOptions>(async (session, options, name, tag) => {
+        const { changeVm } = await load();
+        await changeVm(session, name, options, (spec) => {
+          const sharedFolders = spec.sharedFolders.filter((one) => one.name !== tag);
+          if (sharedFolders.length === spec.sharedFolders.length)
+            throw usageError(`VM ${name} has no shared folder ${tag}`, {
+              hint:
+                spec.sharedFolders.length === 0
+                  ? 'It has none.'
+                  : `It has ${spec.sharedFolders.map((one) => one.name).join(', ')}.`,
+            });
+          return { ...spec, sharedFolders };
+        });
+      }),
     );
 }
 

@@ -203,6 +203,11 @@ function addChangeVerbs(vm: Command): void {
       'network: NAME, or network=NAME,model=e1000,mac=…,ip=…, or none; may be given several times',
       collected,
     )
+    .option(
+      '--share <folder>',
+      'folder of the node that the guest can mount: /srv/data, or src=/srv/data,tag=data,ro,driver=9p,mount=/data; may be given several times',
+      collected,
+    )
     .option('--mac <address>', 'MAC address of the first NIC')
     .option('--ip <address>', 'IPv4 address that the network’s DHCP gives to the first NIC')
     .addOption(

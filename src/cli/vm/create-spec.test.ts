@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { vmSpec } from '../../api/vm-spec.ts';
-import { parseDisk, parseNic, readSshKeys, specFromOptions } from './create-spec.ts';
+import { parseDisk, parseNic, parseShare, readSshKeys, specFromOptions } from './create-spec.ts';
 
 const key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDkgLWZha2Uta2V5LWZvci10ZXN0cw ann@host';
 
@@ -46,6 +46,20 @@ test('disks are sizes, or keys; the first is the root disk', () => {
   assert.throws(() => parseDisk('siez=20GiB', 0), /"siez=20GiB" is not understood/);
   assert.throws(() => parseDisk('20 parsecs', 0), /--disk: .*parsecs/);
   assert.throws(() => parseDisk('size=1G,readonly=maybe', 0), /yes or no/);
+});
+
+test('shared folders are paths, or keys with ro as mount(8) has it', () => {
+  assert.deepEqual(parseShare('/srv/My_Data/'), { name: 'my-data', path: '/srv/My_Data/' });
+  assert.deepEqual(parseShare('src=/srv/data,tag=files,ro,driver=9p,mount=/data'), {
+    name: 'files',
+    path: '/srv/data',
+    access: 'read-only',
+    driver: '9p',
+    mountPoint: '/data',
+  });
+  assert.deepEqual(parseShare('src=/srv/data,rw'), { name: 'data', path: '/srv/data', access: 'read-write' });
+  assert.throws(() => parseShare('tag=data,ro'), /src=/);
+  assert.throws(() => parseShare('src=/srv/data,readonly'), /"readonly" is not understood/);
 });
 
 test('NICs are names of networks, or keys; --mac and --ip are for the first', async () => {

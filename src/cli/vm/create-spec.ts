@@ -19,6 +19,7 @@ export interface CreateSpecOptions {
   cdrom?: string[];
   iso?: string;
   network?: string[];
+  share?: string[];
   mac?: string;
   ip?: string;
   os?: string;
@@ -52,6 +53,7 @@ export interface CreateSpecOptions {
 }
 
 type Disk = NonNullable<VmSpecInput['disks']>[number];
+type SharedFolder = NonNullable<VmSpecInput['sharedFolders']>[number];
 type Nic = NonNullable<VmSpecInput['nics']>[number];
 
 /** The spec that the options describe. What wasn't given stays out, so that the contract's defaults hold. */
@@ -86,6 +88,7 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
     smbios: options.smbios === undefined ? undefined : keyValues(options.smbios, smbiosKeys, '--smbios'),
     disks: disks.length === 0 ? undefined : disks,
     nics,
+    sharedFolders: options.share?.map(parseShare),
     display: options.display as VmSpecInput['display'],
     hasAgentChannel: options.agent === false ? false : undefined,
     guestAgent: typeof options.agent === 'string' ? (options.agent as VmSpecInput['guestAgent']) : undefined,
@@ -174,6 +177,29 @@ export function parseNic(text: string): Nic {
     ipv4Address: fields['ip'],
     isConnected: fields['connected'] === undefined ? undefined : yesOrNo('--network connected', fields['connected']),
   });
+}
+
+const shareKeys = ['src', 'tag', 'access', 'driver', 'mount'] as const;
+
+/** A shared folder: a path, or keys: "src=/srv/data,tag=data,ro". Without a tag, the path's last part is it. */
+export function parseShare(text: string): SharedFolder {
+  if (!text.includes('=')) return { name: tagOf(text), path: text };
+  // As mount(8) says it.
+  const spelt = text.replace(/(^|,)ro(?=,|$)/g, '$1access=read-only').replace(/(^|,)rw(?=,|$)/g, '$1access=read-write');
+  const fields = keyValues(spelt, shareKeys, '--share');
+  const path = fields['src'];
+  if (path === undefined) throw usageError('--share needs the folder: src=/srv/data,tag=data,ro');
+  return withoutUndefined({
+    name: fields['tag'] ?? tagOf(path),
+    path,
+    access: fields['access'] as SharedFolder['access'],
+    driver: fields['driver'] as SharedFolder['driver'],
+    mountPoint: fields['mount'],
+  });
+}
+
+function tagOf(path: string): string {
+  return (path.replace(/\/+$/, '').split('/').at(-1) ?? '').toLowerCase().replaceAll(/[_. ]/g, '-');
 }
 
 function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {

@@ -3,6 +3,7 @@ import { bootOrder, describeBootDevice } from '../../api/boot-order.ts';
 import type { InheritedField, ProfileChange } from '../../api/vm-inherited.ts';
 import type { PendingChange, Vm } from '../../api/vm.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
+import { mountOf, mountPointOf } from '../../api/vm-shared-folder.ts';
 import { parsePath, valueAt, type Json } from '../../lib/field-path.ts';
 import { formatMib } from '../../lib/quantity.ts';
 import { shortValue } from '../apply/diff-text.ts';
@@ -87,6 +88,24 @@ const deviceColumns: readonly Column<StatusDevice>[] = [
   { header: 'OTHER KIND', value: (device) => device.otherKind ?? '', minWidth: 14 },
   { header: 'WHY', value: (device) => device.why, minWidth: 16 },
 ];
+
+type SharedFolder = Vm['spec']['sharedFolders'][number];
+
+function folderColumns({ status }: Vm): readonly Column<SharedFolder>[] {
+  const inGuest = (folder: SharedFolder): string => {
+    const device = status.devices.find(({ name }) => name === `shared folder ${folder.name}`);
+    if (!device) return '';
+    const driver = device.model.includes('9p') ? '9p' : 'virtiofs';
+    const { type, options } = mountOf({ driver, access: folder.access });
+    return `mount -t ${type} -o ${options} ${folder.name} ${mountPointOf(folder)}`;
+  };
+  return [
+    { header: 'TAG', value: (folder) => folder.name },
+    { header: 'FOLDER', value: (folder) => folder.path },
+    { header: 'ACCESS', value: (folder) => folder.access },
+    { header: 'IN A LINUX GUEST', value: inGuest },
+  ];
+}
 
 /** The reason for an accelerator goes through the whole ladder; lodge node show has all of it. */
 function firstSentence(text: string): string {
@@ -294,6 +313,12 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
               width: session.terminal.width === null ? null : session.terminal.width - 2,
               style,
             }),
+      ],
+      [
+        'Shared folders',
+        spec.sharedFolders.length === 0
+          ? null
+          : renderTable(folderColumns(vm), spec.sharedFolders, { width: null, style }),
       ],
       ['Disks', status.disks.length === 0 ? null : renderTable(diskColumns, status.disks, { width: null, style })],
       [

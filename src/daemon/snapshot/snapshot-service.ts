@@ -8,6 +8,7 @@ import { readDiskSpace } from '../../host/machine.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord } from '../task/task.ts';
 import { vmSubject } from '../vm/vm-records.ts';
+import { requireSavableMemory } from '../vm/shared-folders.ts';
 import { firmwarePath } from './snapshot-firmware.ts';
 import { type KeptSnapshot, type SnapshotRecords } from './snapshot-records.ts';
 import { diskVolumes } from '../vm/freeze-disks.ts';
@@ -89,6 +90,7 @@ export class SnapshotService {
         hint: 'Take the snapshot without memory, or start the VM.',
       });
     }
+    if (body.withMemory) requireSavableMemory(vm, 'saved with its memory');
     if (records.collection.byName(vm.id, body.name)) {
       throw new LodgeError('name_taken', `VM ${vm.name} has a snapshot ${body.name} already.`, {
         hint: 'Choose another name, or delete that one.',

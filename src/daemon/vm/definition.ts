@@ -12,6 +12,7 @@ import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
 import { roomOf } from './hot-plug-room.ts';
+import { type SharedFolders } from './shared-folders.ts';
 import { chooseFirmware, effectiveDisks, hardwareOf, needsSeed, seedDevice, seedDiskName } from './hardware.ts';
 
 export interface DefinitionParts {
@@ -21,6 +22,8 @@ export interface DefinitionParts {
   /** Folder in which every VM has its own. */
   directory: string;
   hasUefi: () => Promise<boolean>;
+  hasVirtiofs: () => Promise<boolean>;
+  sharedFolders: SharedFolders;
   /** What a VM with this spec runs on here. */
   /** What this node has, for the room a VM gets without asking. */
   nodeSize: () => { vcpus: number; memoryMib: number };
@@ -43,7 +46,7 @@ export function seedPath(parts: Pick<DefinitionParts, 'directory'>, id: string):
 
 /** The firmware a VM boots by, and all its devices: kept from its last start where the spec leaves the choice open. */
 export async function planHardware(
-  parts: Pick<DefinitionParts, 'images' | 'networks' | 'hasUefi' | 'acceleratorFor'>,
+  parts: Pick<DefinitionParts, 'images' | 'networks' | 'hasUefi' | 'hasVirtiofs' | 'acceleratorFor'>,
   vm: Pick<Vm, 'project' | 'spec'> & { status: Pick<Vm['status'], 'pinned'> },
 ): Promise<{ firmware: VmPinned['firmware']; hardware: VmHardware; accelerator: 'kvm' | 'tcg' }> {
   const image = imageOf(parts, vm);
@@ -69,6 +72,7 @@ export async function planHardware(
     firmware,
     accelerator,
     mostQueues,
+    hasVirtiofs: vm.spec.sharedFolders.length > 0 && (await parts.hasVirtiofs()),
     before: pinned?.hardware ?? null,
   });
   return { firmware, hardware, accelerator };
@@ -149,6 +153,7 @@ export async function defineGuest(
         : null,
     disks,
     nics,
+    sharedFolders: await parts.sharedFolders.resolve(vm.spec, hardware),
     generationId: vm.status.generationId,
     directory: vmDirectory(parts, vm.id),
     uid,

@@ -106,13 +106,15 @@ export interface HardwareFacts {
   accelerator: 'kvm' | 'tcg';
   /** Queues that the network of each NIC allows. */
   mostQueues: readonly number[];
+  /** The node can share folders by virtio-fs. */
+  hasVirtiofs: boolean;
   /** What its last start had; null at the first. */
   before: VmHardware | null;
 }
 
 /** All devices of a VM, with nothing left open. */
 export function hardwareOf(spec: VmSpec, facts: HardwareFacts): VmHardware {
-  const { image, firmware, accelerator, mostQueues, before } = facts;
+  const { image, firmware, accelerator, mostQueues, hasVirtiofs, before } = facts;
   const disks: Parameters<typeof resolveHardware>[0]['disks'][number][] = effectiveDisks(spec, image).map((disk) => {
     const index = spec.disks.findIndex(({ name }) => name === disk.name);
     return { ...disk, field: index < 0 ? 'spec.hardware' : `spec.disks.${index}.bus` };
@@ -127,6 +129,7 @@ export function hardwareOf(spec: VmSpec, facts: HardwareFacts): VmHardware {
       spec.machine !== 'microvm' && (spec.display === 'vnc' || (spec.display === 'auto' && firmware !== 'direct')),
     accelerator,
     mostQueues,
+    hasVirtiofs,
     before,
   });
 }
@@ -225,6 +228,16 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
     if (usbNames.has(name))
       throw invalidField(`spec.usbDevices.${index}.name`, 'two USB devices of a VM can not have the same name', name);
     usbNames.add(name);
+  }
+  const folderNames = new Set<string>();
+  for (const [index, { name }] of spec.sharedFolders.entries()) {
+    if (folderNames.has(name))
+      throw invalidField(
+        `spec.sharedFolders.${index}.name`,
+        'two shared folders of a VM can not have the same name',
+        name,
+      );
+    folderNames.add(name);
   }
   const minimum = Math.max(image?.status.minMemoryMib ?? 0, image?.spec.minMemoryMib ?? 0);
   if (spec.memoryMib < minimum) {

@@ -5,7 +5,16 @@ import { basename, dirname, join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
 import { type Vm } from '../../api/vm.ts';
 import { buildSeed, hashPassword as hash } from '../../host/image/seed.ts';
-import { CloudConfigError, composeMetaData, composeNetworkConfig, composeUserData } from '../../lib/cloud-config.ts';
+import { type VmHardware } from '../../api/vm-hardware.ts';
+import { mountOf, mountPointOf } from '../../api/vm-shared-folder.ts';
+import { type VmSpec } from '../../api/vm-spec.ts';
+import {
+  CloudConfigError,
+  composeMetaData,
+  composeNetworkConfig,
+  composeUserData,
+  type CloudConfigMount,
+} from '../../lib/cloud-config.ts';
 import { installScript } from './agent-install.ts';
 import { describeImageProblem } from '../image/image-problem.ts';
 
@@ -16,12 +25,19 @@ export async function hashPassword(password: string): Promise<string> {
   });
 }
 
+/** What a seed says besides the spec. */
+interface SeedOptions {
+  isAgentInstalled?: boolean;
+  /** What the guest is about to have, where that is known. */
+  hardware?: Pick<VmHardware, 'sharedFolders'>;
+}
+
 /** The texts of a seed. Throws invalid_request for user-data that is none. */
 export function composeSeed(
   vm: Pick<Vm, 'id' | 'name' | 'spec'> & {
     status: Pick<Vm['status'], 'nics'> & Partial<Pick<Vm['status'], 'lineage'>>;
   },
-  { isAgentInstalled = false }: { isAgentInstalled?: boolean } = {},
+  { isAgentInstalled = false, hardware }: SeedOptions = {},
 ): {
   metaData: string;
   userData: string;
@@ -43,6 +59,7 @@ export function composeSeed(
           passwordHash: cloudInit?.password,
           isSshPasswordAllowed: cloudInit?.password !== undefined,
           isCopy,
+          mounts: mountsOf(vm.spec, hardware),
         },
         cloudInit?.userData,
       ),
@@ -61,11 +78,19 @@ export function composeSeed(
   }
 }
 
+function mountsOf({ sharedFolders }: VmSpec, hardware: SeedOptions['hardware']): CloudConfigMount[] {
+  return sharedFolders.flatMap((folder) => {
+    const driver = hardware?.sharedFolders.find(({ name }) => name === folder.name)?.model;
+    if (!driver) return [];
+    return [{ source: folder.name, mountPoint: mountPointOf(folder), ...mountOf({ driver, access: folder.access }) }];
+  });
+}
+
 /** Writes the drive at `path`, unless it holds the same already. */
 export async function writeSeed(
   vm: Pick<Vm, 'id' | 'name' | 'spec' | 'status'>,
   path: string,
-  options: { isAgentInstalled?: boolean } = {},
+  options: SeedOptions = {},
 ): Promise<void> {
   const content = composeSeed(vm, options);
   const hash = createHash('sha256').update(JSON.stringify(content)).digest('hex');

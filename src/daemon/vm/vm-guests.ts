@@ -254,6 +254,13 @@ export class VmGuests {
           hint: `Start it afresh, so that it has its TPM again: lodge vm restart ${vm.name}. What the TPM keeps is on disk.`,
         });
         return;
+      case 'shared-folders-died':
+        await this.#noteWarning(vm, {
+          code: 'shared-folders-died',
+          message: message.message,
+          hint: `Start it afresh: lodge vm restart ${vm.name}. What was written before is in the folder.`,
+        });
+        return;
       case 'devices':
         if (vm.status.taskId === null) this.#parts.onDevices(id);
         return;

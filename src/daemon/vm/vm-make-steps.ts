@@ -203,6 +203,7 @@ async function alignSeed(parts: VmStepParts, id: string): Promise<void> {
   const vm = parts.records.byId(id);
   const path = seedPath(parts, id);
   const image = imageOf(parts, vm);
-  if (needsSeed(vm.spec, image)) await writeSeed(vm, path, { isAgentInstalled: installsAgent(vm.spec, image) });
-  else await removeSeed(path);
+  if (!needsSeed(vm.spec, image)) return removeSeed(path);
+  const { hardware } = await planHardware(parts, vm);
+  await writeSeed(vm, path, { isAgentInstalled: installsAgent(vm.spec, image), hardware });
 }

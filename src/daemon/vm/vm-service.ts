@@ -19,6 +19,7 @@ import { imageOf, planHardware, plannedDevices, vmDirectory, type DefinitionPart
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
 import { namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
 import { checkSpec, effectiveDisks } from './hardware.ts';
+import { requireSavableMemory } from './shared-folders.ts';
 import { composeSeed, hashPassword } from './seed.ts';
 import { type LiveChanges } from './live-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
@@ -204,7 +205,8 @@ export class VmService {
     return this.#submit(vm, 'restart', this.#parts.tasks.restart, requestedBy, { timeoutS, bootOnce, parentId });
   }
 
-  suspend(vm: Vm, requestedBy: string, parentId?: string): Promise<TaskRecord> {
+  async suspend(vm: Vm, requestedBy: string, parentId?: string): Promise<TaskRecord> {
+    requireSavableMemory(vm, 'suspended');
     return this.#submit(vm, 'suspend', this.#parts.tasks.suspend, requestedBy, { parentId });
   }
 
@@ -213,6 +215,7 @@ export class VmService {
     const { records, engine, nodes, references, forkTask, guests } = this.#parts;
     this.#requireIdle(given);
     records.requireAllowed(given, 'fork');
+    requireSavableMemory(given, 'forked');
     const started = { spec: given.status.startedSpec ?? given.spec };
     const reason = whyNotForkable({ ...started, pinned: given.status.pinned });
     if (reason) throw new LodgeError('unsupported', `VM ${given.name} can not be forked: ${reason}.`);
@@ -383,6 +386,7 @@ export class VmService {
     checkSpec(spec, imageOf(this.#parts, vm));
     const { hardware } = await planHardware(this.#parts, { ...vm, status: { pinned: null } });
     await this.#parts.driver.check(spec, hardware);
+    await this.#parts.sharedFolders.check(spec);
     for (const [index, nic] of spec.nics.entries())
       this.#parts.networks.checkNic(
         this.#parts.networks.require(project, nic.network),
@@ -401,7 +405,8 @@ export class VmService {
     checkSpec(spec, image);
     const { hardware } = await planHardware(this.#parts, { ...vm, status: vm.status ?? { pinned: null } });
     await this.#parts.driver.check(spec, hardware);
-    if (spec.cloudInit) composeSeed({ ...vm, id: vm.id ?? '', status: { nics: [] } });
+    await this.#parts.sharedFolders.check(spec);
+    if (spec.cloudInit) composeSeed({ ...vm, id: vm.id ?? '', status: { nics: [] } }, { hardware });
     this.#checkReferences(vm);
   }
 

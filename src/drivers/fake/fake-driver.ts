@@ -63,6 +63,7 @@ export class FakeDriver implements Driver {
           secureBoot: yes,
           tpm: yes,
           nmi: yes,
+          virtiofs: yes,
           fork: yes,
         },
         machines: Object.keys(machines),

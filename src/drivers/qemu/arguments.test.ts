@@ -23,6 +23,7 @@ const installation: CommandContext['installation'] = {
   chardevKinds: new Set(['socket', 'ringbuf', 'hub']),
   deviceModels: new Set(),
   swtpmPath: '/usr/bin/swtpm',
+  virtiofsdPath: '/usr/libexec/virtiofsd',
   uefi: {
     codePath: '/usr/share/OVMF/OVMF_CODE_4M.fd',
     variablesPath: '/usr/share/OVMF/OVMF_VARS_4M.fd',

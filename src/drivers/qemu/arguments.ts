@@ -3,7 +3,7 @@
 import { LodgeError } from '../../api/errors.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import { type GuestDefinition } from '../driver.ts';
-import { type LaunchFile, type LaunchTap } from '../../host/launch/launch.ts';
+import { type LaunchFile, type LaunchFolder, type LaunchTap } from '../../host/launch/launch.ts';
 import { cpuArgument } from './cpu-model.ts';
 import { addDisks, addHotplugBus, addNics, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
@@ -14,6 +14,7 @@ import { type IncomingMemory } from './fork/fork.ts';
 import { addMemoryDevice, planRoom, type Room } from './room.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
+import { addSharedFolders, needsSharedMemory } from './shared-folders.ts';
 import { serialChardevArguments } from './serial/chardev.ts';
 import { tpmArguments } from './tpm.ts';
 import { chooseUefiCode } from './uefi-variables.ts';
@@ -40,6 +41,7 @@ export interface QemuCommand {
   argv: [string, ...string[]];
   files: LaunchFile[];
   taps: LaunchTap[];
+  folders: LaunchFolder[];
   pinned: VmPinned;
   /** What the devices' state of a copy is called for its QEMU. */
   streamUri: string | null;
@@ -67,6 +69,12 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     return fd;
   };
   const hotplug = planRoom(definition, context.isRestoring);
+  const folders: LaunchFolder[] = [];
+  const passFolder = (path: string, access: LaunchFolder['access']): number => {
+    const at = nextDescriptor++;
+    folders.push({ path, access, at });
+    return at;
+  };
   const places = new DevicePlaces(spec.machine, hotplug.slots);
   const tools: ArgumentTools = {
     add,
@@ -102,6 +110,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   else machine.push('vmport=off', `hpet=${hardware.hpet.model === 'hpet' ? 'on' : 'off'}`);
   if (definition.firmware === 'uefi') machine.push(addUefi(definition, context, tools));
   if (context.incoming) machine.push(addMappedMemory(hotplug, context.incoming, tools));
+  const hasSharedMemory = needsSharedMemory(definition);
+  if (hasSharedMemory) machine.push(addSharedMemory(hotplug, spec.machine, tools));
   const streamUri = context.incoming ? `file:${tools.passFile(context.incoming.streamPath, 'ro')}` : null;
   add('-machine', machine.join(','));
   add(
@@ -128,10 +138,11 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
 
   for (let index = 0; index < hardware.ioThreads.count; index++) add('-object', `iothread,id=iothread${index}`);
   addHotplugBus(spec.machine, tools);
-  addMemoryDevice(definition, hotplug, tools);
+  addMemoryDevice(definition, hotplug, hasSharedMemory, tools);
   addDisks(definition, hotplug, tools);
   const canUseVhost = context.hasVhostNet && accelerator.accelerator === 'kvm';
   addNics(definition, { canUseVhost, isRestoring: context.isRestoring }, tools);
+  addSharedFolders(definition, passFolder, tools);
   addMachineDevices(definition, tools);
   add(...tpmArguments(definition));
   if (context.isRestoring) add('-incoming', 'defer');
@@ -141,6 +152,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     argv,
     files,
     taps,
+    folders,
     streamUri,
     pinned: {
       qemuVersion: installation.version,
@@ -218,6 +230,17 @@ function addMappedMemory({ baseMemoryMib }: Room, incoming: IncomingMemory, tool
       `offset=${incoming.offset},share=off,readonly=on,rom=off`,
   );
   return `memory-backend=${incoming.block}`;
+}
+
+/** Puts the guest's memory where another process can map it too. Gives back what the machine is told of it. */
+function addSharedMemory(
+  { baseMemoryMib }: Room,
+  machine: GuestDefinition['spec']['machine'],
+  { add }: ArgumentTools,
+): string {
+  const id = memoryBlock(machine);
+  add('-object', `memory-backend-memfd,id=${id},size=${baseMemoryMib}M,share=on`);
+  return `memory-backend=${id}`;
 }
 
 /** Name of the block of memory that a machine of this type has (MachineClass.default_ram_id). */

@@ -18,6 +18,7 @@ export function capabilitiesOf(installation: QemuInstallation): DriverStatus['ca
     uefi: canUefi(installation),
     secureBoot: canSecureBoot(installation),
     tpm: canTpm(installation),
+    virtiofs: canVirtiofs(installation),
     nmi: { isSupported: true, reason: 'QMP inject-nmi' },
     fork: canFork(installation),
   };
@@ -40,6 +41,14 @@ function canTpm({ swtpmPath, version, deviceModels }: QemuInstallation): Capabil
   return deviceModels.has('tpm-crb')
     ? { isSupported: true, reason: `TPM 2.0 by ${swtpmPath}` }
     : { isSupported: false, reason: `QEMU ${version} was built without TPM.` };
+}
+
+function canVirtiofs({ virtiofsdPath, version, deviceModels }: QemuInstallation): Capability {
+  if (virtiofsdPath === null)
+    return { isSupported: false, reason: 'virtiofsd is not installed: install the package virtiofsd, or use 9p.' };
+  return deviceModels.has('vhost-user-fs-pci')
+    ? { isSupported: true, reason: `Shared folders by ${virtiofsdPath}` }
+    : { isSupported: false, reason: `QEMU ${version} was built without vhost-user-fs.` };
 }
 
 function canFork({ migrationCapabilities }: QemuInstallation): Capability {

@@ -2,7 +2,7 @@
 // a QEMU that was taken over can't put a link in its place. Its subfolder belongs to the VM's own user: QEMU works in it
 // and makes its sockets there, under relative names, so it needs no way to the folder from above. Whatever is read from
 // the subfolder is read as what an enemy may have put there: no link is followed, no pipe waited for.
-import { chmod, chown, lstat, mkdir, open, rm } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdir, open, readdir, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
@@ -32,6 +32,8 @@ export interface VmFolder {
   /** What that is encrypted with. */
   tpmKey: string;
   tpmLog: string;
+  /** What the processes say that serve shared folders. */
+  sharedFoldersLog: string;
 }
 
 /** Names of the files in the work folder, as QEMU is given them. */
@@ -47,6 +49,13 @@ export const workNames = {
   savedState: 'memory.state',
   usedState: 'memory.used',
 } as const;
+
+const sharedFolderPrefix = 'shared-folder-';
+
+/** Name of the socket in the work folder by which QEMU reaches what serves a shared folder. */
+export function sharedFolderSocket(name: string): string {
+  return `${sharedFolderPrefix}${name}.sock`;
+}
 
 export function vmFolder(directory: string): VmFolder {
   const work = join(directory, 'qemu');
@@ -70,6 +79,7 @@ export function vmFolder(directory: string): VmFolder {
     tpmState: join(directory, 'tpm'),
     tpmKey: join(directory, 'tpm.key'),
     tpmLog: join(directory, 'tpm.log'),
+    sharedFoldersLog: join(directory, 'shared-folders.log'),
   };
 }
 
@@ -84,6 +94,7 @@ export async function prepareFolder(folder: VmFolder, uid: number): Promise<void
     removeUnlessOwn(folder.serialLog, uid),
     rm(folder.processLog, { force: true }),
     rm(folder.tpmLog, { force: true }),
+    rm(folder.sharedFoldersLog, { force: true }),
   ]);
 }
 
@@ -108,6 +119,9 @@ export async function removeLeftovers(folder: VmFolder): Promise<void> {
     screenshot,
     usedState,
   ];
+  // A socket, and beside it the file in which virtiofsd notes its process.
+  for (const name of await readdir(folder.work).catch(() => []))
+    if (name.startsWith(sharedFolderPrefix)) leftovers.push(join(folder.work, name));
   // Whatever stands under such a name goes, be it a folder that the VM's user put there.
   await Promise.all(leftovers.map((path) => rm(path, { force: true, recursive: true })));
 }

@@ -28,6 +28,8 @@ export interface QemuInstallation {
   uefi: UefiFirmware | null;
   /** The program that is a TPM; null where it is not installed. */
   swtpmPath: string | null;
+  /** The program that serves folders by virtio-fs; null where it is not installed. */
+  virtiofsdPath: string | null;
 }
 
 /** Where UEFI firmware lies: its code, and templates of its variable store. */
@@ -106,7 +108,10 @@ export function parseDeviceHelp(text: string): Set<string> {
 }
 
 /** Asks the installed QEMU about itself. Throws `unavailable` when there is none, or one too old. */
-export async function inspectInstallation(binary: string): Promise<QemuInstallation> {
+export async function inspectInstallation(
+  binary: string,
+  { virtiofsd }: { virtiofsd?: string | undefined } = {},
+): Promise<QemuInstallation> {
   const ask = async (...args: string[]): Promise<string> =>
     (await run([binary, ...args], { timeoutMs: 20_000 })).stdout;
   let version: string | null;
@@ -130,15 +135,17 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
       },
     );
   }
-  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, migrationCapabilities, uefi, swtpmPath] = await Promise.all([
-    ask('-machine', 'help'),
-    ask('-cpu', 'help'),
-    ask('-chardev', 'help'),
-    ask('-device', 'help'),
-    readMigrationCapabilities(binary),
-    findUefi(),
-    findSwtpm(),
-  ]);
+  const [machineHelp, cpuHelp, chardevHelp, deviceHelp, migrationCapabilities, uefi, swtpmPath, virtiofsdPath] =
+    await Promise.all([
+      ask('-machine', 'help'),
+      ask('-cpu', 'help'),
+      ask('-chardev', 'help'),
+      ask('-device', 'help'),
+      readMigrationCapabilities(binary),
+      findUefi(),
+      findSwtpm(),
+      findVirtiofsd(virtiofsd),
+    ]);
   const { names, aliases } = parseMachineHelp(machineHelp);
   const machines = new Map<string, string>();
   for (const type of ['q35', 'pc', 'microvm']) if (names.has(type)) machines.set(type, aliases.get(type) ?? type);
@@ -155,6 +162,7 @@ export async function inspectInstallation(binary: string): Promise<QemuInstallat
     migrationCapabilities,
     uefi,
     swtpmPath,
+    virtiofsdPath,
   };
 }
 
@@ -189,6 +197,13 @@ async function findUefi(): Promise<UefiFirmware | null> {
 
 async function findSwtpm(): Promise<string | null> {
   for (const path of ['/usr/bin/swtpm', '/usr/local/bin/swtpm']) if (await isThere(path)) return path;
+  return null;
+}
+
+/** Places in Debian, Fedora and SUSE, and in Arch and Alpine. What QEMU had in its own folder before 8.0 is another program. */
+async function findVirtiofsd(configured: string | undefined): Promise<string | null> {
+  const places = configured ? [configured] : ['/usr/libexec/virtiofsd', '/usr/lib/virtiofsd', '/usr/bin/virtiofsd'];
+  for (const path of places) if (await isThere(path)) return path;
   return null;
 }
 

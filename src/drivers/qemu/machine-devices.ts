@@ -80,7 +80,7 @@ export function modelsOf(hardware: VmHardware): { field: string; models: string[
     hardware.machine === 'microvm'
       ? models.map((model) => (model.startsWith('virtio-') ? model.replace(/-pci$/, '-device') : model))
       : [...models];
-  const { video, input, usb, rng, balloon, panicDevice, agentChannel } = hardware;
+  const { video, input, usb, rng, balloon, panicDevice, agentChannel, sharedFolders } = hardware;
   const one = (
     field: string,
     asked: string,
@@ -90,6 +90,12 @@ export function modelsOf(hardware: VmHardware): { field: string; models: string[
     ...hardware.disks.map(({ field, model }) => one(field, model, diskModels)),
     ...hardware.nics.map(({ model }, index) =>
       one(`spec.nics.${index}.model`, model, { [model]: [model === 'virtio' ? 'virtio-net-pci' : model] }),
+    ),
+    ...sharedFolders.map(({ field, model }) =>
+      one(field, model, {
+        virtiofs: [hardware.machine === 'microvm' ? 'vhost-user-fs-device' : 'vhost-user-fs-pci'],
+        '9p': ['virtio-9p-pci'],
+      }),
     ),
     one('spec.video', video.model, { vga: ['VGA'], virtio: ['virtio-vga'] }),
     ...(video.model === 'none'

@@ -9,6 +9,7 @@
 //   7         the bus of slots.ts: disks on virtio or nvme, NICs
 //   16–23     disks beyond its last slot, eight a slot
 //   24–27     NICs beyond its last slot, eight a slot
+//   28, 29    shared folders beyond its last slot, eight a slot
 // microvm has 24 virtio-mmio transports: rng 0, balloon 1, serial 2, disks upwards from 3, NICs downwards from 23.
 // https://www.qemu.org/docs/master/system/i386/microvm.html
 import { LodgeError } from '../../api/errors.ts';
@@ -54,6 +55,7 @@ export class DevicePlaces {
   #nics = 0;
   #disks = 0;
   #controllers = 0;
+  #sharedFolders = 0;
   readonly #slots: Slots;
 
   /** `slots`: of the devices that sit on the bus of slots.ts. */
@@ -95,6 +97,14 @@ export class DevicePlaces {
     return this.#pci(16 + Math.floor(index / 8), index % 8, true);
   }
 
+  sharedFolder(id: string): string {
+    const slot = this.slot(id);
+    if (slot !== null) return slot;
+    if (this.#isMmio) return this.disk(id);
+    const index = this.#sharedFolders++;
+    return this.#pci(28 + Math.floor(index / 8), index % 8, true);
+  }
+
   /** A SATA controller besides the machine's own. */
   sataController(): string {
     return this.#pci(6, this.#controllers++, true);
@@ -103,9 +113,13 @@ export class DevicePlaces {
   /** Refuses what the other kind of device has taken already. */
   #roomFor(transport: number): number {
     if (this.#nics + this.#disks <= microvmRoom) return transport;
-    throw new LodgeError('unsupported', `A microvm has room for ${microvmRoom} disks and NICs together.`, {
-      hint: 'Take some away (first-boot data is a disk too), or set machine to q35.',
-    });
+    throw new LodgeError(
+      'unsupported',
+      `A microvm has room for ${microvmRoom} disks, shared folders and NICs together.`,
+      {
+        hint: 'Take some away (first-boot data is a disk too), or set machine to q35.',
+      },
+    );
   }
 
   #pci(slot: number, fn: number, isShared: boolean): string {

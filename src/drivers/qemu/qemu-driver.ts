@@ -38,6 +38,7 @@ import { qmpFailure } from './qmp-failure.ts';
 import { settleCapture } from './memory-capture.ts';
 import { loadMemory, settleUsedState, takeBackState, useUpState } from './saved-state.ts';
 import { SerialLog } from './serial/log.ts';
+import { endSharedFolders, findSharedFolders } from './shared-folders.ts';
 import { checkSpec } from './spec-check.ts';
 import { endTpm, findTpm, keepTpm, resetTpm } from './tpm.ts';
 import { copyVariables, resetVariables } from './uefi-variables.ts';
@@ -45,6 +46,8 @@ import { copyVariables, resetVariables } from './uefi-variables.ts';
 export interface QemuDriverOptions extends QemuProcessesOptions {
   /** The QEMU program. */
   binary?: string;
+  /** The virtiofsd program; without it, it is looked for. */
+  virtiofsd?: string;
   /** The accelerators that may be used; default `auto`, all. */
   accelerator?: 'auto' | 'kvm' | 'tcg';
   /** Folder in which what the probe guests showed is kept until the machine restarts. */
@@ -227,7 +230,8 @@ export class QemuDriver implements Driver {
     const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]);
     try {
       const tpm = await findTpm(this.#processes.mark(id), pinned.arguments);
-      const parts = { id, name, pinned, identity, folder, group, tpm, exited: null };
+      const sharedFolders = await findSharedFolders(this.#processes.mark(id), pinned.arguments);
+      const parts = { id, name, pinned, identity, folder, group, tpm, sharedFolders, exited: null };
       const { guest, qmp } = await this.#launcher.connect(parts, deadline);
       await Promise.all([guest.state(), guest.lookAtPort(), guest.devices.lookAtPlaces()]);
       await settleUsedState(qmp, folder);
@@ -262,6 +266,7 @@ export class QemuDriver implements Driver {
     for (const guest of this.#launcher.guests) if (guest.id === id) await guest.end();
     await this.#processes.end(id);
     await endTpm(this.#processes.mark(id));
+    await endSharedFolders(this.#processes.mark(id));
     await this.#processes.removeGroup(id);
   }
 
@@ -332,10 +337,12 @@ export class QemuDriver implements Driver {
 
   #getInstallation(): Promise<QemuInstallation> {
     // A failure is not kept: QEMU may be installed while the daemon runs.
-    this.#installation ??= inspectInstallation(this.#options.binary ?? 'qemu-system-x86_64').catch((error: unknown) => {
-      this.#installation = null;
-      throw error;
-    });
+    this.#installation ??= inspectInstallation(this.#options.binary ?? 'qemu-system-x86_64', this.#options).catch(
+      (error: unknown) => {
+        this.#installation = null;
+        throw error;
+      },
+    );
     return this.#installation;
   }
 }

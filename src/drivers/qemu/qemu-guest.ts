@@ -41,6 +41,7 @@ import { type QmpConnection, type QmpConnectionChange } from './qmp/connection.t
 import { type QmpEvent } from './qmp/events.ts';
 import { type RunState } from './qmp/commands.ts';
 import { saveMemory } from './saved-state.ts';
+import { hasEnded, hasSharedMemory, type SharedFolderServer } from './shared-folders.ts';
 import { SerialLog } from './serial/log.ts';
 import { type TpmProcess } from './tpm.ts';
 
@@ -58,6 +59,8 @@ export interface QemuGuestParts {
   canUseVhost: boolean;
   /** The process of its TPM; undefined: it has none. */
   tpm?: TpmProcess | undefined;
+  /** What serves its folders that are shared by virtio-fs. */
+  sharedFolders?: readonly SharedFolderServer[];
   /** How the process ended, where it is this daemon's child. */
   exited: LaunchedProcess['exited'] | null;
   /** Called when the process is gone, before `ended` is told. */
@@ -110,6 +113,7 @@ export class QemuGuest implements Guest {
   #isPortOpen: boolean | null = null;
   #isStateQuiet = false;
   #isTpmTold = false;
+  #areSharedFoldersTold = false;
 
   constructor(parts: QemuGuestParts) {
     this.id = parts.id;
@@ -129,6 +133,7 @@ export class QemuGuest implements Guest {
       onPlaced: (places) => this.#notePlaces(places),
       isEmulated: parts.pinned.accelerator === 'tcg',
       canUseVhost: parts.canUseVhost,
+      isMemoryShared: hasSharedMemory(parts.pinned.arguments),
     });
     const balloon = new BalloonStatistics(parts.qmp);
     parts.agent.findDisks = () => readDiskPlaces(parts.qmp);
@@ -418,6 +423,7 @@ export class QemuGuest implements Guest {
       if (this.#look.signal.aborted)
         await waitForExit(this.#parts.identity, { timeoutMs: 500, pollMs: 10 }).catch(() => {});
       await this.#lookAtTpm();
+      await this.#lookAtSharedFolders();
       if (performance.now() - logCheckedAt > logCheckMs) {
         logCheckedAt = performance.now();
         // Nothing depends on it: a log that can't be cut now is cut the next time.
@@ -441,6 +447,24 @@ export class QemuGuest implements Guest {
     this.#tell({
       type: 'tpm-died',
       message: 'The process of its TPM (swtpm) has ended; the guest goes on without a TPM.',
+    });
+  }
+
+  /** Told once, as the end of a TPM is. */
+  async #lookAtSharedFolders(): Promise<void> {
+    const { sharedFolders = [], qmp } = this.#parts;
+    if (this.#areSharedFoldersTold || this.#listeners.size === 0) return;
+    const ended = sharedFolders.filter((one) => hasEnded(one)).map(({ name }) => name);
+    if (ended.length === 0) return;
+    const isThere = await qmp.execute('query-status').then(
+      () => true,
+      () => false,
+    );
+    if (!isThere || this.#isEnding || this.#areSharedFoldersTold) return;
+    this.#areSharedFoldersTold = true;
+    this.#tell({
+      type: 'shared-folders-died',
+      message: `What serves its shared folders (virtiofsd) has ended for ${ended.join(', ')}; whatever in the guest uses them hangs.`,
     });
   }
 

@@ -23,6 +23,7 @@ import { QemuGuest, type QemuGuestParts } from './qemu-guest.ts';
 import { type QemuProcesses } from './qemu-processes.ts';
 import { QmpClosedError, QmpConnectError } from './qmp/errors.ts';
 import { QmpConnection, type QmpConnectionChange } from './qmp/connection.ts';
+import { endSharedFolders, mayHaveSharedFolders, sharedFolderFailure, startSharedFolders } from './shared-folders.ts';
 import { startFailure } from './start-failure.ts';
 import { endTpm, mayHaveTpm, startTpm, tpmFailure, type TpmProcess } from './tpm.ts';
 import { provideVariables } from './uefi-variables.ts';
@@ -128,6 +129,12 @@ export class QemuLauncher {
         oomScoreAdjust,
       });
     }
+    const sharedFolders = await startSharedFolders(folder, definition, {
+      mark: this.#processes.mark(id),
+      program: installation.virtiofsdPath ?? 'virtiofsd',
+      cgroupProcsFiles: group.processFiles,
+      oomScoreAdjust,
+    });
     const launched = await launchConfined({
       argv: command.argv,
       uid: definition.uid,
@@ -137,17 +144,20 @@ export class QemuLauncher {
       limits: { core: 0, nofile: maxOpenFiles },
       files: command.files,
       taps: command.taps,
+      folders: command.folders,
       stdoutPath: folder.processLog,
       stderrPath: folder.processLog,
       cwd: folder.work,
       env: this.#processes.environment(id),
+    }).catch((error: unknown) => {
+      throw sharedFolderFailure(name, error) ?? error;
     });
     attempt.launched = launched;
     const identity = identifyProcess(launched.pid);
     if (!identity) throw new LodgeError('hypervisor_failed', `QEMU of VM ${name} ended at once.`);
     await waitForSocket(folder.qmpSocket, identity, deadline);
     const opened = await this.connect(
-      { id, name, pinned: command.pinned, identity, folder, group, tpm, exited: launched.exited },
+      { id, name, pinned: command.pinned, identity, folder, group, tpm, sharedFolders, exited: launched.exited },
       deadline,
     );
     attempt.guest = opened.guest;
@@ -156,7 +166,10 @@ export class QemuLauncher {
 
   /** Connects to the monitor of a process and makes the guest of it. */
   async connect(
-    parts: Pick<QemuGuestParts, 'id' | 'name' | 'pinned' | 'identity' | 'folder' | 'group' | 'tpm' | 'exited'>,
+    parts: Pick<
+      QemuGuestParts,
+      'id' | 'name' | 'pinned' | 'identity' | 'folder' | 'group' | 'tpm' | 'sharedFolders' | 'exited'
+    >,
     deadline: AbortSignal,
   ): Promise<{ guest: QemuGuest; qmp: QmpConnection }> {
     const { id, name, folder } = parts;
@@ -222,6 +235,7 @@ export class QemuLauncher {
   /** Removes what a QEMU that is over has left. */
   async cleanUp(id: string, folder: VmFolder): Promise<void> {
     if (await mayHaveTpm(folder)) await endTpm(this.#processes.mark(id));
+    if (await mayHaveSharedFolders(folder)) await endSharedFolders(this.#processes.mark(id));
     await Promise.all([removeLeftovers(folder), this.#processes.removeGroup(id)]);
   }
 

@@ -4,7 +4,16 @@ import { type VmPinned } from '../../api/vm.ts';
 import { type VmUsbDevice } from '../../api/vm-spec.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { type ArgumentTools } from './device-arguments.ts';
-import { assignSlots, diskId, hotplugSlots, lastTarget, memoryDevice, nicId, usbController } from './slots.ts';
+import {
+  assignSlots,
+  diskId,
+  hotplugSlots,
+  lastTarget,
+  memoryDevice,
+  nicId,
+  sharedFolderId,
+  usbController,
+} from './slots.ts';
 
 export type Room = NonNullable<VmPinned['hotplug']>;
 
@@ -20,6 +29,7 @@ export function planRoom(definition: GuestDefinition, isRestoring: boolean): Roo
   const onSlots = [
     ...definition.nics.map(({ mac }) => nicId(mac)),
     ...[...bus].flatMap(([id, on]) => (on === 'virtio' || on === 'nvme' ? [id] : [])),
+    ...(definition.sharedFolders ?? []).map(({ name }) => sharedFolderId(name)),
   ];
   const onTargets = [...bus].flatMap(([id, on]) => (on === 'scsi' ? [id] : []));
   const moreMib = Math.max(0, (room?.memoryMib ?? 0) - spec.memoryMib);
@@ -51,24 +61,36 @@ export function inOrderOf(places: Room['slots'], before: Room['slots']): Room['s
 }
 
 /** Memory that was added before the guest was saved; none at another start. */
-export function addMemoryDevice({ spec }: GuestDefinition, room: Room, { add, places }: ArgumentTools): void {
+export function addMemoryDevice(
+  { spec }: GuestDefinition,
+  room: Room,
+  isShared: boolean,
+  { add, places }: ArgumentTools,
+): void {
   const slot = places.slot(memoryDevice);
   if (slot === null) return;
-  const { backend, device } = memoryParts(room);
+  const { backend, device } = memoryParts(room, isShared);
   add('-object', JSON.stringify(backend));
   const requested = `requested-size=${spec.memoryMib - room.baseMemoryMib}M`;
   add('-device', `${device.driver},id=${device.id},memdev=${device.memdev},${requested}${slot}`);
 }
 
-/** The memory that can be added, and the device by which the guest takes it: its pages cost nothing until then. */
-export function memoryParts({ baseMemoryMib, maxMemoryMib }: Pick<Room, 'baseMemoryMib' | 'maxMemoryMib'>): {
-  backend: { 'qom-type': string; id: string; size: number; reserve: boolean };
+/**
+ * The memory that can be added, and the device by which the guest takes it: its pages cost nothing until then.
+ * `isShared`: another process has to see it too.
+ */
+export function memoryParts(
+  { baseMemoryMib, maxMemoryMib }: Pick<Room, 'baseMemoryMib' | 'maxMemoryMib'>,
+  isShared: boolean,
+): {
+  backend: { 'qom-type': string; id: string; size: number; reserve: boolean; share?: boolean };
   device: { driver: string; id: string; memdev: string };
 } {
   const memdev = `${memoryDevice}-ram`;
   return {
     backend: {
-      'qom-type': 'memory-backend-ram',
+      'qom-type': isShared ? 'memory-backend-memfd' : 'memory-backend-ram',
+      ...(isShared ? { share: true } : {}),
       id: memdev,
       size: (maxMemoryMib - baseMemoryMib) * 2 ** 20,
       reserve: false,

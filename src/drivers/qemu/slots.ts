@@ -52,6 +52,11 @@ export function diskId(name: string): string {
   return `disk-${name}`;
 }
 
+/** Id of the device of a shared folder. */
+export function sharedFolderId(name: string): string {
+  return `share-${name}`;
+}
+
 /** Id of a NIC's device: by its address, which it has for life. */
 export function nicId(mac: string): string {
   return `nic-${mac.replaceAll(':', '')}`;

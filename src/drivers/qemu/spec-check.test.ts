@@ -23,6 +23,7 @@ const installation: Parameters<typeof checkSpec>[2] = {
     ).split(' '),
   ),
   swtpmPath: '/usr/bin/swtpm',
+  virtiofsdPath: '/usr/libexec/virtiofsd',
   uefi: {
     codePath: '/code',
     variablesPath: '/vars',

@@ -18,7 +18,7 @@ const maxNearModels = 5;
 
 type Installation = Pick<
   QemuInstallation,
-  'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'deviceModels' | 'uefi' | 'swtpmPath'
+  'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'deviceModels' | 'uefi' | 'swtpmPath' | 'virtiofsdPath'
 >;
 
 /** Throws `invalid_request` or `unsupported` for the first thing that can't be. */
@@ -45,6 +45,18 @@ export function checkSpec(spec: VmSpec, hardware: VmHardware, installation: Inst
   }
   checkSecureBoot(spec, installation);
   checkTpm(spec, installation);
+  checkSharedFolders(hardware, installation);
+}
+
+function checkSharedFolders({ sharedFolders }: VmHardware, { virtiofsdPath }: Installation): void {
+  const asked = sharedFolders.find(({ model }) => model === 'virtiofs');
+  if (!asked || virtiofsdPath !== null) return;
+  throw unsupportedField(
+    asked.field,
+    'virtiofsd is not installed on this node',
+    asked.model,
+    'Install the package virtiofsd (Debian has it from 13 on), or set the driver to 9p.',
+  );
 }
 
 function checkTpm({ tpm, machine }: VmSpec, { version, deviceModels, swtpmPath }: Installation): void {

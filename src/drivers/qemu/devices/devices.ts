@@ -63,6 +63,8 @@ export interface QemuDevicesParts {
   isEmulated: boolean;
   /** /dev/vhost-net can be used by it. */
   canUseVhost: boolean;
+  /** Another process sees its memory, and must see what is added. */
+  isMemoryShared: boolean;
 }
 
 const mib = 2 ** 20;
@@ -224,7 +226,7 @@ export class QemuDevices implements GuestDevices {
 
   async #addMemoryDevice(sizes: Pick<Room, 'baseMemoryMib' | 'maxMemoryMib'>): Promise<void> {
     const { qmp } = this.#parts;
-    const { backend, device } = memoryParts(sizes);
+    const { backend, device } = memoryParts(sizes, this.#parts.isMemoryShared);
     const slot = requireSlot(freeSlot((await this.#places()).slots, hotplugSlots), this.#parts.name);
     const objects = await qmp.execute('qom-list', { path: '/objects' });
     if (!objects.some((object) => object.name === backend.id)) await qmp.execute('object-add', backend);
