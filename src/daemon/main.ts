@@ -203,14 +203,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     },
     networks,
     directory: folders.vms,
-    hasUefi: async () => {
-      const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
-      return known.capabilities['uefi']?.isSupported ?? false;
-    },
-    hasVirtiofs: async () => {
-      const { driver: known } = (nodes.self.status.driver.version === null ? await nodes.inspect() : nodes.self).status;
-      return known.capabilities['virtiofs']?.isSupported ?? false;
-    },
+    hasUefi: () => nodes.hasCapability('uefi'),
+    hasVirtiofs: () => nodes.hasCapability('virtiofs'),
     sharedFolders: new SharedFolders({
       allowedRoots: config.sharedFolders.allowedRoots,
       forbidden: [config.dataDir, config.runDir, config.logDir],

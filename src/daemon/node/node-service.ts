@@ -243,6 +243,12 @@ export class NodeService {
     if (capability?.isSupported === false) throw new LodgeError('unsupported', `${what}: ${capability.reason}`);
   }
 
+  /** Whether the hypervisor of this node can do something; asks it where that has not been done yet. */
+  async hasCapability(name: string): Promise<boolean> {
+    const known = this.self.status.driver.version === null ? await this.inspect() : this.self;
+    return known.status.driver.capabilities[name]?.isSupported ?? false;
+  }
+
   /** Memory that is free now, beside what is left for the host itself, MiB. */
   async spareMemoryMib(): Promise<number> {
     const { availableBytes } = await readMemory();
