@@ -24,6 +24,7 @@ export const permissions = [
   'snapshot.delete',
   'template.read',
   'template.create',
+  'template.update',
   'template.delete',
   'profile.read',
   'profile.create',

@@ -10,6 +10,7 @@ import {
   page,
   projectName,
   timestamp,
+  update,
 } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
@@ -29,6 +30,10 @@ export const templateVersion = z
     vm: z.string().describe('VM it was made from, by the name that this had'),
     snapshot: z.string().nullable().describe('Snapshot of that VM; null: as the VM was at that moment'),
     disks: z.array(z.object({ name: z.string(), sizeMib: z.int().nullable() })),
+    sealed: z
+      .array(z.string())
+      .nullable()
+      .describe('What its guest found and took out of itself: machine-id, logs; null: it was not sealed'),
   })
   .meta({ id: 'TemplateVersion' });
 
@@ -48,6 +53,12 @@ export type Template = z.output<typeof template>;
 const source = {
   vm: objectReference.describe('VM whose disks and spec it is to have'),
   snapshot: objectReference.optional().describe('Snapshot of that VM. Without it, as the VM is now'),
+  isSealed: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Take out of its system what no two should have in common: machine id, ssh host keys, cloud-init’s state, logs, histories. A copy of the VM is started for it, without network, and its guest agent asked; the VM itself stays as it is. For Linux with an agent',
+    ),
 };
 
 const createBody = z
@@ -120,6 +131,16 @@ export const templateRoutes = {
     permission: 'template.read',
     response: template,
     errors: ['not_found'],
+  }),
+  update: route({
+    ...one,
+    method: 'PUT',
+    path: '/v1/templates/{template}',
+    summary: 'Change labels or description of a template',
+    permission: 'template.update',
+    body: update('TemplateUpdate', templateSpec),
+    response: template,
+    errors: ['not_found', 'revision_conflict', 'wrong_state'],
   }),
   addVersion: route({
     ...one,

@@ -240,6 +240,7 @@ const changedNouns: Readonly<Record<string, ChangeableNoun>> = {
   node: 'node',
   profile: 'profile',
   'instance-type': 'instanceType',
+  template: 'template',
 };
 
 /** Fields that `set` can change, one level at a time. */

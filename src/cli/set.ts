@@ -21,7 +21,7 @@ import { fieldNamesAt, issueText } from './schema-fields.ts';
 import { usageError } from './usage-error.ts';
 
 /** Nouns whose objects can be changed. */
-export type ChangeableNoun = 'vm' | 'image' | 'volume' | 'network' | 'node' | 'profile' | 'instanceType';
+export type ChangeableNoun = 'vm' | 'image' | 'volume' | 'network' | 'node' | 'profile' | 'instanceType' | 'template';
 
 /** What a change is made to. */
 export interface Changeable {

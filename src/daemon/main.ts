@@ -70,11 +70,12 @@ import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
 import { templateHandlers } from './template/template-handlers.ts';
 import { initialTemplateStatus, TemplateRecords } from './template/template-records.ts';
+import { sealTask } from './template/seal-task.ts';
 import { TemplateService } from './template/template-service.ts';
 import { templateTasks } from './template/template-tasks.ts';
 import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
-import { type DefinitionParts } from './vm/definition.ts';
+import { systemOf, type DefinitionParts } from './vm/definition.ts';
 import { vmFor } from './vm/first-boot-secrets.ts';
 import { layerUse } from './vm/layer-use.ts';
 import { UidPool } from './vm/uid-pool.ts';
@@ -245,6 +246,16 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       templatesDirectory: folders.templates,
     }),
   );
+  const seal = sealTask({
+    engine: () => engine,
+    records,
+    guests,
+    copy: (input) => templates.copyToSeal(input),
+    start: (vm, requestedBy) => vmService.start(vm, requestedBy),
+    stop: (vm, requestedBy) => vmService.stop(vm, undefined, requestedBy),
+    remove: (vm, requestedBy) => vmService.delete(vm, true, requestedBy),
+    keep: (input, copy, sealed) => templates.keepSealed(input, copy, sealed),
+  });
   const act = vmActionTask({
     engine: () => engine,
     vm: (id) => vmObjects.get(id),
@@ -275,6 +286,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       vm: vmJobs,
       clone,
       template: templateJobs,
+      seal,
       fork,
       image: imageJobs,
       volume: volumeJobs,
@@ -376,7 +388,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     snapshots,
     check: (vm) => vmService.checkNew(vm),
   });
-  const templates = new TemplateService({
+  const templates: TemplateService = new TemplateService({
     records: templateRecords,
     templatesDirectory: folders.templates,
     cloning,
@@ -385,6 +397,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     references,
     sources,
     vm: (project, reference) => vmService.require(project, reference),
+    sealing: seal,
+    systemOf: (vm) => systemOf(definitionParts, vm),
   });
   const groups: GroupService = new GroupService({
     groups: groupObjects,

@@ -4,6 +4,7 @@ import { type GroupTasks } from './group/group-tasks.ts';
 import { type ImageTasks } from './image/image-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
+import { type SealInput } from './template/seal-task.ts';
 import { type TemplateTasks } from './template/template-tasks.ts';
 import { type VmActionInput } from './vm/vm-action-task.ts';
 import { type CloneInput } from './vm/vm-clone-tasks.ts';
@@ -17,6 +18,7 @@ export interface TaskTypeParts {
   volume: VolumeTasks;
   clone: TaskType<CloneInput>;
   template: TemplateTasks;
+  seal: TaskType<SealInput>;
   fork: TaskType<ForkInput>;
   snapshot: SnapshotTasks;
   act: TaskType<VmActionInput>;
@@ -34,6 +36,7 @@ export function listTaskTypes({
   act,
   group,
   template,
+  seal,
   stopGuests,
 }: TaskTypeParts): TaskType[] {
   return [
@@ -41,6 +44,7 @@ export function listTaskTypes({
     clone,
     template.addVersion,
     template.delete,
+    seal,
     fork,
     image.create,
     image.importUpload,

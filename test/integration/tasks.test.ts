@@ -56,7 +56,15 @@ async function withSnapshot(world: TaskWorld, target: Subject, name: string, inp
 function versionOf({ folder }: TaskWorld, vm: Subject, version: number): object {
   const firmware = join(folder, 'vms', vm.id);
   const disks = [{ name: 'data', volume: null, image: null, sizeMib: 2 }];
-  return { version, vm: { id: vm.id, name: vm.name }, snapshot: null, spec: vmSpec.parse(spec), disks, firmware };
+  return {
+    version,
+    vm: { id: vm.id, name: vm.name },
+    snapshot: null,
+    spec: vmSpec.parse(spec),
+    disks,
+    firmware,
+    sealed: null,
+  };
 }
 
 function cloneScene({ folder }: TaskWorld, target: Subject, mode: 'linked' | 'full'): Scene {
@@ -141,6 +149,20 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
     const target = await world.addTemplate('base');
     await world.run('template.addVersion', target, versionOf(world, vm, 1));
     return { target, input: { version: null } };
+  },
+  'template.seal': async (world) => {
+    const target = await runningVm(world);
+    const input = {
+      project: 'default',
+      vm: { id: target.id, name: target.name },
+      snapshot: null,
+      spec: vmSpec.parse(spec),
+      copy: 'seal-1',
+      template: { name: 'base', labels: {}, description: '' },
+      hasFirstBoot: true,
+      requestedBy: 'test',
+    };
+    return { target, input };
   },
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),
   'vm.change': async (world) => {
@@ -271,7 +293,8 @@ for (const [name, setUp] of Object.entries(scenes)) {
       const { target, input = {}, items = [] } = await setUp(world);
       const type = world.types.find((candidate) => candidate.type === typeOf(name));
       assert.ok(type, name);
-      const whole = target.kind === 'node' || 'parent' in input ? input : { id: target.id, ...input };
+      const whole =
+        target.kind === 'node' || 'parent' in input || 'copy' in input ? input : { id: target.id, ...input };
       return { type, target, input: whole, items, observe: () => world.observe(), cleanup: () => world.close() };
     } catch (error) {
       await world.close();

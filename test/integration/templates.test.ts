@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { suite, test } from 'node:test';
 import { type Template } from '../../src/api/template.ts';
 import { type TestDaemon } from '../support/daemon.ts';
-import { assertRefused, done, makeVm, readVm, sharedFakeLodge, untilState } from '../support/fake-lodge.ts';
+import { assertRefused, done, endOf, makeVm, readVm, sharedFakeLodge, untilState } from '../support/fake-lodge.ts';
 import { eventually } from '../support/wait.ts';
 
 const lodge = sharedFakeLodge();
@@ -73,6 +73,62 @@ suite('a template', () => {
     await assertRefused(daemon, client.template.deploy({ params, body: { name: 'x', version: 7 } }), 'not_found');
     await assertRefused(daemon, client.template.deploy({ params, body: { name: 'web1' } }), 'name_taken');
     await assertRefused(daemon, client.template.delete({ params, query: { version: 1 } }), 'wrong_state');
+    await done(daemon, client.template.delete({ params }));
+  });
+
+  test('can be sealed: a copy takes out of itself what tells of the VM, which stays as it is', async (t) => {
+    const { daemon } = await lodge(t);
+    const { client } = daemon;
+    const before = await makeVm(daemon, 'web1', original, { start: true });
+    await done(daemon, client.template.create({ body: { name: 'base', vm: 'web1', isSealed: true } }));
+    const { status } = await read(daemon);
+    assert.deepEqual(
+      status.versions.map(({ version, vm, sealed }) => [version, vm, sealed]),
+      [[1, 'web1', ['machine-id', 'logs']]],
+    );
+    const after = await readVm(daemon, 'web1');
+    assert.deepEqual([after.status.state, after.spec], ['running', before.spec]);
+    assert.deepEqual(
+      (await client.vm.list()).items.map(({ name }) => name),
+      ['web1'],
+    );
+    await done(daemon, client.template.addVersion({ params, body: { vm: 'web1', isSealed: true } }));
+    await done(daemon, client.template.deploy({ params, body: { name: 'new', isStarted: true } }));
+    const made = await untilState(daemon, 'new', 'running');
+    assert.deepEqual([made.spec.nics[0]?.isConnected, made.status.lineage?.parentName], [true, 'base@2']);
+    await done(daemon, client.template.delete({ params }));
+  });
+
+  test('is not made of what can not be sealed, and a sealing that fails leaves nothing', async (t) => {
+    const { daemon } = await lodge(t);
+    const { client } = daemon;
+    await makeVm(daemon, 'mute', { ...original, hasAgentChannel: false });
+    await makeVm(daemon, 'win', { ...original, os: 'windows' });
+    const seal = (vm: string): Promise<unknown> =>
+      client.template.create({ body: { name: 'base', vm, isSealed: true } });
+    assert.match((await assertRefused(daemon, seal('mute'), 'unsupported')).message, /no channel to a guest agent/);
+    assert.match((await assertRefused(daemon, seal('win'), 'unsupported')).hint, /sysprep/);
+    await makeVm(daemon, 'web1', original, { start: true });
+    const task = await client.template.create({ body: { name: 'base', vm: 'web1', isSealed: true } });
+    await client.task.cancel({ params: { task: task.id } });
+    assert.equal((await endOf(daemon, task)).state, 'cancelled');
+    assert.deepEqual((await client.vm.list()).items.map(({ name }) => name).toSorted(), ['mute', 'web1', 'win']);
+    await assertRefused(daemon, read(daemon), 'not_found');
+  });
+
+  test('has labels and a description that can be changed', async (t) => {
+    const { daemon } = await lodge(t);
+    const { client } = daemon;
+    await makeVm(daemon, 'web1', original);
+    await done(daemon, client.template.create({ body: { name: 'base', vm: 'web1' } }));
+    const { revision } = await read(daemon);
+    const body = { revision, labels: { team: 'shop' }, spec: { description: 'with agents' } };
+    const changed = await client.template.update({ params, body });
+    assert.deepEqual(
+      [changed.labels, changed.spec.description, changed.status.versions.length],
+      [body.labels, 'with agents', 1],
+    );
+    await assertRefused(daemon, client.template.update({ params, body }), 'revision_conflict');
     await done(daemon, client.template.delete({ params }));
   });
 });

@@ -2,6 +2,7 @@
 // and without bridges. For the tests that run each step twice and let each fail.
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { uuidv7 } from 'uuidv7';
 import { type Image } from '../../src/api/image.ts';
 import { type Network } from '../../src/api/network.ts';
 import { type Subject } from '../../src/api/object.ts';
@@ -35,6 +36,7 @@ import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
 import { initialTemplateStatus, TemplateRecords } from '../../src/daemon/template/template-records.ts';
+import { sealTask } from '../../src/daemon/template/seal-task.ts';
 import { templateTasks } from '../../src/daemon/template/template-tasks.ts';
 import { vmActionTask } from '../../src/daemon/vm/vm-action-task.ts';
 import { cloneTask } from '../../src/daemon/vm/vm-clone-tasks.ts';
@@ -210,12 +212,58 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     merging: () => merging,
   });
   const snapshot = snapshotTasks(snapshotParts);
+  const templateRecords = new TemplateRecords(templates, store);
   const template = templateTasks(
     Object.assign(Object.create(parts) as VmStepParts, {
-      templates: new TemplateRecords(templates, store),
+      templates: templateRecords,
       templatesDirectory: join(folder, 'templates'),
     }),
   );
+  const seal = sealTask({
+    engine: () => engine,
+    records,
+    guests,
+    copy: ({ vm: of, project, copy, spec }) =>
+      engine.submit(clone, {
+        target: { kind: 'vm', id: of.id, name: of.name, project },
+        input: {
+          parent: { kind: 'vm', ...of },
+          copies: [{ id: uuidv7(), name: copy }],
+          project,
+          labels: {},
+          spec,
+          mode: 'linked',
+          firmware: join(folder, 'vms', of.id),
+          tpm: 'new',
+          isStarted: false,
+        },
+        requestedBy: 'test',
+      }),
+    start: (one) => engine.submit(vm.start, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test' }),
+    stop: (one) =>
+      engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
+    remove: (one) =>
+      engine.submit(vm.forceDelete, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test' }),
+    keep: async ({ vm: of, project, spec }, copy, sealed) => {
+      const made = await templates.create({ name: 'base', project, labels: {}, spec: { description: '' } });
+      const disks = copy.status.disks.map(({ name, sizeMib }) => ({ name, volume: null, image: null, sizeMib }));
+      const firmware = join(folder, 'vms', copy.id);
+      return engine.submit(template.addVersion, {
+        target: { kind: 'template', id: made.id, name: made.name, project },
+        input: {
+          id: made.id,
+          version: 1,
+          vm: { id: copy.id, name: of.name },
+          snapshot: null,
+          spec,
+          disks,
+          firmware,
+          sealed,
+        },
+        requestedBy: 'test',
+      });
+    },
+  });
   const act = vmActionTask({
     engine: () => engine,
     vm: (id) => vms.get(id),
@@ -242,7 +290,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       }),
     onDone: async () => {},
   });
-  const types = listTaskTypes({ vm, clone, template, fork, image, volume, snapshot, act, group, stopGuests });
+  const types = listTaskTypes({ vm, clone, template, seal, fork, image, volume, snapshot, act, group, stopGuests });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',

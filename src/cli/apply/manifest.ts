@@ -14,10 +14,10 @@ import { fieldNamesAt, issueText } from '../schema-fields.ts';
 import { usageError } from '../usage-error.ts';
 
 /** Kinds in the order in which they need each other; deletion goes the other way. */
-export const manifestKinds = ['Network', 'Image', 'Volume', 'Profile', 'InstanceType', 'Vm'] as const;
+export const manifestKinds = ['Network', 'Image', 'Volume', 'Profile', 'InstanceType', 'Vm', 'Template'] as const;
 export type ManifestKind = (typeof manifestKinds)[number];
 
-export type ManifestNoun = 'network' | 'image' | 'volume' | 'profile' | 'instanceType' | 'vm';
+export type ManifestNoun = 'network' | 'image' | 'volume' | 'profile' | 'instanceType' | 'vm' | 'template';
 export const nounOfKind: Readonly<Record<ManifestKind, ManifestNoun>> = {
   Network: 'network',
   Image: 'image',
@@ -25,6 +25,7 @@ export const nounOfKind: Readonly<Record<ManifestKind, ManifestNoun>> = {
   Profile: 'profile',
   InstanceType: 'instanceType',
   Vm: 'vm',
+  Template: 'template',
 };
 
 /** One object as a file describes it, checked against the contract. */
@@ -39,8 +40,17 @@ export interface Manifest {
   spec: Json;
   /** As the file has it. */
   given: Json;
+  /** What a template is made of; for other kinds, and where the file doesn't say it, nothing. */
+  source: TemplateSource;
   /** "web.yaml, document 2, line 7". */
   where: string;
+}
+
+/** Of which VM a template is made, when it is made. */
+export interface TemplateSource {
+  vm?: string;
+  snapshot?: string;
+  isSealed?: boolean;
 }
 
 /** A file's text and how messages call it. */
@@ -54,6 +64,7 @@ const maxDocuments = 2000;
 /** What an export has beside what can be applied. */
 const readOnlyFields = new Set(['id', 'revision', 'createdAt', 'status']);
 const knownFields = ['kind', 'name', 'project', 'labels', 'spec'] as const;
+const sourceFields = ['vm', 'snapshot', 'isSealed'] as const;
 
 /** Reads files; "-" is standard input. */
 export async function readSources(paths: readonly string[]): Promise<SourceText[]> {
@@ -198,14 +209,20 @@ class ObjectReader {
     if (kind === null) return null;
     let isFine = true;
     for (const key of Object.keys(object)) {
-      if ((knownFields as readonly string[]).includes(key) || readOnlyFields.has(key)) continue;
-      const near = closestWord(key, knownFields);
+      const known: readonly string[] = kind === 'Template' ? [...knownFields, ...sourceFields] : knownFields;
+      if (known.includes(key) || readOnlyFields.has(key)) continue;
+      const near = closestWord(key, known);
       this.#complain([key], `is not a field of an object${near === null ? '' : ` (did you mean ${near}?)`}`);
       isFine = false;
     }
     const noun = nounOfKind[kind];
     const body = contract[noun].create.body;
+    const source = Object.fromEntries(
+      sourceFields.flatMap((key) => (object[key] === undefined ? [] : [[key, object[key]]])),
+    ) as TemplateSource;
     const document = {
+      // One that is there needs none; whether it is, is seen later.
+      ...(kind === 'Template' ? { vm: 'any', ...source } : {}),
       name: object['name'],
       project: object['project'] ?? defaultProject,
       ...(object['labels'] === undefined ? {} : { labels: object['labels'] }),
@@ -232,6 +249,7 @@ class ObjectReader {
       labels: object['labels'] === undefined ? undefined : checked.data.labels,
       spec: checked.data.spec,
       given: document.spec as Json,
+      source: kind === 'Template' ? source : {},
       where: this.#where([]),
     };
   }

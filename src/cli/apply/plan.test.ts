@@ -77,6 +77,18 @@ test('what a VM leaves out comes from what it names, which changes a VM only whe
   );
 });
 
+test('a template needs a VM to be made of, and none when it is there', () => {
+  const file = 'kind: Template\nname: base\nspec: {description: x}\n';
+  const complaints = (text: string, before: Existing | null): string[] =>
+    complaintsAbout([planObject(one(text), before)], () => []).map(({ message }) => message);
+  assert.match(complaints(file, null).join(), /says not of which VM/);
+  assert.match(complaints(`${file}vm: web1\n`, null).join(), /there is no vm web1/);
+  const there = existing(file);
+  assert.deepEqual(complaints(`${file}vm: gone\n`, there), []);
+  assert.equal(planObject(one(file), there).action, 'unchanged');
+  assert.equal(planObject(one(file.replace('x', 'y')), there).action, 'update');
+});
+
 test('networks come before images, volumes and VMs', () => {
   const planned = manifests(`${vm}---\nkind: Volume\nname: d\nspec: {sizeMib: 1}\n---\nkind: Network\nname: n\n`).map(
     (manifest) => planObject(manifest, null),
@@ -96,7 +108,7 @@ test('references lead to objects of the files or of the daemon', () => {
     ['Image tiny spec.image', 'Volume dta spec.disks.0.volume', 'Network lab spec.nics.0.network'],
   );
   const planned = [planObject(manifest, null), planObject(one('kind: Network\nname: lab\n'), null)];
-  const none = { Network: [], Vm: [], Profile: [], InstanceType: [] };
+  const none = { Network: [], Vm: [], Profile: [], InstanceType: [], Template: [] };
   const known = { Image: [{ name: 'x', id: 'tiny' }], Volume: [{ name: 'data', id: 'i' }], ...none };
   assert.deepEqual(
     complaintsAbout(planned, (kind) => known[kind]),

@@ -6,6 +6,7 @@ import { expandSpec, hasOtherSources, type SpecSource } from '../../api/expand-s
 import type { InstanceType } from '../../api/instance-type.ts';
 import type { Network } from '../../api/network.ts';
 import type { Profile } from '../../api/profile.ts';
+import type { Template } from '../../api/template.ts';
 import type { Volume } from '../../api/volume.ts';
 import type { Vm } from '../../api/vm.ts';
 import type { VmSpec, VmSpecInput } from '../../api/vm-spec.ts';
@@ -15,7 +16,7 @@ import { closestWord } from '../../lib/closest-word.ts';
 import { manifestKinds, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 
 /** An object that apply knows. */
-export type Existing = Vm | Image | Volume | Network | Profile | InstanceType;
+export type Existing = Vm | Image | Volume | Network | Profile | InstanceType | Template;
 
 export type PlannedAction = 'create' | 'update' | 'unchanged';
 
@@ -44,6 +45,7 @@ const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
   image: [],
   profile: [],
   instanceType: [],
+  template: [],
 };
 
 /** The profiles and the instance type that a VM of a project names, as they are to be, in the order in which they count. */
@@ -126,6 +128,8 @@ export function referencesOf(manifest: Manifest): Reference[] {
     if (typeof name === 'string') references.push({ kind, name, path: `spec.${label}` });
   };
   if (manifest.kind === 'Volume' || manifest.kind === 'Vm') add('Image', ['image'], 'image');
+  const { vm } = manifest.source;
+  if (vm !== undefined) references.push({ kind: 'Vm', name: vm, path: 'vm' });
   if (manifest.kind !== 'Vm') return references;
   add('InstanceType', ['instanceType'], 'instanceType');
   const profiles = valueAt(manifest.spec, ['profiles']);
@@ -151,7 +155,11 @@ export function complaintsAbout(
 ): { field: string; message: string }[] {
   const complaints: { field: string; message: string }[] = [];
   for (const { manifest, existing, spec } of planned) {
-    for (const reference of referencesOf({ ...manifest, spec })) {
+    if (existing === null && manifest.kind === 'Template' && manifest.source.vm === undefined)
+      complaints.push({ field: manifest.where, message: 'says not of which VM it is to be made: vm: web1' });
+    // What a template was made of may be gone.
+    const source = existing === null ? manifest.source : {};
+    for (const reference of referencesOf({ ...manifest, spec, source })) {
       const inFiles = planned.filter(
         (one) => one.manifest.kind === reference.kind && one.manifest.project === manifest.project,
       );

@@ -14,6 +14,7 @@ import { fetchInstanceTypes } from '../noun/instance-type.ts';
 import { fetchNetworks } from '../noun/network.ts';
 import { fetchProfiles } from '../noun/profile.ts';
 import { outdatedLines } from '../noun/source-verbs.ts';
+import { fetchTemplates } from '../noun/template.ts';
 import { fetchVolumes } from '../noun/volume.ts';
 import { fetchVms, pendingText } from '../vm/view.ts';
 import { formatPath } from '../../lib/field-path.ts';
@@ -29,6 +30,7 @@ const fetchers: Readonly<Record<ManifestNoun, FetchPage<Existing>>> = {
   profile: fetchProfiles,
   instanceType: fetchInstanceTypes,
   vm: fetchVms,
+  template: fetchTemplates,
 };
 
 /** The objects of the projects that the files speak of, by kind, project and name. */
@@ -241,6 +243,12 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
       else tellOutdated(session, 'instance-type', await client.instanceType.update({ params, query, ...update }));
       return null;
     }
+    case 'template': {
+      const { vm = '', ...source } = one.manifest.source;
+      if (isNew) return client.template.create({ body: { ...create.body, ...source, vm } });
+      await client.template.update({ params: { template: name }, query, ...update });
+      return null;
+    }
     case 'vm': {
       if (isNew) return client.vm.create({ query: { start: options.start === true }, ...create });
       const { status } = await client.vm.update({ params: { vm: name }, query, ...update });
@@ -310,6 +318,8 @@ async function deleteOne(session: Session, manifest: Manifest, isForced: boolean
       return session.client.volume.delete({ params: { volume: name }, query });
     case 'image':
       return session.client.image.delete({ params: { image: name }, query });
+    case 'template':
+      return session.client.template.delete({ params: { template: name }, query });
     case 'profile':
       await session.client.profile.delete({ params: { profile: name }, query: { project, force: isForced } });
       return null;

@@ -14,7 +14,7 @@ export function applyCommand(): Command {
   return verb(new Command('lodge'), 'apply', 'Make objects as files describe them', {
     formats: documentFormats,
     description:
-      'Make objects as files describe them: what is missing is created, what differs is changed, what is as it should be is left alone, so that it can be repeated. Files are YAML or JSON with one or several documents of kind Network, Image, Volume, Profile, InstanceType or Vm. Everything is checked before anything is changed; then networks come first, images, volumes, profiles, instance types and VMs after them. A file is the whole spec of its object: what it leaves out gets its default (a VM’s: what its profiles and instance type give), except that labels, the size of a volume and the prefix of a network stay. The fields id, revision, createdAt and status of an export are ignored.',
+      'Make objects as files describe them: what is missing is created, what differs is changed, what is as it should be is left alone, so that it can be repeated. Files are YAML or JSON with one or several documents of kind Network, Image, Volume, Profile, InstanceType, Vm or Template. Everything is checked before anything is changed; then networks come first, images, volumes, profiles, instance types, VMs and templates (vm: NAME beside the spec says of what) after them. A file is the whole spec of its object: what it leaves out gets its default (a VM’s: what its profiles and instance type give), except that labels, the size of a volume and the prefix of a network stay. The fields id, revision, createdAt and status of an export are ignored.',
     examples: [
       ['lodge apply -f site.yaml --dry-run', 'show what would change'],
       ['lodge apply -f site.yaml', 'do it; a second run says unchanged'],
@@ -43,7 +43,7 @@ export function applyCommand(): Command {
 export function deleteCommand(): Command {
   return verb(new Command('lodge'), 'delete', 'Delete the objects that files describe', {
     description:
-      'Delete the objects that files describe, VMs first, then instance types, profiles, volumes, images and networks. What is not there any more is fine. Only kind, name and project count.',
+      'Delete the objects that files describe, templates and VMs first, then instance types, profiles, volumes, images and networks. What is not there any more is fine. Only kind, name and project count.',
     examples: [
       ['lodge delete -f site.yaml', 'asks first'],
       ['lodge delete -f site.yaml --force --yes', 'running VMs are switched off, nobody is asked'],

@@ -11,6 +11,7 @@ import { listVerb, showVerb, withSuggestion, type ListRequest, type Page } from 
 import { followTask } from '../output/follow.ts';
 import { printOne, type Printable } from '../output/print.ts';
 import { painted, renderDetails } from '../output/table.ts';
+import { changeObject } from '../set.ts';
 import { usageError } from '../usage-error.ts';
 import { parseTemplateName } from '../vm/template-name.ts';
 import { ageColumn, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
@@ -35,7 +36,7 @@ const templatePrintable: Printable<Template> = {
   ],
 };
 
-function fetchTemplates(client: LodgeClient, query: ListRequest): Promise<Page<Template>> {
+export function fetchTemplates(client: LodgeClient, query: ListRequest): Promise<Page<Template>> {
   return client.template.list({ query });
 }
 
@@ -51,6 +52,7 @@ function versionLines({ status }: Template): [string, string][] {
     [
       `from VM ${one.vm}`,
       ...(one.snapshot === null ? [] : [`snapshot ${one.snapshot}`]),
+      ...(one.sealed === null ? [] : [`sealed (${one.sealed.join(', ') || 'there was nothing to take out'})`]),
       momentOf(one.createdAt) ?? '',
     ].join(', '),
   ]);
@@ -75,6 +77,7 @@ interface CreateOptions {
   vm: string;
   snapshot?: string;
   version?: boolean;
+  seal?: boolean;
   description?: string;
   label?: string[];
 }
@@ -103,22 +106,24 @@ export function templateNoun(): Command {
   verb(template, 'create <name>', 'Make a template of a VM, or add a version to one', {
     formats: objectFormats,
     description:
-      'Make a template of a VM, which may run and goes on. With --version, another version of a template that is there: new VMs are made of the newest.',
+      'Make a template of a VM, which may run and goes on. With --version, another version of a template that is there: new VMs are made of the newest. With --seal, a copy of the VM is started without network, and its guest agent asked to take out what no two systems should have in common (machine id, ssh host keys, cloud-init’s state, logs, histories); the VM itself stays as it is.',
     examples: [
       ['lodge template create base --vm web1', 'its first version'],
       ['lodge template create base --vm web1 --version', 'one more, as web1 is now'],
+      ['lodge template create base --vm web1 --seal', 'without what tells of web1'],
       ['lodge vm create web2 --template base', 'a VM of the newest version'],
     ],
   })
     .requiredOption('--vm <vm>', 'VM whose disks and spec it has')
     .option('--snapshot <name>', 'as the VM was at this snapshot')
+    .option('--seal', 'take out of its system what no other should have (Linux with a guest agent)')
     .option('--version', 'add a version to a template that is there')
     .option('--description <text>', 'what it is for')
     .option('--label <key=value>', 'label; may be given several times', collected)
     .action(
       withDaemon<[name: string], CreateOptions>(async (session, options, name) => {
         const { client, project } = session;
-        const { vm, snapshot } = options;
+        const { vm, snapshot, seal: isSealed } = options;
         if (options.version && (options.description !== undefined || options.label !== undefined))
           throw usageError('--description and --label are for a new template, and --version adds to one');
         const idempotencyKey = randomUUID();
@@ -126,7 +131,7 @@ export function templateNoun(): Command {
           ? await client.template.addVersion({
               params: { template: name },
               query: { project },
-              body: { vm, snapshot },
+              body: { vm, snapshot, isSealed },
               idempotencyKey,
             })
           : await client.template.create({
@@ -137,6 +142,7 @@ export function templateNoun(): Command {
                 spec: { description: options.description },
                 vm,
                 snapshot,
+                isSealed,
               },
               idempotencyKey,
             });
@@ -147,6 +153,18 @@ export function templateNoun(): Command {
         ]);
       }),
     );
+  verb(template, 'set <template> <change...>', 'Change labels or description of a template', {
+    formats: objectFormats,
+    description: 'Change labels or description of a template: key=value sets, key- removes.',
+    examples: [['lodge template set base description="Debian 12 with our agents" labels.team=shop', 'both']],
+  }).action(
+    withDaemon<[name: string, changes: string[]], object>(async (session, _options, name, changes) => {
+      const after = await changeObject(session, 'template', await getTemplate(session, name), changes, (body) =>
+        session.client.template.update({ params: { template: name }, query: { project: session.project }, body }),
+      );
+      if (after) await printOne(session, templatePrintable, after, () => [`Template ${name} is changed.`]);
+    }),
+  );
   verb(template, 'versions <template>', 'List the versions of a template', {
     examples: [['lodge template versions base', 'oldest first']],
   }).action(

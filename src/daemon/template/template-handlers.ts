@@ -18,6 +18,7 @@ export function templateHandlers(
     list: async ({ query }) => list(query),
     create: async ({ body }, { caller }) => toTask(await templates.create(body, caller.name)),
     get: async (request) => find(request),
+    update: (request) => templates.update(find(request), request.body),
     addVersion: async (request, { caller }) =>
       toTask(await templates.addVersion(find(request), request.body, caller.name)),
     deploy: async (request, { caller }) => toTask(await templates.deploy(find(request), request.body, caller.name)),

@@ -3,15 +3,17 @@ import { uuidv7 } from 'uuidv7';
 import { LodgeError } from '../../api/errors.ts';
 import { type Subject } from '../../api/object.ts';
 import { type Template, type TemplateCreate, type TemplateDeploy } from '../../api/template.ts';
+import { type GuestOs } from '../../api/vm-hardware.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type SpecSources } from '../profile/spec-sources.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
-import { type TaskRecord } from '../task/task.ts';
+import { type TaskRecord, type TaskType } from '../task/task.ts';
 import { type VmCloning } from '../vm/vm-cloning.ts';
 import { withHashedPassword } from '../vm/vm-service.ts';
+import { type SealInput } from './seal-task.ts';
 import { initialTemplateStatus, type TemplateRecords } from './template-records.ts';
-import { templateFirmware, type TemplateTasks } from './template-tasks.ts';
+import { templateFirmware, type TemplateTasks, type VersionInput } from './template-tasks.ts';
 
 export interface TemplateServiceParts {
   records: TemplateRecords;
@@ -21,11 +23,16 @@ export interface TemplateServiceParts {
   references: ReferenceLock;
   sources: SpecSources;
   vm: (project: string, reference: string) => Vm;
+  sealing: TaskType<SealInput>;
+  /** What runs on a VM with this spec, and whether it gets first-boot data. */
+  systemOf: (vm: Pick<Vm, 'project' | 'spec'>) => { os: GuestOs; hasFirstBoot: boolean };
   /** Folder in which every template has its own. */
   templatesDirectory: string;
 }
 
-type Source = Pick<TemplateCreate, 'vm' | 'snapshot'>;
+type Source = Pick<TemplateCreate, 'vm' | 'snapshot' | 'isSealed'>;
+/** What a version is made of. */
+type VersionSource = Omit<VersionInput, 'id' | 'version'>;
 
 export class TemplateService {
   readonly #parts: TemplateServiceParts;
@@ -39,24 +46,92 @@ export class TemplateService {
   }
 
   async create(given: TemplateCreate, requestedBy: string): Promise<TaskRecord> {
-    const { records, engine, tasks, references } = this.#parts;
     const { name, project, labels, spec } = given;
-    const input = await this.#inputOf(project, given);
+    if (!given.isSealed) {
+      const input = { ...(await this.#inputOf(this.#parts.vm(project, given.vm), given.snapshot)), sealed: null };
+      return this.#create({ name, project, labels, spec }, input, requestedBy);
+    }
+    if (this.#parts.records.collection.byName(project, name))
+      throw new LodgeError('name_taken', `There is a template ${name} in project ${project} already.`);
+    return this.#seal(project, given, { name, labels, description: spec.description }, requestedBy);
+  }
+
+  async addVersion(given: Template, source: Source, requestedBy: string): Promise<TaskRecord> {
+    if (source.isSealed) {
+      const { id, project } = this.#requireReady(given);
+      return this.#seal(project, source, { id }, requestedBy);
+    }
+    const input = await this.#inputOf(this.#parts.vm(given.project, source.vm), source.snapshot);
+    return this.#addVersion(given, { ...input, sealed: null }, requestedBy);
+  }
+
+  update(
+    given: Template,
+    change: { revision?: number | undefined; labels?: Template['labels'] | undefined; spec: Template['spec'] },
+  ): Promise<Template> {
+    const { id } = this.#requireReady(given);
+    return this.#parts.records.collection.update(id, change.revision, (draft) => {
+      draft.spec = change.spec;
+      if (change.labels) draft.labels = change.labels;
+    });
+  }
+
+  /** Begins to make the copy that is sealed: off, with its cables pulled out, and never started by itself. */
+  async copyToSeal({ project, vm: { id }, snapshot, copy, requestedBy }: SealInput): Promise<TaskRecord> {
+    const { cloning, vm: find } = this.#parts;
+    const vm = find(project, id);
+    const original = await cloning.originalOf(vm, snapshot ?? undefined);
+    const spec: Vm['spec'] = {
+      ...original.spec,
+      description: `A copy of VM ${vm.name} that is sealed for a template. It goes by itself.`,
+      nics: original.spec.nics.map((nic) => ({ ...nic, isConnected: false })),
+      restartPolicy: { ...original.spec.restartPolicy, mode: 'never' },
+      // What it does once in a system's life was done in the original.
+      ...(original.spec.cloudInit ? { cloudInit: { ...original.spec.cloudInit, userData: undefined } } : {}),
+    };
+    return cloning.make(
+      { kind: 'vm', id, name: vm.name, project, labels: {} },
+      { ...original, spec },
+      { name: copy, count: 1, mode: 'linked', isStarted: false, tpm: 'new' },
+      requestedBy,
+    );
+  }
+
+  /** Begins to make the version of a sealed copy. */
+  async keepSealed(given: SealInput, copy: Vm, sealed: string[]): Promise<TaskRecord> {
+    const { project, vm, snapshot, spec, template, requestedBy } = given;
+    const input = {
+      ...(await this.#inputOf(copy, undefined)),
+      vm: { id: copy.id, name: vm.name },
+      snapshot,
+      spec,
+      sealed,
+    };
+    if ('id' in template) return this.#addVersion(this.require(project, template.id), input, requestedBy);
+    const { name, labels, description } = template;
+    return this.#create({ name, project, labels, spec: { description } }, input, requestedBy);
+  }
+
+  #create(
+    given: Pick<Template, 'name' | 'project' | 'labels' | 'spec'>,
+    input: VersionSource,
+    requestedBy: string,
+  ): Promise<TaskRecord> {
+    const { records, engine, tasks, references } = this.#parts;
     return references.hold(async () => {
       const id = uuidv7();
       const { record, part } = engine.prepare(tasks.addVersion, {
-        target: subject({ id, name, project }),
+        target: subject({ ...given, id }),
         input: { ...input, id, version: 1 },
         requestedBy,
       });
-      await records.collection.create({ id, name, project, labels, spec, status: initialTemplateStatus() }, part);
+      await records.collection.create({ ...given, id, status: initialTemplateStatus() }, part);
       return engine.require(record.id);
     });
   }
 
-  async addVersion(given: Template, source: Source, requestedBy: string): Promise<TaskRecord> {
+  #addVersion(given: Template, input: VersionSource, requestedBy: string): Promise<TaskRecord> {
     const { records, engine, tasks, references } = this.#parts;
-    const input = await this.#inputOf(given.project, source);
     return references.hold(async () => {
       const found = this.#requireReady(given);
       const { status } = await records.collection.setStatus(found.id, (now) => ({
@@ -68,6 +143,47 @@ export class TemplateService {
         input: { ...input, id: found.id, version: status.lastVersion },
         requestedBy,
       });
+    });
+  }
+
+  /** Refuses what can't be sealed, and begins. */
+  async #seal(
+    project: string,
+    source: Source,
+    template: SealInput['template'],
+    requestedBy: string,
+  ): Promise<TaskRecord> {
+    const { vm: find, cloning, engine, sealing, systemOf } = this.#parts;
+    const vm = find(project, source.vm);
+    const { spec } = await cloning.originalOf(vm, source.snapshot);
+    const { os, hasFirstBoot } = systemOf({ project, spec });
+    const why =
+      os === 'linux'
+        ? spec.hasAgentChannel
+          ? null
+          : 'it has no channel to a guest agent (spec.hasAgentChannel is false)'
+        : `its operating system is ${os}, and only Linux can be sealed from here`;
+    if (why !== null)
+      throw new LodgeError('unsupported', `VM ${vm.name} can not be sealed: ${why}.`, {
+        hint:
+          os === 'windows'
+            ? 'Run sysprep /generalize /shutdown in it, and make the template without sealing.'
+            : 'Take out in the guest what no other should have, and make the template without sealing.',
+      });
+    const id = uuidv7();
+    return engine.submit(sealing, {
+      target: { kind: 'vm', id: vm.id, name: vm.name, project },
+      input: {
+        project,
+        vm: { id: vm.id, name: vm.name },
+        snapshot: source.snapshot ?? null,
+        spec,
+        copy: `seal-${id.slice(-12)}`,
+        template,
+        hasFirstBoot,
+        requestedBy,
+      },
+      requestedBy,
     });
   }
 
@@ -137,8 +253,7 @@ export class TemplateService {
     }
   }
 
-  async #inputOf(project: string, { vm: reference, snapshot }: Source) {
-    const vm = this.#parts.vm(project, reference);
+  async #inputOf(vm: Vm, snapshot: string | undefined): Promise<Omit<VersionSource, 'sealed'>> {
     const { spec, disks, layers, firmware } = await this.#parts.cloning.originalOf(vm, snapshot);
     return {
       vm: { id: vm.id, name: vm.name },

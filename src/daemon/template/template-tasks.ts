@@ -22,7 +22,10 @@ const versionInput = z.strictObject({
   layers: z.record(z.string(), z.string()).optional(),
   /** Folder with what the VM's firmware remembers. */
   firmware: z.string(),
+  /** What was taken out of its system; null: it is as it was. */
+  sealed: z.array(z.string()).nullable(),
 });
+export type VersionInput = z.input<typeof versionInput>;
 const deletionInput = z.strictObject({ id: z.string(), version: z.int().nullable() });
 type VersionStep = TaskStep<z.output<typeof versionInput>, Record<string, unknown>, unknown>;
 
@@ -115,7 +118,7 @@ function showVersion(parts: TemplateTaskParts): VersionStep {
   return {
     name: 'finish',
     timeoutMs: hostTimeoutMs,
-    run: async ({ input: { id, version, vm, snapshot, disks } }) => {
+    run: async ({ input: { id, version, vm, snapshot, disks, sealed } }) => {
       const at = new Date().toISOString();
       if (!parts.templates.collection.get(id))
         throw new LodgeError('not_found', 'The template does not exist any more: it was deleted meanwhile.');
@@ -131,6 +134,7 @@ function showVersion(parts: TemplateTaskParts): VersionStep {
             vm: vm.name,
             snapshot,
             disks: disks.map(({ name, sizeMib }) => ({ name, sizeMib })),
+            sealed,
           },
         ].toSorted((left, right) => left.version - right.version),
       }));

@@ -4,8 +4,9 @@ import { bootOrder, placeIn, type BootDevices } from '../../api/boot-order.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
+import { presetOf } from '../../api/resolve-hardware.ts';
 import { type Vm, type VmPinned } from '../../api/vm.ts';
-import { type DiskBus, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
+import { type DiskBus, type GuestOs, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmDisk, type VmNic, type VmSpec } from '../../api/vm-spec.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drivers/driver.ts';
 import { type ImageService } from '../image/image-service.ts';
@@ -38,6 +39,15 @@ export function vmDirectory(parts: Pick<DefinitionParts, 'directory'>, id: strin
 /** The image a VM is made from, or null. */
 export function imageOf(parts: Pick<DefinitionParts, 'images'>, vm: Pick<Vm, 'project' | 'spec'>): Image | null {
   return vm.spec.image ? parts.images.require(vm.project, vm.spec.image) : null;
+}
+
+/** What runs on a VM with this spec, and whether it gets first-boot data. */
+export function systemOf(
+  parts: Pick<DefinitionParts, 'images'>,
+  vm: Pick<Vm, 'project' | 'spec'>,
+): { os: GuestOs; hasFirstBoot: boolean } {
+  const image = imageOf(parts, vm);
+  return { os: presetOf(vm.spec, image?.spec.os ?? null).os, hasFirstBoot: needsSeed(vm.spec, image) };
 }
 
 export function seedPath(parts: Pick<DefinitionParts, 'directory'>, id: string): string {

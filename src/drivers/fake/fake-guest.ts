@@ -327,6 +327,8 @@ export class FakeGuest implements Guest {
         yield { type: 'started', pid: 1 };
         const [program, ...rest] = request.command;
         if (program === '/bin/sh') await runScript(request.environment);
+        if (request.environment.some((one) => one.startsWith('LODGE_HAS_FIRST_BOOT=')))
+          yield { type: 'stdout', data: Buffer.from('machine-id\nlogs\n').toString('base64') };
         if (program === 'echo') yield { type: 'stdout', data: Buffer.from(`${rest.join(' ')}\n`).toString('base64') };
         if (program === 'cat' && request.input)
           yield { type: 'stdout', data: Buffer.from(request.input).toString('base64') };
