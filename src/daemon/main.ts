@@ -53,8 +53,8 @@ import { NodeService } from './node/node-service.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
 import { instanceTypeHandlers, profileFor, profileHandlers } from './profile/source-handlers.ts';
-import { SourceService } from './profile/source-service.ts';
-import { initialSourceStatus, SourceStatuses } from './profile/source-status.ts';
+import { sourceServices } from './profile/source-service.ts';
+import { initialSourceStatus } from './profile/source-status.ts';
 import { SpecSources } from './profile/spec-sources.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
 import { snapshotHandlers } from './snapshot/snapshot-handlers.ts';
@@ -363,19 +363,12 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     task: act,
     node: () => ({ kind: 'node', id: nodes.self.id, name: nodes.name, project: nodes.self.project }),
   });
-  const statuses = new SourceStatuses({ vms: vmObjects, sources, log });
-  const sourceParts = {
+  const { statuses, profiles, instanceTypes } = sourceServices({
     sources,
-    statuses,
     references,
     vms: vmObjects,
-    takeOver: (vm: Vm, requestedBy: string) => vmService.takeOver(vm, requestedBy),
-  };
-  const profiles = new SourceService<Profile>({ ...sourceParts, kind: 'profile', items: sources.profiles });
-  const instanceTypes = new SourceService<InstanceType>({
-    ...sourceParts,
-    kind: 'instance-type',
-    items: sources.instanceTypes,
+    takeOver: (vm, requestedBy) => vmService.takeOver(vm, requestedBy),
+    log,
   });
   const cloning = new VmCloning({
     directory: folders.vms,

@@ -8,7 +8,8 @@ import { type SourceKind } from '../../api/vm-inherited.ts';
 import { type Vm } from '../../api/vm.ts';
 import { ConditionFailedError, type Collection } from '../store/collection.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
-import { type SourceStatuses } from './source-status.ts';
+import { type Log } from '../store/informer.ts';
+import { SourceStatuses } from './source-status.ts';
 import { sharedProject, type SpecSources } from './spec-sources.ts';
 
 export interface SourceServiceParts<Item extends Profile | InstanceType> {
@@ -20,6 +21,24 @@ export interface SourceServiceParts<Item extends Profile | InstanceType> {
   vms: Collection<Vm>;
   /** Has a VM take over what it names as that is now. */
   takeOver: (vm: Vm, requestedBy: string) => Promise<Vm>;
+}
+
+/** Both nouns, with what shows the use of both. */
+export function sourceServices({
+  log,
+  ...parts
+}: Pick<SourceServiceParts<Profile>, 'sources' | 'references' | 'vms' | 'takeOver'> & { log: Log }): {
+  statuses: SourceStatuses;
+  profiles: SourceService<Profile>;
+  instanceTypes: SourceService<InstanceType>;
+} {
+  const { sources, vms } = parts;
+  const statuses = new SourceStatuses({ vms, sources, log });
+  return {
+    statuses,
+    profiles: new SourceService({ ...parts, statuses, kind: 'profile', items: sources.profiles }),
+    instanceTypes: new SourceService({ ...parts, statuses, kind: 'instance-type', items: sources.instanceTypes }),
+  };
 }
 
 /** Names that a message may hold. */
