@@ -246,16 +246,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       templatesDirectory: folders.templates,
     }),
   );
-  const seal = sealTask({
-    engine: () => engine,
-    records,
-    guests,
-    copy: (input) => templates.copyToSeal(input),
-    start: (vm, requestedBy) => vmService.start(vm, requestedBy),
-    stop: (vm, requestedBy) => vmService.stop(vm, undefined, requestedBy),
-    remove: (vm, requestedBy) => vmService.delete(vm, true, requestedBy),
-    keep: (input, copy, sealed) => templates.keepSealed(input, copy, sealed),
-  });
+  const seal = sealTask({ engine: () => engine, records, guests, templates: () => templates, vms: () => vmService });
   const act = vmActionTask({
     engine: () => engine,
     vm: (id) => vmObjects.get(id),

@@ -223,46 +223,50 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     engine: () => engine,
     records,
     guests,
-    copy: ({ vm: of, project, copy, spec }) =>
-      engine.submit(clone, {
-        target: { kind: 'vm', id: of.id, name: of.name, project },
-        input: {
-          parent: { kind: 'vm', ...of },
-          copies: [{ id: uuidv7(), name: copy }],
-          project,
-          labels: {},
-          spec,
-          mode: 'linked',
-          firmware: join(folder, 'vms', of.id),
-          tpm: 'new',
-          isStarted: false,
-        },
-        requestedBy: 'test',
-      }),
-    start: (one) => engine.submit(vm.start, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test' }),
-    stop: (one) =>
-      engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
-    remove: (one) =>
-      engine.submit(vm.forceDelete, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test' }),
-    keep: async ({ vm: of, project, spec }, copy, sealed) => {
-      const made = await templates.create({ name: 'base', project, labels: {}, spec: { description: '' } });
-      const disks = copy.status.disks.map(({ name, sizeMib }) => ({ name, volume: null, image: null, sizeMib }));
-      const firmware = join(folder, 'vms', copy.id);
-      return engine.submit(template.addVersion, {
-        target: { kind: 'template', id: made.id, name: made.name, project },
-        input: {
-          id: made.id,
-          version: 1,
-          vm: { id: copy.id, name: of.name },
-          snapshot: null,
-          spec,
-          disks,
-          firmware,
-          sealed,
-        },
-        requestedBy: 'test',
-      });
-    },
+    templates: () => ({
+      copyToSeal: ({ vm: of, project, copy, spec }) =>
+        engine.submit(clone, {
+          target: { kind: 'vm', id: of.id, name: of.name, project },
+          input: {
+            parent: { kind: 'vm', ...of },
+            copies: [{ id: uuidv7(), name: copy }],
+            project,
+            labels: {},
+            spec,
+            mode: 'linked',
+            firmware: join(folder, 'vms', of.id),
+            tpm: 'new',
+            isStarted: false,
+          },
+          requestedBy: 'test',
+        }),
+      keepSealed: async ({ vm: of, project, spec }, copy, sealed) => {
+        const made = await templates.create({ name: 'base', project, labels: {}, spec: { description: '' } });
+        const disks = copy.status.disks.map(({ name, sizeMib }) => ({ name, volume: null, image: null, sizeMib }));
+        const firmware = join(folder, 'vms', copy.id);
+        return engine.submit(template.addVersion, {
+          target: { kind: 'template', id: made.id, name: made.name, project },
+          input: {
+            id: made.id,
+            version: 1,
+            vm: { id: copy.id, name: of.name },
+            snapshot: null,
+            spec,
+            disks,
+            firmware,
+            sealed,
+          },
+          requestedBy: 'test',
+        });
+      },
+    }),
+    vms: () => ({
+      start: (one) => engine.submit(vm.start, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test' }),
+      stop: (one) =>
+        engine.submit(vm.stop, { target: vmSubject(one), input: { id: one.id, timeoutS: 0 }, requestedBy: 'test' }),
+      delete: (one) =>
+        engine.submit(vm.forceDelete, { target: vmSubject(one), input: { id: one.id }, requestedBy: 'test' }),
+    }),
   });
   const act = vmActionTask({
     engine: () => engine,

@@ -16,7 +16,9 @@ import { defineTask, type TaskRecord, type TaskStep, type TaskType } from '../ta
 import { type CloneInput } from '../vm/vm-clone-tasks.ts';
 import { type VmGuests } from '../vm/vm-guests.ts';
 import { type VmRecords } from '../vm/vm-records.ts';
+import { type VmService } from '../vm/vm-service.ts';
 import { sealGuest, sealTimeoutMs } from './seal-guest.ts';
+import { type TemplateService } from './template-service.ts';
 
 const input = z.strictObject({
   project: z.string(),
@@ -43,14 +45,9 @@ export interface SealTaskParts {
   engine: () => TaskEngine;
   records: VmRecords;
   guests: VmGuests;
-  /** Begins to make the copy. */
-  copy: (input: SealInput) => Promise<TaskRecord>;
-  start: (copy: Vm, requestedBy: string) => Promise<TaskRecord>;
-  stop: (copy: Vm, requestedBy: string) => Promise<TaskRecord>;
-  /** Begins to delete the copy, whatever it is doing. */
-  remove: (copy: Vm, requestedBy: string) => Promise<TaskRecord>;
-  /** Begins to make the version of the sealed copy. */
-  keep: (input: SealInput, copy: Vm, sealed: string[]) => Promise<TaskRecord>;
+  /** Begin to make the copy, and the version of it. */
+  templates: () => Pick<TemplateService, 'copyToSeal' | 'keepSealed'>;
+  vms: () => Pick<VmService, 'start' | 'stop' | 'delete'>;
 }
 
 const cloneTimeoutMs = 600_000;
@@ -125,7 +122,7 @@ function makeCopy(parts: SealTaskParts): SealStep {
       const options = { signal, timeoutMs: cloneTimeoutMs };
       const begun = cloningOf(parts, given);
       if (begun) await parts.engine().wait(begun.id, options);
-      if (!copyOf(parts, given)) await success(parts, await parts.copy(given), options);
+      if (!copyOf(parts, given)) await success(parts, await parts.templates().copyToSeal(given), options);
     },
     undo: ({ input: given, signal }) => remove(parts, given, signal),
   };
@@ -141,7 +138,7 @@ function startCopy(parts: SealTaskParts): SealStep {
       await settled(parts, requireCopy(parts, given), options);
       const copy = requireCopy(parts, given);
       if (!liveVmStates.has(copy.status.state))
-        await success(parts, await parts.start(copy, given.requestedBy), options);
+        await success(parts, await parts.vms().start(copy, given.requestedBy), options);
       progress({ percent: 20, message: 'waiting for the guest agent' });
       await untilAnswering(parts, given, signal);
     },
@@ -185,7 +182,8 @@ function stopCopy(parts: SealTaskParts): SealStep {
       const options = { signal, timeoutMs: stopTimeoutMs };
       await settled(parts, requireCopy(parts, given), options);
       const copy = requireCopy(parts, given);
-      if (copy.status.state !== 'stopped') await success(parts, await parts.stop(copy, given.requestedBy), options);
+      if (copy.status.state !== 'stopped')
+        await success(parts, await parts.vms().stop(copy, undefined, given.requestedBy), options);
     },
   };
 }
@@ -201,7 +199,7 @@ function keepVersion(parts: SealTaskParts): SealStep {
       const begun = Array.from(parts.engine().all()).find(
         ({ type, input: of }) => type === 'template.addVersion' && (of as { vm: { id: string } }).vm.id === copy.id,
       );
-      const task = begun ?? (await parts.keep(given, copy, state.sealed ?? []));
+      const task = begun ?? (await parts.templates().keepSealed(given, copy, state.sealed ?? []));
       await success(parts, task, { signal, timeoutMs: cloneTimeoutMs });
     },
   };
@@ -224,5 +222,5 @@ async function remove(parts: SealTaskParts, given: SealInput, signal: AbortSigna
     await parts.engine().wait(begun.id, options);
   }
   const copy = copyOf(parts, given);
-  if (copy) await success(parts, await parts.remove(copy, given.requestedBy), options);
+  if (copy) await success(parts, await parts.vms().delete(copy, true, given.requestedBy), options);
 }
