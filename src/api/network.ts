@@ -11,9 +11,12 @@ export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64')
 /**
  * nat: a bridge on the host with DHCP, DNS and address translation. routed: the same without translation, for prefixes
  * that others have a route to. isolated: its guests among themselves, and the host where that is wanted. bridged:
- * guests are neighbours of what is beyond an interface of the host. user: inside QEMU, no privileges, guests are alone.
+ * guests are neighbours of what is beyond an interface of the host. macvtap: the same without a bridge, the interface stays
+ * as it is, and the host itself is not reached. user: inside QEMU, no privileges, guests are alone.
  */
-export const networkMode = z.enum(['nat', 'routed', 'isolated', 'bridged', 'user']).meta({ id: 'NetworkMode' });
+export const networkMode = z
+  .enum(['nat', 'routed', 'isolated', 'bridged', 'macvtap', 'user'])
+  .meta({ id: 'NetworkMode' });
 export type NetworkModeName = z.output<typeof networkMode>;
 
 /** Linux interface names: at most 15 characters. */
@@ -104,7 +107,13 @@ export const networkSpec = z
     uplink: interfaceName
       .optional()
       .describe(
-        'bridged: interface of the host that leads outside. A bridge, or a port of one, is used as it is; any other becomes a port of a bridge that Lodge makes, with its addresses and routes moved there, once that is confirmed',
+        'bridged, macvtap: interface of the host that leads outside. In mode bridged, a bridge, or a port of one, is used as it is; any other becomes a port of a bridge that Lodge makes, with its addresses and routes moved there, once that is confirmed',
+      ),
+    macvtapMode: z
+      .enum(['bridge', 'private', 'vepa'])
+      .optional()
+      .describe(
+        'macvtap: whether its guests reach each other. bridge (default): directly; private: not at all; vepa: by a switch that sends frames back',
       ),
     confirmTimeoutS: z
       .int()

@@ -40,7 +40,8 @@ export interface GuestDisk {
 
 /** How a NIC reaches its network. */
 export type NicAttachment =
-  | { kind: 'tap'; hostInterface: string }
+  /** `device`: of a macvtap, its character device; else it is a tap of /dev/net/tun. */
+  | { kind: 'tap'; hostInterface: string; device?: string }
   | {
       kind: 'user';
       /** Prefix inside the user-mode network: 10.0.2.0/24. */

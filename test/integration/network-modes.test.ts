@@ -223,3 +223,31 @@ test('what a mode can not have is refused by the field’s name', async (t) => {
     );
   assert.equal((await world.host.run(['ip', '-brief', 'link'])).stdout, before);
 });
+
+test('a macvtap network refuses an interface that can’t have macvtaps, and leaves it as it is', async (t) => {
+  const world = await openWorld(t);
+  const { daemon, host } = world;
+  await host.run(['ip', 'link', 'add', 'br-own', 'type', 'bridge']);
+  await host.run(['ip', 'link', 'add', 'port0', 'type', 'veth', 'peer', 'name', 'port1']);
+  await host.run(['ip', 'link', 'set', 'port0', 'master', 'br-own', 'up']);
+  for (const [spec, code, field] of [
+    [{}, 'invalid_request', 'spec.uplink'],
+    [{ uplink: 'absent0' }, 'host_conflict', 'spec.uplink'],
+    [{ uplink: 'lo' }, 'host_conflict', 'spec.uplink'],
+    [{ uplink: 'port0' }, 'host_conflict', 'spec.uplink'],
+    [{ uplink: 'port1' }, 'host_conflict', 'spec.uplink'],
+    [{ uplink: 'uplink', mtu: 9000 }, 'invalid_request', 'spec.mtu'],
+    [{ uplink: 'uplink', bridge: 'br7' }, 'invalid_request', 'spec.bridge'],
+  ] as const)
+    await assertRefused(daemon, createNetwork(world, 'bad', { mode: 'macvtap', ...spec }), code, field);
+  const network = await createNetwork(world, 'fast', { mode: 'macvtap', uplink: 'uplink', macvtapMode: 'private' });
+  assert.deepEqual([network.status.state, network.status.bridge], ['ready', null]);
+  const vm = await makeVm(daemon, 'web1', { nics: [{ network: 'fast', mac: mac1 }] }, { start: true });
+  const link = vm.status.nics[0]?.hostInterface ?? '';
+  assert.match((await host.run(['ip', '-details', 'link', 'show', link])).stdout, /macvtap mode private/);
+  // One that a daemon has left which died is found by its mark.
+  await daemon.kill();
+  await host.run(['ip', 'link', 'set', link, 'alias', `lodge:${daemon.instance}:tap:gone:525400000001`]);
+  await daemon.start();
+  await eventually(async () => !(await host.run(['ip', '-brief', 'link'])).stdout.includes(link));
+});

@@ -1,6 +1,13 @@
 // lodge network: what VMs are connected to.
 import type { Command } from 'commander';
-import { networkMode, type Lease, type Network, type NetworkBoot, type NetworkModeName } from '../../api/network.ts';
+import {
+  networkMode,
+  networkSpec,
+  type Lease,
+  type Network,
+  type NetworkBoot,
+  type NetworkModeName,
+} from '../../api/network.ts';
 import { formatAge, parseDurationS } from '../../lib/duration.ts';
 import {
   collected,
@@ -67,6 +74,7 @@ const modeText: Record<NetworkModeName, string> = {
   routed: 'bridge, DHCP, DNS, guests are reached at their own addresses',
   isolated: 'guests among themselves',
   bridged: 'guests are neighbours of what is beyond the uplink',
+  macvtap: 'guests share the wire of the uplink, without the host',
   user: 'inside QEMU, guests are alone',
 };
 
@@ -89,6 +97,13 @@ function parseMode(text: string): NetworkModeName {
   const mode = networkMode.options.find((candidate) => candidate === text);
   if (mode) return mode;
   throw new Error(`it must be one of ${networkMode.options.join(', ')}.`);
+}
+
+function parseMacvtapMode(text: string): Network['spec']['macvtapMode'] {
+  const modes = networkSpec.shape.macvtapMode.unwrap().options;
+  const mode = modes.find((candidate) => candidate === text);
+  if (mode) return mode;
+  throw new Error(`it must be one of ${modes.join(', ')}.`);
 }
 
 function networkDetails(network: Network, session: Session): string[] {
@@ -163,6 +178,7 @@ interface CreateOptions {
   dnsServer?: string[];
   host: boolean;
   uplink?: string;
+  macvtapMode?: Network['spec']['macvtapMode'];
   confirm?: boolean;
   confirmTimeout?: number;
   dhcp: boolean;
@@ -230,6 +246,7 @@ export function networkNoun(): Command {
       ['lodge network create web --subnet6 auto', 'with IPv6 as well, of a private prefix'],
       ['lodge network create office --mode routed --subnet 10.20.0.0/24', 'guests are reached at their own addresses'],
       ['lodge network create lan --mode bridged --uplink eth0', 'guests are in the network that eth0 is in'],
+      ['lodge network create fast --mode macvtap --uplink eth1', 'the same without a bridge; the host stays apart'],
       ['lodge network create db --mode isolated', 'guests see each other, and nothing else'],
       [
         'lodge network create boot --tftp /srv/tftp --boot-file pxelinux.0 --uefi-boot-file bootnetx64.efi',
@@ -249,7 +266,12 @@ export function networkNoun(): Command {
     .option('--domain <domain>', 'guests find each other as name.domain')
     .option('--dns-server <address>', 'asked for names outside the domain; may be given several times', collected)
     .option('--bridge <name>', 'name of the bridge')
-    .option('--uplink <interface>', 'bridged: interface of the host that leads outside, or a bridge')
+    .option('--uplink <interface>', 'bridged, macvtap: interface of the host that leads outside, or a bridge')
+    .option(
+      '--macvtap-mode <mode>',
+      'macvtap: bridge, private or vepa: whether guests reach each other',
+      parsedBy(parseMacvtapMode),
+    )
     .option('--confirm', 'bridged: keep a change of the uplink if the daemon still answers afterwards')
     .option(
       '--confirm-timeout <duration>',
@@ -289,6 +311,7 @@ export function networkNoun(): Command {
               dnsServers: options.dnsServer,
               bridge: options.bridge,
               uplink: options.uplink,
+              macvtapMode: options.macvtapMode,
               confirmTimeoutS: options.confirmTimeout,
               mtu: options.mtu,
               boot: bootOf(options),

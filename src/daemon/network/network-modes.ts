@@ -2,6 +2,7 @@
 import { dirname, join } from 'node:path';
 import { type NetworkModeName } from '../../api/network.ts';
 import { BridgedNetworks } from './bridged-networks.ts';
+import { MacvtapNetworks } from './macvtap-networks.ts';
 import { NatNetworks } from './nat-networks.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { NetworkTaps } from './network-taps.ts';
@@ -29,6 +30,7 @@ export function makeNetworkModes(instance: string, runtimeFolder: string): Netwo
     isolated: routed,
     // Beside the folder of networks, in which everything belongs to a DHCP server.
     bridged: new BridgedNetworks(instance, join(dirname(runtimeFolder), 'uplinks'), taps),
+    macvtap: new MacvtapNetworks(taps),
     user: userNetworks,
   };
   return { of: (mode) => modes[mode], all: [...new Set(Object.values(modes))], taps, routed };

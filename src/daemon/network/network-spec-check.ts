@@ -36,7 +36,8 @@ const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
   ipv6Cidr: ['nat', 'routed', 'isolated'],
   dnsServers: ['nat', 'routed', 'isolated'],
   bridge: ['nat', 'routed', 'isolated', 'bridged'],
-  uplink: ['bridged'],
+  uplink: ['bridged', 'macvtap'],
+  macvtapMode: ['macvtap'],
   boot: ['nat', 'routed', 'isolated'],
 };
 
@@ -54,8 +55,8 @@ export function checkNetworkSpec(spec: NetworkSpec): void {
   if (!spec.hasHost) checkWithoutHost(spec);
   if (mode === 'routed' && ipv4Cidr === undefined)
     throw invalidField('spec.ipv4Cidr', 'is needed in mode routed: others must have a route to it', null);
-  if (mode === 'bridged' && spec.uplink === undefined)
-    throw invalidField('spec.uplink', 'is needed in mode bridged: the interface of the host that leads outside', null);
+  if ((mode === 'bridged' || mode === 'macvtap') && spec.uplink === undefined)
+    throw invalidField('spec.uplink', `is needed in mode ${mode}: the interface of the host that leads outside`, null);
   if (bridge !== undefined && kernelNames.has(bridge))
     throw invalidField('spec.bridge', 'is a name that Linux keeps for itself', bridge);
   if (ipv6Cidr !== undefined && mtu < minIpv6Mtu)

@@ -1,4 +1,4 @@
-// The taps that guests' NICs are connected by: one for each NIC on a bridge, made when its guest starts and removed when
+// The taps (and macvtaps) that guests' NICs are connected by: one for each NIC on a bridge, made when its guest starts and removed when
 // it ends. A tap is found by its name, which follows from VM and NIC, and bears both in its mark.
 import {
   changeLink,
@@ -8,7 +8,9 @@ import {
   LinkError,
   listLinkNames,
   listMarkedLinks,
+  type LinkMark,
 } from '../../host/network/link.ts';
+import { removeMacvtapDevice } from '../../host/network/macvtap.ts';
 
 export interface TapPlace {
   vmId: string;
@@ -38,7 +40,7 @@ export class NetworkTaps {
     try {
       await createTap({
         name: this.nameOf(place.vmId, place.mac),
-        mark: { instance: this.#instance, kind: 'tap', id: `${place.vmId}:${place.mac.replaceAll(':', '')}` },
+        mark: this.markOf(place.vmId, place.mac),
         ownerUid: place.uid,
         isMultiQueue: place.queues > 1,
         mtu: place.mtu,
@@ -51,26 +53,31 @@ export class NetworkTaps {
     }
   }
 
+  /** What the tap of a VM's NIC is marked with. */
+  markOf(vmId: string, mac: string): LinkMark {
+    return { instance: this.#instance, kind: 'tap', id: `${vmId}:${mac.replaceAll(':', '')}` };
+  }
+
   /** Removes the taps of a VM's NICs. */
   async remove(vmId: string, macs: Iterable<string>): Promise<void> {
     const names = [...macs].map((mac) => this.nameOf(vmId, mac));
     if (names.length === 0) return;
     const there = await listLinkNames();
     for (const name of names) {
-      if (there.has(name)) await deleteLink(name, this.#instance);
+      if (there.has(name)) await this.#delete(name);
     }
   }
 
   /** Removes the tap of one NIC, if it is there. */
   async removeOne(vmId: string, mac: string): Promise<void> {
-    await deleteLink(this.nameOf(vmId, mac), this.#instance);
+    await this.#delete(this.nameOf(vmId, mac));
   }
 
   /** Removes the taps of all VMs but those that are wanted; answers with their names. */
   async removeStrays(isWanted: (vmId: string) => boolean): Promise<string[]> {
     const removed: string[] = [];
     for (const { name, vmId } of await this.#list())
-      if (!isWanted(vmId) && (await deleteLink(name, this.#instance))) removed.push(name);
+      if (!isWanted(vmId) && (await this.#delete(name))) removed.push(name);
     return removed;
   }
 
@@ -78,6 +85,12 @@ export class NetworkTaps {
   async reattach(bridge: string, isOn: (name: string) => boolean): Promise<void> {
     for (const { name, master } of await this.#list())
       if (master === null && isOn(name)) await changeLink(name, { master: bridge, isUp: true }, this.#instance);
+  }
+
+  async #delete(name: string): Promise<boolean> {
+    const isDeleted = await deleteLink(name, this.#instance);
+    await removeMacvtapDevice(name);
+    return isDeleted;
   }
 
   async #list(): Promise<{ name: string; vmId: string; master: string | null }[]> {

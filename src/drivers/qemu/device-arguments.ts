@@ -223,7 +223,7 @@ export function addNics(
     }
     if (nic.attachment.kind === 'tap') {
       const { queues } = nic;
-      const first = passTap(nic.attachment.hostInterface, queues);
+      const first = passTap(nic.attachment.device ?? nic.attachment.hostInterface, queues);
       const taps = Array.from({ length: queues }, (_, queue) => first + queue);
       const useVhost = canUseVhost && nic.model === 'virtio';
       const vhosts = useVhost ? taps.map(() => passDescriptor('/dev/vhost-net', 'rw')) : [];

@@ -79,10 +79,13 @@ while (@ARGV) {
 
 sub open_tap {
     my ($name, $is_multi_queue) = @_;
-    sysopen my $tun, '/dev/net/tun', $O_RDWR | $O_CLOEXEC or fail($! + 0);
+    my $is_macvtap = $name =~ m{^/};
+    sysopen my $tun, $is_macvtap ? $name : '/dev/net/tun', $O_RDWR | $O_CLOEXEC or fail($! + 0);
     my $flags = $IFF_TAP | $IFF_NO_PI | $IFF_VNET_HDR | ($is_multi_queue ? $IFF_MULTI_QUEUE : 0);
-    my $request = pack 'a16 S x22', $name, $flags;
+    my $request = pack 'a16 S x22', $is_macvtap ? '' : $name, $flags;
     ioctl $tun, $TUNSETIFF, $request or fail($! + 0);
+    # A macvtap has a device of its own, which is there as long as its link.
+    return $tun if $is_macvtap;
     # A name that does not exist is created on the spot. Only a persistent link was made by somebody on purpose;
     # the other vanishes with this descriptor.
     my $state = pack 'x40';

@@ -20,6 +20,7 @@ export interface LaunchFile {
 
 /** An existing persistent tap link, attached (TUNSETIFF with IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) at descriptors `fd`, `fd + 1`, … */
 export interface LaunchTap {
+  /** Name of the link; of a macvtap, the path of its device (`/dev/tap7`). */
   name: string;
   fd: number;
   /** How many queues are attached, one descriptor each. More than one needs a link made with `multi_queue`. Default 1. */
@@ -358,7 +359,7 @@ function checkArguments(options: LaunchOptions): void {
   }
   for (const tap of options.taps ?? []) {
     // 15: IFNAMSIZ in linux/if.h, less the final zero.
-    if (!/^[^\s/]{1,15}$/.test(tap.name)) {
+    if (!/^[^\s/]{1,15}$/.test(tap.name) && !/^\/dev\/[^\s/]{1,15}$/.test(tap.name)) {
       refuse(`the link name ${JSON.stringify(tap.name)}`, 'it must be 1 to 15 bytes');
     }
     const queues = tap.queues ?? 1;

@@ -9,7 +9,10 @@ import { getSystemErrorMap } from 'node:util';
 import { CommandError, run } from '../command.ts';
 import { type LaunchFile } from './launch.ts';
 
-/** What is opened, with the caller's rights, and sent along with a command. A tap is one queue of an existing link. */
+/**
+ * What is opened, with the caller's rights, and sent along with a command. A tap is one queue of an existing link, by its
+ * name, or of a macvtap, by the path of its device.
+ */
 export type SentDescriptor =
   | { readonly path: string; readonly mode: LaunchFile['mode'] | 'wo' }
   | { readonly tapName: string; readonly isMultiQueue?: boolean };

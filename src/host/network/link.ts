@@ -80,6 +80,18 @@ export interface TapDefinition {
   readonly isUp?: boolean;
 }
 
+export interface MacvtapDefinition {
+  readonly name: string;
+  readonly mark: LinkMark;
+  /** The interface whose wire it shares. */
+  readonly lower: string;
+  /** Who reaches whom among those of one interface: linux/if_link.h, macvlan_mode. */
+  readonly mode: 'bridge' | 'private' | 'vepa';
+  readonly macAddress: string;
+  /** In bytes; not above that of the interface. */
+  readonly mtu: number;
+}
+
 /** A change of a link; what is not named stays. */
 export interface LinkChange {
   readonly isUp?: boolean;
@@ -204,6 +216,17 @@ export async function createTap(tap: TapDefinition, scope: NetworkScope = {}): P
     // Its far end is the guest: the host has no business with an address of its own on it.
     `link set dev ${name} alias ${formatMark(tap.mark)} addrgenmode none`,
     ...changeLines(name, { ...tap, mark: undefined, mtu: tap.mtu ?? 1500, isUp: tap.isUp ?? true }),
+  ]);
+}
+
+/** Makes a macvtap on an interface, marks it and switches it on. Rejects with reason `busy` where that is a bridge's port. */
+export async function createMacvtap(macvtap: MacvtapDefinition, scope: NetworkScope = {}): Promise<void> {
+  const name = checkedName(macvtap.name);
+  const { lower, macAddress, mode, mtu } = macvtap;
+  await batch(name, scope, [
+    `link add link ${checkedName(lower)} name ${name} address ${checkedMac(macAddress)} type macvtap mode ${mode}`,
+    `link set dev ${name} alias ${formatMark(macvtap.mark)} addrgenmode none`,
+    `link set dev ${name} mtu ${checkedMtu(mtu)} up`,
   ]);
 }
 

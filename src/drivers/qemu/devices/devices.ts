@@ -413,7 +413,7 @@ export class QemuDevices implements GuestDevices {
     const names = Array.from({ length: nic.queues }, (_, queue) => `tap-${nic.mac.replaceAll(':', '')}-${queue}`);
     const isMultiQueue = nic.queues > 1;
     const taps = names.map((fdname): MonitorCommand => {
-      const descriptor = { tapName: attachment.hostInterface, isMultiQueue };
+      const descriptor = { tapName: attachment.device ?? attachment.hostInterface, isMultiQueue };
       return { execute: 'getfd', arguments: { fdname }, descriptor };
     });
     const vhosts = (useVhost ? names : []).map((name): MonitorCommand => {
