@@ -6,6 +6,7 @@ import { type Permission } from './permission.ts';
 import { route, type RouteTable } from './route.ts';
 import { snapshotQuiesce } from './snapshot.ts';
 import { task } from './task.ts';
+import { bootOnce } from './vm-firmware.ts';
 import { vmState } from './vm-state.ts';
 
 /** Most VMs that one action may be about. */
@@ -22,10 +23,10 @@ const timeoutS = z
 
 export const vmBulkAction = z
   .discriminatedUnion('type', [
-    z.strictObject({ type: z.literal('start') }),
+    z.strictObject({ type: z.literal('start'), bootOnce }),
     z.strictObject({ type: z.literal('stop'), timeoutS }),
     z.strictObject({ type: z.literal('forceOff') }),
-    z.strictObject({ type: z.literal('restart'), timeoutS }),
+    z.strictObject({ type: z.literal('restart'), timeoutS, bootOnce }),
     z.strictObject({ type: z.literal('reset') }),
     z.strictObject({ type: z.literal('pause') }),
     z.strictObject({ type: z.literal('resume') }),
@@ -102,6 +103,7 @@ const body = z
   })
   .meta({ id: 'VmActions' });
 export type VmActions = z.output<typeof body>;
+export type VmActionsInput = z.input<typeof body>;
 
 export const plannedVmAction = z
   .object({

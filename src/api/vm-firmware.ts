@@ -107,3 +107,12 @@ export const firmwareReset = z
       ),
   })
   .meta({ id: 'VmFirmwareReset' });
+
+/** What a start is to boot first, this once. */
+export const bootOnce = z
+  .string()
+  .max(63)
+  .optional()
+  .describe(
+    'Boot from this first, only this once: cdrom, disk or network (the first of its kind in the boot order), the name of a disk or CD-ROM, or the address of a NIC. A reset from inside the guest goes by the boot order again',
+  );

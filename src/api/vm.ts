@@ -10,7 +10,7 @@ import { vmCloneRoutes } from './vm-clone.ts';
 import { vmConsoleRoutes } from './vm-console.ts';
 import { vmForkRoutes, vmLineage } from './vm-fork.ts';
 import { vmDevice, vmHardware } from './vm-hardware.ts';
-import { firmwareReset } from './vm-firmware.ts';
+import { bootOnce, firmwareReset } from './vm-firmware.ts';
 import { profileChange } from './vm-inherited.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
@@ -218,14 +218,6 @@ export const vmUsage = z
 export type VmUsage = z.output<typeof vmUsage>;
 
 /** What a start boots from, this once. */
-const bootOnce = z
-  .string()
-  .max(63)
-  .optional()
-  .describe(
-    'Boot from this first, only this once: cdrom, disk or network (the first of its kind in the boot order), the name of a disk or CD-ROM, or the address of a NIC. A reset from inside the guest goes by the boot order again',
-  );
-
 const startBody = z.strictObject({ bootOnce }).meta({ id: 'VmStart' });
 
 const stopBody = z

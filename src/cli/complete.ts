@@ -24,6 +24,7 @@ export type NamedKind =
   | 'network'
   | 'template'
   | 'profile'
+  | 'group'
   | 'instance-type'
   | 'node'
   | 'task'
@@ -41,6 +42,9 @@ const namesOfOption: Readonly<Record<string, NamedKind>> = {
   '--vm': 'vm',
   '--template': 'template',
   '--profile': 'profile',
+  '--member': 'vm',
+  '--add': 'vm',
+  '--remove': 'vm',
   '--type': 'instance-type',
   '--cdrom': 'image',
   '--network': 'network',
@@ -60,6 +64,7 @@ const namedKinds = new Set<string>([
   'vm',
   'template',
   'profile',
+  'group',
   'instance-type',
   'snapshot',
   'image',
@@ -239,6 +244,7 @@ const changedNouns: Readonly<Record<string, ChangeableNoun>> = {
   network: 'network',
   node: 'node',
   profile: 'profile',
+  group: 'group',
   'instance-type': 'instanceType',
   template: 'template',
 };
@@ -341,6 +347,11 @@ export async function namesFromDaemon(kind: NamedKind, words: readonly string[])
         return (await client.template.list({ query }, options)).items.map((one) => ({
           word: one.name,
           what: one.spec.description || one.status.state,
+        }));
+      case 'group':
+        return (await client.group.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.status.state,
         }));
       case 'profile':
         return (await client.profile.list({ query }, options)).items.map((one) => ({

@@ -8,7 +8,6 @@ import { listFormats, objectFormats, verb, wholeNumber, withDaemon, type Example
 import type { Session } from './connect/session.ts';
 import { printList, printOne, type Printable } from './output/print.ts';
 import type { Column } from './output/table.ts';
-import { usageError } from './usage-error.ts';
 
 /** One page, as every list route answers. */
 export interface Page<Item> {
@@ -178,35 +177,6 @@ export function showVerb<Item extends object>(parent: Command, definition: ShowV
 export interface SelectionOptions {
   selector?: string;
   all?: boolean;
-}
-
-/**
- * The names a command line means: those given, or those that a selector finds and `isWanted` keeps. Refuses both, and
- * neither.
- */
-export async function selectedNames<Item extends { name: string }>(
-  session: Session,
-  names: readonly string[],
-  options: SelectionOptions,
-  definition: { noun: string; fetch: FetchPage<Item>; isWanted?: (item: Item) => boolean },
-): Promise<string[]> {
-  const isSelecting = options.selector !== undefined || options.all === true;
-  if (names.length > 0 && isSelecting) {
-    throw usageError(`both names and ${options.all === true ? '--all' : '--selector'} are given`, {
-      hint: 'Give one of them.',
-    });
-  }
-  if (names.length > 0) return [...new Set(names)];
-  if (!isSelecting) {
-    throw usageError(`no ${definition.noun} is named`, {
-      hint: `Name one or several, select them with -l app=web, or take --all of the project.`,
-    });
-  }
-  const found = await collect((query) => definition.fetch(session.client, query), {
-    project: session.project,
-    ...(options.selector === undefined ? {} : { selector: options.selector }),
-  });
-  return found.filter((item) => definition.isWanted?.(item) ?? true).map((item) => item.name);
 }
 
 /** Runs a lookup, and when nothing has the name, says which one was probably meant. */

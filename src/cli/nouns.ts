@@ -21,6 +21,13 @@ export const nouns: readonly NounEntry[] = [
     load: async () => (await import('./noun/vm.ts')).vmNoun(),
   },
   {
+    name: 'group',
+    aliases: ['groups'],
+    summary: 'VMs that are started in an order, and stopped in the opposite one',
+    group: 'Objects:',
+    load: async () => (await import('./noun/group.ts')).groupNoun(),
+  },
+  {
     name: 'snapshot',
     aliases: ['snapshots'],
     summary: 'VMs as they were in one moment, to go back to',

@@ -21,7 +21,16 @@ import { fieldNamesAt, issueText } from './schema-fields.ts';
 import { usageError } from './usage-error.ts';
 
 /** Nouns whose objects can be changed. */
-export type ChangeableNoun = 'vm' | 'image' | 'volume' | 'network' | 'node' | 'profile' | 'instanceType' | 'template';
+export type ChangeableNoun =
+  | 'vm'
+  | 'image'
+  | 'volume'
+  | 'network'
+  | 'node'
+  | 'profile'
+  | 'instanceType'
+  | 'template'
+  | 'group';
 
 /** What a change is made to. */
 export interface Changeable {

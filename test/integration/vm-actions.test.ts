@@ -55,7 +55,7 @@ suite('an action on many VMs', () => {
     assert.deepEqual(
       planned.map(({ name, isHit, reason }) => [name, isHit, reason]),
       [
-        ['web1', false, 'VM web1 is stopped.'],
+        ['web1', false, 'It is stopped.'],
         ['web2', true, ''],
       ],
     );

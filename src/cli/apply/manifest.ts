@@ -14,10 +14,19 @@ import { fieldNamesAt, issueText } from '../schema-fields.ts';
 import { usageError } from '../usage-error.ts';
 
 /** Kinds in the order in which they need each other; deletion goes the other way. */
-export const manifestKinds = ['Network', 'Image', 'Volume', 'Profile', 'InstanceType', 'Vm', 'Template'] as const;
+export const manifestKinds = [
+  'Network',
+  'Image',
+  'Volume',
+  'Profile',
+  'InstanceType',
+  'Vm',
+  'Group',
+  'Template',
+] as const;
 export type ManifestKind = (typeof manifestKinds)[number];
 
-export type ManifestNoun = 'network' | 'image' | 'volume' | 'profile' | 'instanceType' | 'vm' | 'template';
+export type ManifestNoun = 'network' | 'image' | 'volume' | 'profile' | 'instanceType' | 'vm' | 'group' | 'template';
 export const nounOfKind: Readonly<Record<ManifestKind, ManifestNoun>> = {
   Network: 'network',
   Image: 'image',
@@ -26,6 +35,7 @@ export const nounOfKind: Readonly<Record<ManifestKind, ManifestNoun>> = {
   InstanceType: 'instanceType',
   Vm: 'vm',
   Template: 'template',
+  Group: 'group',
 };
 
 /** One object as a file describes it, checked against the contract. */

@@ -108,7 +108,7 @@ test('references lead to objects of the files or of the daemon', () => {
     ['Image tiny spec.image', 'Volume dta spec.disks.0.volume', 'Network lab spec.nics.0.network'],
   );
   const planned = [planObject(manifest, null), planObject(one('kind: Network\nname: lab\n'), null)];
-  const none = { Network: [], Vm: [], Profile: [], InstanceType: [], Template: [] };
+  const none = { Network: [], Vm: [], Profile: [], InstanceType: [], Template: [], Group: [] };
   const known = { Image: [{ name: 'x', id: 'tiny' }], Volume: [{ name: 'data', id: 'i' }], ...none };
   assert.deepEqual(
     complaintsAbout(planned, (kind) => known[kind]),

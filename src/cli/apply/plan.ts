@@ -1,5 +1,6 @@
 // Works out what `lodge apply` would do: for each object, whether it is made, changed or as it should be, field by
 // field. Pure, but for reading the objects as they are; everything is checked before anything is changed.
+import type { Group } from '../../api/group.ts';
 import type { Image } from '../../api/image.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { expandSpec, hasOtherSources, type SpecSource } from '../../api/expand-spec.ts';
@@ -16,7 +17,7 @@ import { closestWord } from '../../lib/closest-word.ts';
 import { manifestKinds, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 
 /** An object that apply knows. */
-export type Existing = Vm | Image | Volume | Network | Profile | InstanceType | Template;
+export type Existing = Vm | Image | Volume | Network | Profile | InstanceType | Template | Group;
 
 export type PlannedAction = 'create' | 'update' | 'unchanged';
 
@@ -46,6 +47,7 @@ const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
   profile: [],
   instanceType: [],
   template: [],
+  group: [],
 };
 
 /** The profiles and the instance type that a VM of a project names, as they are to be, in the order in which they count. */
@@ -130,6 +132,11 @@ export function referencesOf(manifest: Manifest): Reference[] {
   if (manifest.kind === 'Volume' || manifest.kind === 'Vm') add('Image', ['image'], 'image');
   const { vm } = manifest.source;
   if (vm !== undefined) references.push({ kind: 'Vm', name: vm, path: 'vm' });
+  if (manifest.kind === 'Group') {
+    const members = valueAt(manifest.spec, ['members']);
+    for (let index = 0; Array.isArray(members) && index < members.length; index += 1)
+      add('Vm', ['members', index, 'vm'], `members.${index}.vm`);
+  }
   if (manifest.kind !== 'Vm') return references;
   add('InstanceType', ['instanceType'], 'instanceType');
   const profiles = valueAt(manifest.spec, ['profiles']);

@@ -9,6 +9,7 @@ import type { Session } from '../connect/session.ts';
 import { followTasks } from '../output/follow.ts';
 import { AlreadyPrinted, describeError, exitCodeFor } from '../output/print-error.ts';
 import { printDocument } from '../output/print.ts';
+import { fetchGroups } from '../noun/group.ts';
 import { fetchImages } from '../noun/image.ts';
 import { fetchInstanceTypes } from '../noun/instance-type.ts';
 import { fetchNetworks } from '../noun/network.ts';
@@ -31,6 +32,7 @@ const fetchers: Readonly<Record<ManifestNoun, FetchPage<Existing>>> = {
   instanceType: fetchInstanceTypes,
   vm: fetchVms,
   template: fetchTemplates,
+  group: fetchGroups,
 };
 
 /** The objects of the projects that the files speak of, by kind, project and name. */
@@ -249,6 +251,10 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
       await client.template.update({ params: { template: name }, query, ...update });
       return null;
     }
+    case 'group':
+      if (isNew) await client.group.create(create);
+      else await client.group.update({ params: { group: name }, query, ...update });
+      return null;
     case 'vm': {
       if (isNew) return client.vm.create({ query: { start: options.start === true }, ...create });
       const { status } = await client.vm.update({ params: { vm: name }, query, ...update });
@@ -320,6 +326,9 @@ async function deleteOne(session: Session, manifest: Manifest, isForced: boolean
       return session.client.image.delete({ params: { image: name }, query });
     case 'template':
       return session.client.template.delete({ params: { template: name }, query });
+    case 'group':
+      await session.client.group.delete({ params: { group: name }, query });
+      return null;
     case 'profile':
       await session.client.profile.delete({ params: { profile: name }, query: { project, force: isForced } });
       return null;

@@ -43,7 +43,7 @@ export function applyCommand(): Command {
 export function deleteCommand(): Command {
   return verb(new Command('lodge'), 'delete', 'Delete the objects that files describe', {
     description:
-      'Delete the objects that files describe, templates and VMs first, then instance types, profiles, volumes, images and networks. What is not there any more is fine. Only kind, name and project count.',
+      'Delete the objects that files describe, templates, groups and VMs first, then instance types, profiles, volumes, images and networks. What is not there any more is fine. Only kind, name and project count.',
     examples: [
       ['lodge delete -f site.yaml', 'asks first'],
       ['lodge delete -f site.yaml --force --yes', 'running VMs are switched off, nobody is asked'],

@@ -11,6 +11,8 @@ import { followTask } from '../output/follow.ts';
 import { printList, printOne, type Printable } from '../output/print.ts';
 import { painted, renderDetails } from '../output/table.ts';
 import { ageColumn, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+import { usageError } from '../usage-error.ts';
+import { selecting, type ManyOptions } from '../vm/many.ts';
 import { fetchVms } from '../vm/view.ts';
 
 const snapshotPrintable: Printable<Snapshot> = {
@@ -96,7 +98,7 @@ export function treeLines(vm: string, snapshots: readonly Snapshot[]): string[] 
   return lines;
 }
 
-interface CreateOptions {
+interface CreateOptions extends ManyOptions {
   memory?: boolean;
   quiesce: 'auto' | 'never' | 'required';
   description?: string;
@@ -152,15 +154,19 @@ function addLookVerbs(snapshot: Command): void {
 }
 
 function addCreate(snapshot: Command): void {
-  verb(snapshot, 'create <vm> <name>', 'Take a snapshot of a VM', {
-    formats: objectFormats,
-    description:
-      'Take a snapshot of all disks of a VM in one moment. The VM goes on. Where an agent answers in the guest, its file systems are frozen meanwhile.',
-    examples: [
-      ['lodge snapshot create web1 before-upgrade', 'its disks'],
-      ['lodge snapshot create web1 demo --memory', 'also its memory: it can go on from there'],
-    ],
-  })
+  selecting(
+    verb(snapshot, 'create [vm] [name]', 'Take a snapshot of a VM, or of many', {
+      usage: '[options] <vm> <name>',
+      formats: objectFormats,
+      description:
+        'Take a snapshot of all disks of a VM in one moment. The VM goes on. Where an agent answers in the guest, its file systems are frozen meanwhile. With --selector or --all there is only the name of the snapshot, which each of the VMs gets.',
+      examples: [
+        ['lodge snapshot create web1 before-upgrade', 'its disks'],
+        ['lodge snapshot create web1 demo --memory', 'also its memory: it can go on from there'],
+        ['lodge snapshot create -l role=web before-upgrade', 'of all VMs with a label'],
+      ],
+    }),
+  )
     .option('--memory', 'save the memory of the running guest too')
     .addOption(
       new Option('--quiesce <how>', 'freeze file systems by the guest’s agent')
@@ -171,15 +177,40 @@ function addCreate(snapshot: Command): void {
     .option('--label <key=value>', 'label; may be given several times', collected)
     .option('--no-wait', 'do not wait until it is taken')
     .action(
-      withDaemon<[vm: string, name: string], CreateOptions>(async (session, options, vm, name) => {
-        const one = await takeSnapshot(session, vm, name, options);
-        if (!one) return;
-        await printOne(session, snapshotPrintable, one, () => [
-          `Snapshot ${name} of VM ${vm} is taken (${one.status.consistency}): ${one.status.consistencyReason}`,
-        ]);
-        if (one.status.warning !== null) session.terminal.note(one.status.warning);
-      }),
+      withDaemon<[first: string | undefined, second: string | undefined], CreateOptions>(
+        async (session, options, vm, name) => {
+          if (options.selector !== undefined || options.all === true) return takeMany(session, options, vm, name);
+          if (vm === undefined || name === undefined)
+            throw usageError('a snapshot needs its VM and a name', {
+              hint: 'Such as lodge snapshot create web1 before-upgrade, or lodge snapshot create -l role=web before-upgrade',
+            });
+          const one = await takeSnapshot(session, vm, name, options);
+          if (!one) return;
+          await printOne(session, snapshotPrintable, one, () => [
+            `Snapshot ${name} of VM ${vm} is taken (${one.status.consistency}): ${one.status.consistencyReason}`,
+          ]);
+          if (one.status.warning !== null) session.terminal.note(one.status.warning);
+        },
+      ),
     );
+}
+
+/** A snapshot of the same name of each of many VMs. */
+async function takeMany(
+  session: Session,
+  options: CreateOptions,
+  name: string | undefined,
+  surplus: string | undefined,
+): Promise<number> {
+  if (name === undefined || surplus !== undefined)
+    throw usageError('with --selector or --all, the name of the snapshot is all that is given', {
+      hint: 'Such as lodge snapshot create -l role=web before-upgrade',
+    });
+  if (options.label !== undefined) throw usageError('--label is for the snapshot of one VM');
+  const { actOnMany } = await import('../vm/many.ts');
+  const { memory, quiesce, description } = options;
+  const action = { type: 'snapshot' as const, name, description, withMemory: memory === true, quiesce };
+  return actOnMany(session, [], options, action, { verb: 'take a snapshot', done: `has the snapshot ${name}` });
 }
 
 async function takeSnapshot(

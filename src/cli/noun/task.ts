@@ -77,6 +77,17 @@ const stepColumns: readonly Column<Task['steps'][number]>[] = [
   },
 ];
 
+const itemColumns: readonly Column<Task['items'][number]>[] = [
+  { header: 'OBJECT', value: (item) => item.name },
+  {
+    header: 'STATE',
+    value: (item) => item.state,
+    color: (text, item, style) =>
+      item.state === 'done' ? style.green(text) : item.state === 'failed' ? style.red(text) : text,
+  },
+  { header: 'WHAT', value: (item) => item.message, minWidth: 16 },
+];
+
 function taskDetails(task: Task, session: Session): string[] {
   const { style } = session.terminal;
   const { bytesDone, bytesTotal, percent } = task.progress;
@@ -100,7 +111,9 @@ function taskDetails(task: Task, session: Session): string[] {
       ['Created', momentOf(task.createdAt)],
       ['Took', tookText(task)],
       ['Deadline', isOver ? null : task.deadline],
+      ['Part of', task.parentId === null ? null : `task ${task.parentId}`],
       ['Steps', task.steps.length === 0 ? null : renderTable(stepColumns, task.steps, { width: null, style })],
+      ['Objects', task.items.length === 0 ? null : renderTable(itemColumns, task.items, { width: null, style })],
     ],
     session.terminal,
   );

@@ -8,19 +8,23 @@ import { parseMib } from '../../lib/quantity.ts';
 import { collected, noun, objectFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
 import { deleteEach } from '../delete-each.ts';
-import { listVerb, selectedNames, showVerb, withSuggestion, type SelectionOptions } from '../list.ts';
+import { listVerb, showVerb, withSuggestion } from '../list.ts';
 import { printOne } from '../output/print.ts';
 import type { ChangeOptions } from '../vm/change.ts';
 import type { CreateOptions } from '../vm/create.ts';
-import type { PowerOptions } from '../vm/power.ts';
 import { choicesAt } from '../schema-fields.ts';
+import { selecting, type ManyOptions } from '../vm/many.ts';
+import type { Session } from '../connect/session.ts';
+import { usageError } from '../usage-error.ts';
 import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
 import { addDeviceVerbs } from './vm-devices.ts';
+import { addPowerVerbs } from './vm-power.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
-import { usageError } from '../usage-error.ts';
+
+type SetOptions = ChangeOptions & ManyOptions;
 
 /** `lodge vm` and its verbs. */
 export function vmNoun(): Command {
@@ -303,22 +307,28 @@ function addChangeVerbs(vm: Command): void {
       }),
     );
 
-  verb(vm, 'set <vm> <change...>', 'Change fields of a VM', {
-    formats: objectFormats,
-    description:
-      'Change fields of a VM’s spec, or its labels: field=value sets, field- removes. What can change while it runs is changed at once, and waited for; the rest takes effect at the next start.',
-    examples: [
-      ['lodge vm set web1 cpu.count=4 memoryMib=4GiB', 'more of both'],
-      ['lodge vm set web1 labels.app=web labels.old-', 'a label set, another removed'],
-      ['lodge vm set web1 disks.root.cache=none restartPolicy.mode=on-failure', 'a disk by its name'],
-      ['lodge vm set web1 instanceType=large profiles=web,monitored', 'another size, and other profiles'],
-      ['lodge vm set web1 \'nics.1={"network":"lab"}\'', 'a second NIC'],
-    ],
-  })
+  selecting(
+    verb(vm, 'set [vm] [change...]', 'Change fields of a VM, or of many', {
+      usage: '[options] <vm> <change...>',
+      formats: objectFormats,
+      description:
+        'Change fields of a VM’s spec, or its labels: field=value sets, field- removes. What can change while it runs is changed at once, and waited for; the rest takes effect at the next start. With --selector or --all there is no name, and every VM gets the same fields.',
+      examples: [
+        ['lodge vm set web1 cpu.count=4 memoryMib=4GiB', 'more of both'],
+        ['lodge vm set web1 labels.app=web labels.old-', 'a label set, another removed'],
+        ['lodge vm set web1 disks.root.cache=none restartPolicy.mode=on-failure', 'a disk by its name'],
+        ['lodge vm set web1 instanceType=large profiles=web,monitored', 'another size, and other profiles'],
+        ['lodge vm set -l role=web memoryMib=4GiB', 'all with a label'],
+        ['lodge vm set web1 \'nics.1={"network":"lab"}\'', 'a second NIC'],
+      ],
+    }),
+  )
     .option('--no-wait', 'do not wait until the guest has it')
     .option('-f, --force', 'take out disks that the guest has mounted, and media that it has locked')
     .action(
-      withDaemon<[name: string, changes: string[]], ChangeOptions>(async (session, options, name, changes) => {
+      withDaemon<[name: string | undefined, changes: string[]], SetOptions>(async (session, options, first, rest) => {
+        if (options.selector !== undefined || options.all === true) return setMany(session, options, first, rest);
+        const [name, changes] = namedChange(first, rest);
         const { changeObject } = await import('../set.ts');
         const { changedLines, unchangedLines, untilChanged } = await import('../vm/change.ts');
         const query = { project: session.project };
@@ -374,29 +384,35 @@ function addChangeVerbs(vm: Command): void {
     .option('-y, --yes', 'do not ask')
     .option('--no-wait', 'do not wait until they are gone')
     .action(
-      withDaemon<[names: string[]], SelectionOptions & { force?: boolean; yes?: boolean; wait: boolean }>(
+      withDaemon<[names: string[]], ManyOptions & { force?: boolean; wait: boolean }>(
         async (session, options, names) => {
-          const meant = await selectedNames(session, names, options, { noun: 'VM', fetch: fetchVms });
-          if (meant.length === 0) {
-            session.terminal.note('No VM to delete.');
-            return 0;
-          }
-          const what = meant.length === 1 ? `VM ${meant[0]}` : `${meant.length} VMs (${meant.join(', ')})`;
+          const { actOnMany, isOneNamed } = await import('../vm/many.ts');
+          const force = options.force === true;
+          if (!isOneNamed(names, options))
+            return actOnMany(
+              session,
+              names,
+              options,
+              { type: 'delete', force },
+              {
+                verb: 'delete',
+                done: 'is deleted',
+                question: 'Delete, with all data on the disks made with them,',
+                isAlwaysAsked: true,
+              },
+            );
           await confirm(
             session,
-            `Delete ${what} with all data on the disks made with ${meant.length === 1 ? 'it' : 'them'}?`,
+            `Delete VM ${names[0]} with all data on the disks made with it?`,
             options.yes === true,
           );
           return deleteEach(
             session,
             'VM',
-            meant,
+            names,
             (name) =>
               withSuggestion(session, name, fetchVms, () =>
-                session.client.vm.delete({
-                  params: { vm: name },
-                  query: { project: session.project, force: options.force === true },
-                }),
+                session.client.vm.delete({ params: { vm: name }, query: { project: session.project, force } }),
               ),
             options.wait,
           );
@@ -405,186 +421,23 @@ function addChangeVerbs(vm: Command): void {
     );
 }
 
-/** Adds the options that select several VMs. */
-function selecting(command: Command): Command {
-  return command
-    .option('-l, --selector <labels>', 'all VMs with these labels: app=web,tier!=db')
-    .option('--all', 'all VMs of the project');
+/** The VM that is changed, and how: both must be there. */
+function namedChange(name: string | undefined, changes: readonly string[]): [name: string, changes: readonly string[]] {
+  if (name !== undefined && changes.length > 0) return [name, changes];
+  throw usageError(name === undefined ? 'no VM is named' : `nothing is said that is to be changed of VM ${name}`, {
+    hint: 'Such as lodge vm set web1 cpu.count=4, or lodge vm set -l role=web cpu.count=4',
+  });
 }
 
-function addPowerVerbs(vm: Command): void {
-  const noWait = ['--no-wait', 'do not wait until it is done'] as const;
-  const bootOnceOption = [
-    '--boot-once <device>',
-    'boot from this first, only this once: cdrom, disk, network, or the name of a disk or CD-ROM',
-  ] as const;
-  const load = () => import('../vm/power.ts');
-
-  selecting(
-    verb(vm, 'start [vm...]', 'Start VMs, or resume them from disk', {
-      examples: [
-        ['lodge vm start web1', 'ends when it runs'],
-        ['lodge vm start web1 --wait-for ssh', 'ends when ssh answers'],
-        ['lodge vm start -l app=web', 'all with a label that are off'],
-        ['lodge vm start web1 --boot-once cdrom', 'this once from its CD-ROM'],
-      ],
-    }),
-  )
-    .option(...noWait)
-    .option(...bootOnceOption)
-    .addOption(new Option('--wait-for <state>', 'wait for more than that it runs').choices(['up', 'ssh']))
-    .option('--timeout <duration>', 'longest wait for the guest (default: 15m)', parsedBy(parseDurationMs))
-    .action(
-      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
-        const { powerTask } = await load();
-        const words = { action: 'start', verb: 'start', done: 'is running', doing: 'is starting' } as const;
-        return powerTask(session, names, options, words, (name) =>
-          session.client.vm.start({
-            params: { vm: name },
-            query: { project: session.project },
-            body: { bootOnce: options.bootOnce },
-          }),
-        );
-      }),
-    );
-
-  const timeoutOption = [
-    '--timeout <duration>',
-    'how long the guest may take before it is switched off (default: as its spec says)',
-    parsedBy(parseDurationS),
-  ] as const;
-  selecting(
-    verb(vm, 'stop [vm...]', 'Shut VMs down, and switch them off when they take too long', {
-      examples: [
-        ['lodge vm stop web1', 'asks the guest by ACPI, as its power button would'],
-        ['lodge vm stop web1 --timeout 10s', 'switched off after ten seconds'],
-        ['lodge vm stop --all --force', 'everything off at once'],
-      ],
-    }),
-  )
-    .option('-f, --force', 'switch off at once, as lodge vm force-off')
-    .option(...timeoutOption)
-    .option(...noWait)
-    .action(
-      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
-        if (options.force === true && options.timeout !== undefined) {
-          throw usageError('--force switches off at once, so --timeout says nothing', {
-            hint: 'Give one of them.',
-          });
-        }
-        const { powerTask } = await load();
-        const query = { project: session.project };
-        const words = {
-          action: options.force === true ? 'forceOff' : 'stop',
-          verb: 'stop',
-          done: 'is stopped',
-          doing: 'is stopping',
-        } as const;
-        return powerTask(session, names, options, words, (name) =>
-          options.force === true
-            ? session.client.vm.forceOff({ params: { vm: name }, query })
-            : session.client.vm.stop({ params: { vm: name }, query, body: { timeoutS: options.timeout } }),
-        );
-      }),
-    );
-
-  selecting(
-    verb(vm, 'force-off [vm...]', 'Switch VMs off at once, as pulling the plug', {
-      description: 'Switch VMs off at once, as pulling the plug. For a suspended VM its saved memory is discarded.',
-      examples: [['lodge vm force-off web1', 'when nothing else helps']],
-    }),
-  )
-    .option(...noWait)
-    .action(
-      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
-        const { powerTask } = await load();
-        const words = {
-          action: 'forceOff',
-          verb: 'switch off',
-          done: 'is switched off',
-          doing: 'is being switched off',
-        } as const;
-        return powerTask(session, names, options, words, (name) =>
-          session.client.vm.forceOff({ params: { vm: name }, query: { project: session.project } }),
-        );
-      }),
-    );
-
-  selecting(
-    verb(vm, 'restart [vm...]', 'Shut VMs down and start them again with their current spec', {
-      examples: [
-        ['lodge vm restart web1', 'changes that wait for the next start take effect'],
-        ['lodge vm restart web1 --boot-once network', 'this once over the network'],
-      ],
-    }),
-  )
-    .option(...timeoutOption)
-    .option(...bootOnceOption)
-    .option(...noWait)
-    .action(
-      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
-        const { powerTask } = await load();
-        const words = { action: 'restart', verb: 'restart', done: 'is restarted', doing: 'is restarting' } as const;
-        return powerTask(session, names, options, words, (name) =>
-          session.client.vm.restart({
-            params: { vm: name },
-            query: { project: session.project },
-            body: { timeoutS: options.timeout, bootOnce: options.bootOnce },
-          }),
-        );
-      }),
-    );
-
-  const atOnce = [
-    ['reset', 'Reset VMs, as their reset button would', 'is reset', 'the guest is not asked'],
-    ['pause', 'Stop the vCPUs of VMs; their memory stays', 'is paused', 'it stands still until resume'],
-    ['resume', 'Let paused VMs run on', 'runs on', 'after pause; a suspended VM is resumed by start'],
-  ] as const;
-  for (const [action, summary, done, what] of atOnce) {
-    selecting(verb(vm, `${action} [vm...]`, summary, { examples: [[`lodge vm ${action} web1`, what]] })).action(
-      withDaemon<[names: string[]], SelectionOptions>(async (session, options, names) => {
-        const { powerAtOnce } = await load();
-        return powerAtOnce(session, names, options, { action, verb: action, done, doing: '' }, (name) =>
-          session.client.vm[action]({ params: { vm: name }, query: { project: session.project } }),
-        );
-      }),
-    );
-  }
-
-  selecting(
-    verb(vm, 'suspend [vm...]', 'Save the memory of VMs to disk and switch them off', {
-      description: 'Save the memory of VMs to disk and switch them off. lodge vm start resumes them where they were.',
-      examples: [['lodge vm suspend web1', 'then lodge vm start web1 goes on']],
-    }),
-  )
-    .option(...noWait)
-    .action(
-      withDaemon<[names: string[]], PowerOptions>(async (session, options, names) => {
-        const { powerTask } = await load();
-        const words = {
-          action: 'suspend',
-          verb: 'suspend',
-          done: 'is suspended',
-          doing: 'is being suspended',
-        } as const;
-        return powerTask(session, names, options, words, (name) =>
-          session.client.vm.suspend({ params: { vm: name }, query: { project: session.project } }),
-        );
-      }),
-    );
-
-  verb(vm, 'nmi <vm...>', 'Send a non-maskable interrupt to VMs', {
-    examples: [['lodge vm nmi web1', 'a Linux guest that hangs may write a crash dump']],
-  }).action(
-    withDaemon<[names: string[]], object>(async (session, _options, names) => {
-      const { eachOf } = await import('../delete-each.ts');
-      const sent = await eachOf(session, names, (name) =>
-        withSuggestion(session, name, fetchVms, () =>
-          session.client.vm.injectNmi({ params: { vm: name }, query: { project: session.project } }),
-        ),
-      );
-      for (const { name } of sent) session.terminal.line(`VM ${name} got a non-maskable interrupt.`);
-      return Number(process.exitCode ?? 0);
-    }),
-  );
+async function setMany(
+  session: Session,
+  options: SetOptions,
+  first: string | undefined,
+  rest: readonly string[],
+): Promise<number> {
+  const words = [...(first === undefined ? [] : [first]), ...rest];
+  if (words.length === 0) throw usageError('nothing is said that is to be changed', { hint: 'Give field=value.' });
+  const [{ patchOf }, { actOnMany }] = await Promise.all([import('../vm/set-many.ts'), import('../vm/many.ts')]);
+  const action = { type: 'update' as const, ...patchOf(words), force: options.force === true };
+  return actOnMany(session, [], options, action, { verb: 'change', done: 'is changed' });
 }

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Task } from '../../api/task.ts';
-import { currentStep, describeBytes, overviewLine, plainLine, progressBar, RateMeter, stepLines } from './progress.ts';
+import {
+  currentStep,
+  describeBytes,
+  itemLines,
+  overviewLine,
+  plainLine,
+  progressBar,
+  RateMeter,
+  stepLines,
+} from './progress.ts';
 import { plainStyle } from './style.ts';
 
 const at = '2026-01-01T00:00:00.000Z';
@@ -28,6 +37,22 @@ function taskWith(change: Partial<Task>): Task {
     ...change,
   };
 }
+
+test('the objects of a task are shown one by one', () => {
+  const item = { id: 'x', taskId: null, error: null };
+  const items = [
+    { ...item, name: 'web1', state: 'done' as const, message: 'VM web1 is stopped.' },
+    { ...item, name: 'web2', state: 'running' as const, message: 'It is being stopped.' },
+    { ...item, name: 'web3', state: 'failed' as const, message: 'It is busy.' },
+    { ...item, name: 'web4', state: 'pending' as const, message: '' },
+  ];
+  assert.deepEqual(itemLines(taskWith({ items }), plainStyle), [
+    '  ✓ web1  VM web1 is stopped.',
+    '  … web2  It is being stopped.',
+    '  ✗ web3  It is busy.',
+    '  · web4',
+  ]);
+});
 
 test('a rate is measured over time and forgets when a new step begins', () => {
   const meter = new RateMeter();

@@ -109,6 +109,24 @@ export function stepLines(task: Task, style: Style): string[] {
     });
 }
 
+const itemMarks: Readonly<Record<Task['items'][number]['state'], string>> = {
+  pending: '·',
+  running: '…',
+  done: '✓',
+  failed: '✗',
+  skipped: '−',
+};
+
+/** How each of the objects of a task gets on, one line each. */
+export function itemLines(task: Task, style: Style): string[] {
+  return task.items.map(({ name, state, message }) => {
+    const mark = itemMarks[state];
+    const colored = state === 'done' ? style.green(mark) : state === 'failed' ? style.red(mark) : style.dim(mark);
+    const words = state === 'pending' ? '' : `  ${style.dim(escapeControls(message))}`;
+    return `  ${colored} ${escapeControls(name)}${words}`;
+  });
+}
+
 /** What a plain line says when this moment differs from the last line's; null when there is nothing new. */
 export function plainLine(followed: Followed, before: string | undefined): { key: string; line: string } | null {
   const { title, task, waitingFor, outcome } = followed;
@@ -196,7 +214,7 @@ export class ProgressBoard {
     const [only] = this.#all;
     const lines = this.#all.map((followed) => this.#overview(followed));
     if (this.#all.length === 1 && only?.task && !only.outcome)
-      lines.push(...stepLines(only.task, this.#terminal.noteStyle));
+      lines.push(...(only.task.items.length > 0 ? itemLines : stepLines)(only.task, this.#terminal.noteStyle));
     const room = Math.max(1, rows - 1);
     const shown = lines.length > room ? [...lines.slice(0, room - 1), `… and ${lines.length - room + 1} more`] : lines;
     this.#erase();

@@ -1,17 +1,19 @@
-// Switching VMs: start, stop, force-off, restart, suspend (tasks), reset, pause, resume (at once). Several at a time.
+// Switching VMs: start, stop, force-off, restart, suspend (tasks), reset, pause, resume (at once). One that is named is
+// asked for itself; of several, the daemon makes one task.
 import type { Task } from '../../api/task.ts';
 import type { Vm } from '../../api/vm.ts';
-import { canVm, type VmAction } from '../../api/vm-state.ts';
+import type { VmActionsInput } from '../../api/vm-action.ts';
 import type { Session } from '../connect/session.ts';
-import { eachOf, taskForEach } from '../delete-each.ts';
-import { selectedNames, withSuggestion, type SelectionOptions } from '../list.ts';
+import { taskForEach } from '../delete-each.ts';
+import { withSuggestion } from '../list.ts';
 import { untilInterrupted } from '../output/follow.ts';
 import { ProgressBoard } from '../output/progress.ts';
 import { mapConcurrently } from '../concurrent.ts';
+import { actOnMany, isOneNamed, type ManyOptions, type ManyWords } from './many.ts';
 import { fetchVms } from './view.ts';
 import { goalText, waitForVm, type VmGoal } from './wait.ts';
 
-export interface PowerOptions extends SelectionOptions {
+export interface PowerOptions extends ManyOptions {
   wait: boolean;
   waitFor?: VmGoal;
   timeout?: number;
@@ -20,28 +22,10 @@ export interface PowerOptions extends SelectionOptions {
 }
 
 /** What a power verb does and how it is told. */
-export interface PowerWords {
-  action: VmAction;
-  /** "start": for "start vm web1". */
-  verb: string;
-  /** "is running". */
-  done: string;
+export interface PowerWords extends ManyWords {
+  action: VmActionsInput['action'];
   /** "is starting". */
   doing: string;
-}
-
-/** The VMs meant; those that a selector finds and for which there is something to do. */
-export function meantVms(
-  session: Session,
-  names: readonly string[],
-  options: SelectionOptions,
-  action: VmAction,
-): Promise<string[]> {
-  return selectedNames(session, names, options, {
-    noun: 'VM',
-    fetch: fetchVms,
-    isWanted: (vm) => canVm(action, vm.status.state),
-  });
 }
 
 /** Runs a power task for each VM and follows it; then, if asked, waits until the guests are up. */
@@ -52,24 +36,27 @@ export async function powerTask(
   words: PowerWords,
   start: (name: string) => Promise<Task>,
 ): Promise<number> {
-  const meant = await meantVms(session, names, options, words.action);
-  if (meant.length === 0) {
-    session.terminal.note(`No VM to ${words.verb}.`);
-    return 0;
+  const [name = ''] = names;
+  if (!isOneNamed(names, options)) {
+    const done: string[] = [];
+    const code = await actOnMany(session, names, options, words.action, words, (one) => done.push(one));
+    if (options.wait && options.waitFor !== undefined && done.length > 0)
+      await waitForVms(session, done, options.waitFor, options.timeout ?? defaultGuestTimeoutMs);
+    return code;
   }
   const code = await taskForEach(
     session,
-    meant,
+    [name],
     {
-      title: (name) => `${words.verb} VM ${name}`,
-      done: (name) => `VM ${name} ${words.done}.`,
-      doing: (name) => `VM ${name} ${words.doing}`,
+      title: () => `${words.verb} VM ${name}`,
+      done: () => `VM ${name} ${words.done}.`,
+      doing: () => `VM ${name} ${words.doing}`,
     },
     options.wait,
-    (name) => withSuggestion(session, name, fetchVms, () => start(name)),
+    () => withSuggestion(session, name, fetchVms, () => start(name)),
   );
   if (!options.wait || options.waitFor === undefined) return code;
-  await waitForVms(session, meant, options.waitFor, options.timeout ?? defaultGuestTimeoutMs);
+  await waitForVms(session, [name], options.waitFor, options.timeout ?? defaultGuestTimeoutMs);
   return code;
 }
 
@@ -114,13 +101,13 @@ export async function waitForVms(
 export async function powerAtOnce(
   session: Session,
   names: readonly string[],
-  options: SelectionOptions,
+  options: ManyOptions,
   words: PowerWords,
-  act: (name: string) => Promise<Vm | void>,
+  act: (name: string) => Promise<Vm>,
 ): Promise<number> {
-  const meant = await meantVms(session, names, options, words.action);
-  if (meant.length === 0) session.terminal.note(`No VM to ${words.verb}.`);
-  const acted = await eachOf(session, meant, (name) => withSuggestion(session, name, fetchVms, () => act(name)));
-  for (const { name } of acted) session.terminal.line(`VM ${name} ${words.done}.`);
-  return Number(process.exitCode ?? 0);
+  const [name = ''] = names;
+  if (!isOneNamed(names, options)) return actOnMany(session, names, options, words.action, words);
+  await withSuggestion(session, name, fetchVms, () => act(name));
+  session.terminal.line(`VM ${name} ${words.done}.`);
+  return 0;
 }

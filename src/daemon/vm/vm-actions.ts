@@ -79,11 +79,11 @@ export class VmActions {
     const vm = records.byId(given.id);
     switch (action.type) {
       case 'start':
-        return service.start(vm, requestedBy, { parentId });
+        return service.start(vm, requestedBy, { bootOnce: action.bootOnce, parentId });
       case 'stop':
         return service.stop(vm, action.timeoutS, requestedBy, parentId);
       case 'restart':
-        return service.restart(vm, { timeoutS: action.timeoutS }, requestedBy, parentId);
+        return service.restart(vm, { timeoutS: action.timeoutS, bootOnce: action.bootOnce }, requestedBy, parentId);
       case 'forceOff':
         return service.forceOff(vm, requestedBy, parentId);
       case 'suspend':
@@ -169,11 +169,11 @@ function requirePermission({ type }: VmBulkAction, caller: Caller): void {
 }
 
 /** Why there is nothing to do for a VM that a selector has found; empty: there is. */
-function whyNot({ type }: VmBulkAction, { name, status }: Vm): string {
+function whyNot({ type }: VmBulkAction, { status }: Vm): string {
   // What can't be deleted or changed now is told, and not passed over: it would be thought to be.
   if (type === 'delete' || type === 'update') return '';
   const can = type === 'snapshot' ? capturable.has(status.state) : canVm(type, status.state);
-  return can ? '' : `VM ${name} is ${status.state}.`;
+  return can ? '' : `It is ${status.state}.`;
 }
 
 /** A VM's spec with a merge patch applied. */
