@@ -10,12 +10,12 @@ import { qemuDaemon } from '../support/qemu-daemon.ts';
 import { eventually } from '../support/wait.ts';
 
 const query = { project: 'default' } as const;
-const bootMs = 120_000;
+const bootMs = 240_000;
 
 for (const firmware of ['bios', 'uefi'] as const) {
   test(
     `${firmware}: the boot order counts, and another device is booted from once`,
-    { timeout: 400_000 },
+    { timeout: 900_000 },
     async (context) => {
       const host = await qemuDaemon(context, { images: [] });
       const { client } = host;

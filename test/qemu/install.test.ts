@@ -13,7 +13,7 @@ import { eventually } from '../support/wait.ts';
 
 const query = { project: 'default' } as const;
 const params = { vm: 'web1' };
-const bootMs = 180_000;
+const bootMs = 300_000;
 
 async function importIso(host: QemuDaemon, name: string, path: string): Promise<void> {
   const source = { type: 'file', path } as const;
@@ -41,7 +41,7 @@ async function makeInstaller(path: string, folder: string): Promise<void> {
   });
 }
 
-test('a system is installed from an ISO, and boots from its disk then', { timeout: 400_000 }, async (context) => {
+test('a system is installed from an ISO, and boots from its disk then', { timeout: 900_000 }, async (context) => {
   const host = await qemuDaemon(context, { images: [] });
   const { client } = host;
   const folder = join(host.daemon.folder, 'media');
@@ -100,7 +100,7 @@ test('a system is installed from an ISO, and boots from its disk then', { timeou
   });
 });
 
-test('by UEFI, an empty disk is passed over and the CD-ROM booted from', { timeout: 300_000 }, async (context) => {
+test('by UEFI, an empty disk is passed over and the CD-ROM booted from', { timeout: 600_000 }, async (context) => {
   const host = await qemuDaemon(context, { images: [] });
   const folder = join(host.daemon.folder, 'media');
   await mkdir(folder, { mode: 0o755 });

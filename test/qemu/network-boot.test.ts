@@ -15,7 +15,7 @@ import { qemuDaemon, type QemuDaemon } from '../support/qemu-daemon.ts';
 import { eventually } from '../support/wait.ts';
 
 const query = { project: 'default' } as const;
-const bootMs = 180_000;
+const bootMs = 300_000;
 
 /** A folder that dnsmasq, which has no privileges, can read. */
 async function tftpFolder(context: TestContext): Promise<string> {
@@ -82,6 +82,10 @@ test('a BIOS guest without a disk boots a kernel by iPXE, and another boots a pr
   await host.done(host.client.vm.start({ params, query, body: { bootOnce: 'network' } }));
   await untilSaid(host, 'web1', 'DISK BOOTS');
   assert.match(await host.console('web1'), /NETWORK BOOTS[^]*DISK BOOTS/);
+  // The NIC has its boot ROM this once, and its memory goes on with it, although the spec asks for none.
+  await host.done(host.client.vm.suspend({ params, query }));
+  await host.done(host.client.vm.start({ params, query }));
+  assert.equal((await host.vm('web1')).status.state, 'running');
 });
 
 test('a UEFI guest boots a program from the network', async (context) => {
