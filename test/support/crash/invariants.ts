@@ -57,6 +57,7 @@ export async function findProblems(place: Place): Promise<string[]> {
     checkLinks(place, settled),
     checkServices(place, settled),
     checkFolders(place),
+    checkGroups(place, settled),
   ]);
   return [...problems, ...found.flat()];
 }
@@ -197,6 +198,26 @@ async function checkImages({ daemon }: Place, { images, volumes }: Settled): Pro
   for (const volume of volumes) {
     if (volume.status.imageId !== null && !ready.some((image) => image.id === volume.status.imageId))
       problems.push(`volume ${volume.name} has lost its image`);
+  }
+  return problems;
+}
+
+/** Members are VMs that there are, by the names that they have, each in one group. */
+async function checkGroups({ daemon }: Place, { vms }: Settled): Promise<string[]> {
+  const problems: string[] = [];
+  const seen = new Set<string>();
+  for (const { name, spec, status } of (await daemon.client.group.list(all)).items) {
+    if (status.taskId !== null) problems.push(`group ${name} still has task ${status.taskId}`);
+    const named = spec.members.map(({ vm }) => vm);
+    const found = status.members.map(({ vm }) => vm);
+    problems.push(...differences(`member of group ${name}:`, found, named));
+    for (const { vm, id, state } of status.members) {
+      const is = vms.find((candidate) => candidate.id === id);
+      if (is?.name !== vm) problems.push(`member ${vm} of group ${name} is ${is?.name ?? 'gone'}`);
+      if (is && is.status.state !== state) problems.push(`member ${vm} of group ${name} is not ${state}`);
+      if (seen.has(id)) problems.push(`VM ${vm} is in two groups`);
+      seen.add(id);
+    }
   }
   return problems;
 }

@@ -1,6 +1,7 @@
 // Random operations over the API, as several careless users would do them at once. Which ones follows from the seed;
 // names come from small pools, so that operations meet on the same objects.
 import { type LodgeClient } from '../../../src/client/client.ts';
+import { type VmActionsInput } from '../../../src/api/vm-action.ts';
 import { type VmSpecInput } from '../../../src/api/vm-spec.ts';
 import { type Random } from './random.ts';
 
@@ -13,7 +14,13 @@ export interface World {
   /** Its content, for uploads. */
   imageBytes: Uint8Array;
   /** Names of what there was when the cycle began; VMs with their states. */
-  known: { vms: ReadonlyMap<string, string>; volumes: string[]; networks: string[]; images: string[] };
+  known: {
+    vms: ReadonlyMap<string, string>;
+    volumes: string[];
+    networks: string[];
+    images: string[];
+    groups: string[];
+  };
 }
 
 /** An operation in words, and the call. */
@@ -26,6 +33,7 @@ const vms = ['vm0', 'vm1', 'vm2', 'vm3', 'vm4', 'vm5'] as const;
 const volumes = ['vol0', 'vol1', 'vol2', 'vol3'] as const;
 const networks = ['net0', 'net1', 'net2'] as const;
 const images = ['img0', 'img1', 'img2'] as const;
+const groups = ['grp0', 'grp1'] as const;
 const prefixes = ['10.201.0.0/24', '10.202.0.0/24', '10.202.0.128/25'] as const;
 
 /** Most operations are for what there is, or for what there isn't yet; some are for anything. */
@@ -54,6 +62,8 @@ const kinds: readonly (readonly [number, (world: World) => Operation])[] = [
   [10, deleteVm],
   [6, forkVm],
   [5, updateVm],
+  [6, group],
+  [5, actOnMany],
   [7, createVolume],
   [4, growVolume],
   [4, deleteVolume],
@@ -173,6 +183,47 @@ function deleteVm({ client, random, known }: World): Operation {
     name: `delete VM ${vm}${force ? ' by force' : ''}`,
     run: () => client.vm.delete({ params: { vm }, query: { force } }),
   };
+}
+
+/** Of VMs that may come and go meanwhile. */
+function group({ client, random, known }: World): Operation {
+  const name = random.chance(0.5) ? existing(random, groups, known.groups) : missing(random, groups, known.groups);
+  const params = { group: name };
+  if (!known.groups.includes(name)) {
+    const members = vms
+      .filter(() => random.chance(0.5))
+      .map((vm) => ({
+        vm,
+        order: 1 + random.below(3),
+        ready: { type: random.pick(['running', 'agent'] as const) },
+        readyTimeoutS: 1 + random.below(2),
+        ifNotReady: random.pick(['stop', 'continue'] as const),
+      }))
+      .filter(({ vm }) => known.vms.has(vm));
+    const body = { name, spec: { members } };
+    return { name: `create group ${name} of ${members.length}`, run: () => client.group.create({ body }) };
+  }
+  const [verb, run] = random.weighted<readonly [string, () => Promise<unknown>]>([
+    [4, ['start', () => client.group.start({ params })]],
+    [3, ['stop', () => client.group.stop({ params, body: { timeoutS: random.below(2) } })]],
+    [2, ['restart', () => client.group.restart({ params, body: { timeoutS: 0 } })]],
+    [1, ['delete', () => client.group.delete({ params })]],
+  ]);
+  return { name: `${verb} group ${name}`, run };
+}
+
+function actOnMany({ client, random }: World): Operation {
+  const names = vms.filter(() => random.chance(0.5));
+  const action = random.pick<VmActionsInput['action']>([
+    { type: 'start' },
+    { type: 'stop', timeoutS: 0 },
+    { type: 'restart', timeoutS: 0 },
+    { type: 'pause' },
+    { type: 'update', labels: { round: `${random.below(9)}` } },
+  ]);
+  const choice = names.length > 0 ? { names: [...names] } : { all: true as const };
+  const body = { action, vms: choice, parallelism: 1 + random.below(4) };
+  return { name: `${action.type} ${names.join(', ') || 'all VMs'}`, run: () => client.vm.act({ body }) };
 }
 
 function updateVm(world: World): Operation {

@@ -87,11 +87,12 @@ export async function runCrashCycles(test: Cleanup, options: CrashOptions): Prom
 }
 
 async function readNames({ client }: TestDaemon): Promise<World['known']> {
-  const [vms, volumes, networks, images] = await Promise.all([
+  const [vms, volumes, networks, images, groups] = await Promise.all([
     client.vm.list(),
     client.volume.list(),
     client.network.list(),
     client.image.list(),
+    client.group.list(),
   ]);
   const names = ({ items }: { items: { name: string }[] }): string[] => items.map(({ name }) => name);
   return {
@@ -99,6 +100,7 @@ async function readNames({ client }: TestDaemon): Promise<World['known']> {
     volumes: names(volumes),
     networks: names(networks),
     images: names(images),
+    groups: names(groups),
   };
 }
 
@@ -207,6 +209,8 @@ async function checkLog(daemon: TestDaemon): Promise<void> {
 async function clear(daemon: TestDaemon): Promise<void> {
   const { client } = daemon;
   const empty = async (): Promise<boolean> => {
+    const groups = (await client.group.list()).items;
+    for (const { id } of groups) await client.group.delete({ params: { group: id } }).catch(ignore);
     const vms = (await client.vm.list()).items;
     for (const { id } of vms) await client.vm.delete({ params: { vm: id }, query: { force: true } }).catch(ignore);
     const volumes = (await client.volume.list()).items;
@@ -215,7 +219,7 @@ async function clear(daemon: TestDaemon): Promise<void> {
     for (const { id } of images) await client.image.delete({ params: { image: id } }).catch(ignore);
     const networks = (await client.network.list()).items;
     for (const { id } of networks) await client.network.delete({ params: { network: id } }).catch(ignore);
-    return vms.length + volumes.length + images.length + networks.length === 0;
+    return groups.length + vms.length + volumes.length + images.length + networks.length === 0;
   };
   await eventually(empty, { timeoutMs: settleMs, describe: 'everything is deleted', intervalMs: 300 });
 }
