@@ -327,7 +327,7 @@ async function checkServices({ daemon, namespace }: Place, { vms, networks }: Se
 
 /** What may lie in the daemon's folders at the top. */
 const knownEntries: Readonly<Record<string, RegExp>> = {
-  data: /^(lodge\.db(-wal|-shm)?|vms|images|volumes|fake-guests|probe|templates|tls)$/,
+  data: /^(lodge\.db(-wal|-shm)?|vms|images|volumes|fake-guests|probe|templates|shared|tls)$/,
   run: /^(lodge\.sock|networks)$/,
 };
 
