@@ -1,5 +1,6 @@
 // Nodes: the machines that run guests, what they have, and what they can do with the reasons.
 import * as z from 'zod';
+import { nodeMetricsRoutes } from './metrics.ts';
 import { nodeChecks, nodeHardware } from './node-hardware.ts';
 import { listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
@@ -146,6 +147,7 @@ export const nodeRoutes = {
     response: nodeChecks,
     errors: ['not_found'],
   }),
+  ...nodeMetricsRoutes,
   probe: route({
     method: 'POST',
     path: '/v1/nodes/{node}/probe',

@@ -1,6 +1,7 @@
 // Virtual machines: the object with what was observed of it, and its routes. Spec: vm-spec.ts; states: vm-state.ts;
 // what the guest agent offers: vm-guest.ts.
 import * as z from 'zod';
+import { vmMetricsRoutes } from './metrics.ts';
 import { creation, inProject, listQuery, metadata, objectName, page, timestamp, update } from './object.ts';
 import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
@@ -433,6 +434,7 @@ export const vmRoutes = {
     response: z.object({ at: timestamp, items: z.array(vmUsage) }).meta({ id: 'VmUsageList' }),
     errors: [],
   }),
+  ...vmMetricsRoutes,
   log: route({
     method: 'GET',
     path: '/v1/vms/{vm}/log',

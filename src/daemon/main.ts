@@ -45,6 +45,10 @@ import { imageHandlers } from './image/image-handlers.ts';
 import { ImageService, initialImageStatus } from './image/image-service.ts';
 import { imageTasks } from './image/image-tasks.ts';
 import { endOrphanPrograms } from './orphan-programs.ts';
+import { MetricsHistory } from './metrics/metrics-history.ts';
+import { MetricsSampler } from './metrics/metrics-sampler.ts';
+import { NodeMeter } from './metrics/node-counters.ts';
+import { exposeVms } from './metrics/vm-exposition.ts';
 import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
 import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
@@ -430,6 +434,25 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     : null;
   authority?.watch();
   const metrics = createMetrics();
+  const history = new MetricsHistory(
+    join(config.dataDir, 'metrics'),
+    (id) => id === nodes.self.id || vmObjects.get(id) !== null,
+  );
+  const meter = new NodeMeter();
+  const sampler = new MetricsSampler({
+    guests: () => guests.all(),
+    nodeId: () => nodes.self.id,
+    readNode: () => meter.read(),
+    storageUsedMib: () => nodes.usedStorageMib(),
+    history,
+    log,
+    now: () => Date.now(),
+  });
+  exposeVms(
+    metrics.registry,
+    () => sampler.latest(),
+    (id) => vmObjects.get(id),
+  );
   metrics.gaugeByLabel('lodge_vms', 'VMs by state', 'state', () => {
     const counts: Record<string, number> = {};
     for (const vm of vmObjects.all()) counts[vm.status.state] = (counts[vm.status.state] ?? 0) + 1;
@@ -471,7 +494,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         metrics,
         phase: () => phase,
       }),
-      node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests }),
+      node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests, history }),
       vm: vmHandlers({
         service: vmService,
         cloning,
@@ -481,6 +504,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         tickets: new ConsoleTickets(),
         usage: new UsageSampler(records, guests),
         volumes,
+        history,
       }),
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),
@@ -528,6 +552,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     await nodes.settleBoot();
     await images.showUsers();
     merging.planAll();
+    await history.removeStrays();
+    sampler.start();
     log.info('everything is as it should be');
   })().catch((error: unknown) => log.error({ err: error }, 'the start could not be completed'));
 
@@ -539,6 +565,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await statuses.close();
       groups.close();
       await background;
+      await sampler.close();
       await engine.stop();
       await merging.close();
       await networks.close();

@@ -302,6 +302,17 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
       assert.ok(cpuSeconds !== null && memoryMib !== null);
     });
 
+    check('counters are numbers that do not fall, and disks have theirs', async (subject) => {
+      const { guest } = await subject.start();
+      const first = await within('counters', guest.counters());
+      const disks = await within('diskCounters', guest.diskCounters());
+      const second = await within('counters', guest.counters());
+      assert.ok(first.cpuSeconds !== null && second.cpuSeconds !== null && second.cpuSeconds >= first.cpuSeconds);
+      assert.ok(first.memoryMib !== null && first.memoryMib > 0);
+      assert.ok(disks);
+      for (const [field, value] of Object.entries(disks)) assert.ok(value >= 0, `${field} is ${value}`);
+    });
+
     check('without an agent in the guest its calls say so, soon', async (subject) => {
       const { guest } = await subject.start();
       // Nothing in a stopped guest can answer.

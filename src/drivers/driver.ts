@@ -132,6 +132,25 @@ export type GuestMessage =
       message: string;
     };
 
+/** Counters since the guest's process began; null: not known at this moment. */
+export interface GuestCounters {
+  cpuSeconds: number | null;
+  /** Resident memory of the host, MiB. */
+  memoryMib: number | null;
+  networkReceivedBytes: number | null;
+  networkSentBytes: number | null;
+}
+
+/** What a guest's disks have done since its process began. */
+export interface DiskCounters {
+  readBytes: number;
+  writtenBytes: number;
+  /** Reads and writes. */
+  operations: number;
+  /** Time that these took, each from its begin to its end, seconds. */
+  operationSeconds: number;
+}
+
 /** Use of resources since the guest's start. `null` where it can't be read. */
 export interface GuestUsage {
   cpuSeconds: number | null;
@@ -403,6 +422,10 @@ export interface Guest {
   openVnc(): Promise<Duplex>;
 
   usage(): Promise<GuestUsage>;
+  /** What it has used so far, as far as that is cheap to read: hundreds of guests are asked each second. */
+  counters(): Promise<GuestCounters>;
+  /** What went through its disks so far; null where the hypervisor doesn't answer within a second. */
+  diskCounters(): Promise<DiskCounters | null>;
   /** Lets go of the guest without touching it: it runs on, and `discover` finds it later. */
   release(): Promise<void>;
 }

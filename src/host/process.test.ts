@@ -30,6 +30,7 @@ test('a stat line gives identity, state and processor time', () => {
     systemMicroseconds: 310_000,
     threads: 5,
     startTicks: 104477,
+    residentBytes: 45_195_264,
     processor: 1,
   });
 });

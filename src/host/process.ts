@@ -13,6 +13,9 @@ import { setTimeout as delay } from 'node:timers/promises';
  */
 const TICKS_PER_SECOND = 100;
 
+/** The kernel counts pages there; x86-64, and arm64 as Debian builds it, have pages of 4 KiB. */
+const PAGE_BYTES = 4096;
+
 /** What tells a process from every other one, also from a later one with the same process id. */
 export interface ProcessIdentity {
   readonly pid: number;
@@ -38,6 +41,8 @@ export interface ProcessStat {
   readonly systemMicroseconds: number;
   readonly threads: number;
   readonly startTicks: number;
+  /** Resident memory, shared pages counted in full; counted without a lock, so some pages off at times. */
+  readonly residentBytes: number;
   /** The processor it last ran on. */
   readonly processor: number;
 }
@@ -118,6 +123,7 @@ export function parseProcessStat(text: string): ProcessStat {
     systemMicroseconds: (field(15) * 1e6) / TICKS_PER_SECOND,
     threads: field(20),
     startTicks: field(22),
+    residentBytes: field(24) * PAGE_BYTES,
     processor: field(39),
   };
 }
@@ -312,10 +318,9 @@ export async function readProcessMemory(pid: number): Promise<ProcessMemory | nu
   }
   const statm = await readOrNull(`/proc/${pid}/statm`);
   if (statm === null) return null;
-  // statm counts pages; x86-64, and arm64 as Debian builds it, have pages of 4 KiB.
   const pages = Number(statm.split(' ')[1]);
   const unknown = { pssBytes: null, privateBytes: null, sharedBytes: null, swapBytes: null, hugetlbBytes: null };
-  return { rssBytes: pages * 4096, ...unknown };
+  return { rssBytes: pages * PAGE_BYTES, ...unknown };
 }
 
 /** Parses /proc/PID/task/TID/schedstat: time on a processor, time waiting for one (both ns), number of time slices. */

@@ -367,6 +367,7 @@ try 'lodge netw'; try 'lodge vm start comp'; try 'lodge vm create x --machine=q'
       ['node', 'list'],
       ['node', 'show'],
       ['node', 'hardware', '--explain'],
+      ['node', 'stats', '--since', '2h'],
       ['network', 'list', '-o', 'wide'],
       ['network', 'show', 'default'],
       ['network', 'leases', 'default'],

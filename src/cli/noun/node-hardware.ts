@@ -133,7 +133,7 @@ function checkLines(checks: readonly NodeCheck[], session: Session): string[] {
 }
 
 /** The verbs of `lodge node` that look at the machine. */
-export function nodeHardwareVerbs(node: Command): void {
+export function addNodeHardwareVerbs(node: Command): void {
   verb(node, 'hardware [node]', 'Show what the machine can do for guests: VT-x or AMD-V, IOMMU, weaknesses', {
     formats: documentFormats,
     examples: [

@@ -12,7 +12,8 @@ import { plainStyle } from '../output/style.ts';
 import { painted, renderDetails, renderTable, type Column, type Detail } from '../output/table.ts';
 import { changeObject } from '../set.ts';
 import { ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
-import { nodeHardwareVerbs } from './node-hardware.ts';
+import { addNodeHardwareVerbs } from './node-hardware.ts';
+import { addNodeStatsVerb } from './stats.ts';
 
 type Rung = Node['status']['accelerators'][number];
 
@@ -259,7 +260,8 @@ export function nodeNoun(): Command {
     }),
   );
 
-  nodeHardwareVerbs(node);
+  addNodeHardwareVerbs(node);
+  addNodeStatsVerb(node);
 
   verb(node, 'set <node> <change...>', 'Change fields of a node', {
     formats: objectFormats,

@@ -18,6 +18,7 @@ import type { Session } from '../connect/session.ts';
 import { usageError } from '../usage-error.ts';
 import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
+import { addVmStatsVerb } from './stats.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
 import { addDeviceVerbs } from './vm-devices.ts';
@@ -90,6 +91,8 @@ function addLookVerbs(vm: Command): void {
       await showUsageOnce(session, names);
     }),
   );
+
+  addVmStatsVerb(vm);
 
   verb(vm, 'wait <vm...>', 'Wait until VMs are as wanted', {
     description: `Wait until VMs are as wanted: ${vmGoals.join(', ')}. up: the guest itself has said so; ssh: an SSH server answers at its address.`,

@@ -4,6 +4,7 @@ import { node, type Node } from '../../api/node.ts';
 import { readHardware } from '../../host/hardware/hardware.ts';
 import { type ByteSource, type RequestContext } from '../http/context.ts';
 import { type Collection } from '../store/collection.ts';
+import { type MetricsHistory } from '../metrics/metrics-history.ts';
 import { lister } from '../store/list-page.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { toTask, type TaskType } from '../task/task.ts';
@@ -12,7 +13,7 @@ import { type NodeService } from './node-service.ts';
 export function nodeHandlers(
   nodes: NodeService,
   collection: Collection<Node>,
-  parts: { engine: TaskEngine; stopGuests: TaskType<Record<never, never>> },
+  parts: { engine: TaskEngine; stopGuests: TaskType<Record<never, never>>; history: MetricsHistory },
 ): NounHandlers<'node', RequestContext, ByteSource> {
   const list = lister(node, { all: () => collection.all(), revision: () => collection.revision });
   const shown = async (object: Node): Promise<Node> => (object.id === nodes.self.id ? nodes.current() : object);
@@ -27,6 +28,7 @@ export function nodeHandlers(
       nodes.require(params.node);
       return readHardware();
     },
+    metrics: async ({ params, query }) => parts.history.ofNode(nodes.require(params.node).id, query, Date.now() / 1000),
     check: async ({ params }) => {
       nodes.require(params.node);
       return nodes.check();

@@ -249,6 +249,12 @@ export class NodeService {
     return known.status.driver.capabilities[name]?.isSupported ?? false;
   }
 
+  /** Used on the file system of the data, MiB. */
+  async usedStorageMib(): Promise<number> {
+    const { totalBytes, freeBytes } = await readDiskSpace(this.#parts.dataDir);
+    return (totalBytes - freeBytes) / mib;
+  }
+
   /** Memory that is free now, beside what is left for the host itself, MiB. */
   async spareMemoryMib(): Promise<number> {
     const { availableBytes } = await readMemory();

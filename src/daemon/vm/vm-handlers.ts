@@ -6,6 +6,7 @@ import { vm as vmSchema, type Vm } from '../../api/vm.ts';
 import { type VmSpecInput } from '../../api/vm-spec.ts';
 import { type Driver } from '../../drivers/driver.ts';
 import { byteAnswer, type ByteSource, type Caller, type RequestContext } from '../http/context.ts';
+import { type MetricsHistory } from '../metrics/metrics-history.ts';
 import { lister } from '../store/list-page.ts';
 import { toTask } from '../task/task.ts';
 import { vmFor } from './first-boot-secrets.ts';
@@ -29,6 +30,7 @@ export interface VmHandlersParts {
   tickets: ConsoleTickets;
   usage: UsageSampler;
   volumes: VolumeService;
+  history: MetricsHistory;
 }
 
 export function vmHandlers({
@@ -40,6 +42,7 @@ export function vmHandlers({
   tickets,
   usage,
   volumes,
+  history,
 }: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
   const { collection } = records;
   // What is hidden can't be filtered or sorted by either: that would tell it bit by bit.
@@ -78,6 +81,7 @@ export function vmHandlers({
     act: async ({ body }, { caller }) => toTask(await actions.act(body, caller)),
     planAction: async ({ body }, { caller }) => ({ items: actions.plan(body, caller) }),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
+    metrics: (request) => history.ofVm(find(request).id, request.query, Date.now() / 1000),
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),
 
     openConsole: async (request, { caller }) => {

@@ -12,6 +12,8 @@ import {
   type GuestExecRequest,
   type GuestMessage,
   type GuestState,
+  type DiskCounters,
+  type GuestCounters,
   type GuestUsage,
   type SuspendOptions,
 } from '../driver.ts';
@@ -233,6 +235,14 @@ export class FakeGuest implements Guest {
       networkReceivedBytes: 0,
       networkSentBytes: 0,
     };
+  }
+
+  async counters(): Promise<GuestCounters> {
+    return { cpuSeconds: 0, memoryMib: 1, networkReceivedBytes: 0, networkSentBytes: 0 };
+  }
+
+  async diskCounters(): Promise<DiskCounters | null> {
+    return { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0 };
   }
 
   async release(): Promise<void> {

@@ -22,7 +22,15 @@ import {
   waitForExit,
   type ProcessIdentity,
 } from '../../host/process.ts';
-import { type Guest, type GuestMessage, type GuestState, type GuestUsage, type SuspendOptions } from '../driver.ts';
+import {
+  type DiskCounters,
+  type Guest,
+  type GuestCounters,
+  type GuestMessage,
+  type GuestState,
+  type GuestUsage,
+  type SuspendOptions,
+} from '../driver.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
 import { BalloonStatistics } from './balloon-statistics.ts';
 import { agentChardev, agentPort } from './machine-devices.ts';
@@ -319,6 +327,14 @@ export class QemuGuest implements Guest {
 
   usage(): Promise<GuestUsage> {
     return this.#meter.read();
+  }
+
+  counters(): Promise<GuestCounters> {
+    return this.#meter.counters();
+  }
+
+  diskCounters(): Promise<DiskCounters | null> {
+    return this.#meter.diskCounters();
   }
 
   async release(): Promise<void> {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { parseTapName } from './tap-usage.ts';
+import { parseNetDev, parseTapName } from './tap-usage.ts';
 
 test('the name of a tap stands in the fdinfo of its descriptor', () => {
   // Recorded from a QEMU with a tap, kernel 6.18.
@@ -12,4 +12,19 @@ test('the name of a tap stands in the fdinfo of its descriptor', () => {
 
 test('a descriptor of something else has none', () => {
   assert.equal(parseTapName('pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t1029\n'), null);
+});
+
+test('the links of /proc/net/dev are read with what was received and sent', () => {
+  const text = `Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo: 1234567    9321    0    0    0     0          0         0  7654321    9321    0    0    0     0       0          0
+ltap01:2000 1 0 0 0 0 0 0 3000 1 0 0 0 0 0 0
+`;
+  assert.deepEqual(
+    [...parseNetDev(text)],
+    [
+      ['lo', { receivedBytes: 1_234_567, sentBytes: 7_654_321 }],
+      ['ltap01', { receivedBytes: 2000, sentBytes: 3000 }],
+    ],
+  );
 });

@@ -1,5 +1,6 @@
 // What goes through the taps of a process: which links it holds open, and what the kernel counted on them.
 // Sources: tun_chr_show_fdinfo in the kernel's drivers/net/tun.c, Documentation/ABI/testing/sysfs-class-net-statistics.
+import { readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 
 /** Bytes since a link was made, as the host sees them. */
@@ -42,4 +43,35 @@ function ignoreGone<T>(instead: T): (error: NodeJS.ErrnoException) => T {
     if (['ENOENT', 'ESRCH', 'EINVAL', 'ENODEV'].includes(error.code ?? '')) return instead;
     throw error;
   };
+}
+
+let recent: { atMs: number; counters: Map<string, LinkCounters> } | null = null;
+
+/**
+ * The counters of all links in this process's network namespace, from /proc/net/dev (proc(5)): one short read, so it may be
+ * called each second. What was read within the last `maxAgeMs` milliseconds is given again.
+ */
+export function readAllLinkCounters(maxAgeMs = 0): ReadonlyMap<string, LinkCounters> {
+  const now = performance.now();
+  if (!recent || now - recent.atMs > maxAgeMs)
+    recent = { atMs: now, counters: parseNetDev(readFileSync('/proc/net/dev', 'utf8')) };
+  return recent.counters;
+}
+
+/** Reads /proc/net/dev: eight columns of what was received, then eight of what was sent, bytes first. */
+export function parseNetDev(text: string): Map<string, LinkCounters> {
+  const counters = new Map<string, LinkCounters>();
+  for (const line of text.split('\n').slice(2)) {
+    const separator = line.indexOf(':');
+    if (separator < 0) continue;
+    const columns = line
+      .slice(separator + 1)
+      .trim()
+      .split(/\s+/);
+    counters.set(line.slice(0, separator).trim(), {
+      receivedBytes: Number(columns[0]),
+      sentBytes: Number(columns[8]),
+    });
+  }
+  return counters;
 }

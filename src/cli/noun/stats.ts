@@ -1,0 +1,196 @@
+// lodge vm stats and lodge node stats: what was used over time, as numbers and sparklines.
+import type { Command } from 'commander';
+import { nodeSeries, vmSeries, type Metrics } from '../../api/metrics.ts';
+import { parseDurationMs, formatDuration } from '../../lib/duration.ts';
+import { formatBytes, formatRate } from '../../lib/quantity.ts';
+import { sparkline } from '../../lib/sparkline.ts';
+import { documentFormats, parsedBy, verb, withDaemon, type Example } from '../command.ts';
+import type { Session } from '../connect/session.ts';
+import { untilInterrupted } from '../output/follow.ts';
+import { printDocument } from '../output/print.ts';
+import { renderTable, type Column } from '../output/table.ts';
+import { usageError } from '../usage-error.ts';
+
+interface StatsOptions {
+  since?: number;
+  step?: number;
+  watch?: boolean;
+}
+
+type Query = { from: string; stepS?: number };
+
+interface Row {
+  title: string;
+  values: readonly (number | null)[];
+  format: (value: number) => string;
+  /** The least that fills a sparkline's height. */
+  atLeast: number;
+}
+
+/** Between two looks of --watch, milliseconds. */
+const watchMs = 1000;
+/** What is shown live, milliseconds. */
+const watchedMs = 120_000;
+const defaultSinceMs = 3_600_000;
+/** Columns of a sparkline where the output is no terminal. */
+const plainWidth = 60;
+
+const titles: Readonly<Record<string, string>> = {
+  cpuPercent: 'CPU',
+  memoryMib: 'Memory',
+  memoryUsedMib: 'Memory used',
+  diskReadBytesPerS: 'Disk read',
+  diskWriteBytesPerS: 'Disk written',
+  diskOperationsPerS: 'Disk operations',
+  diskLatencyMs: 'Disk latency',
+  networkReceiveBytesPerS: 'Network received',
+  networkSendBytesPerS: 'Network sent',
+  cpuPressurePercent: 'Pressure on CPU',
+  memoryPressurePercent: 'Pressure on memory',
+  ioPressurePercent: 'Pressure on disks',
+  storageUsedMib: 'Storage used',
+};
+
+const percent = (value: number): string => `${value.toFixed(value < 10 ? 1 : 0)} %`;
+
+function howToShow(name: string): Pick<Row, 'format' | 'atLeast'> {
+  if (name.includes('Percent')) return { format: percent, atLeast: 100 };
+  if (name.endsWith('Mib')) return { format: (value) => formatBytes(value * 2 ** 20), atLeast: 1 };
+  if (name.endsWith('BytesPerS')) return { format: formatRate, atLeast: 10_240 };
+  if (name.endsWith('Ms')) return { format: (value) => `${value.toFixed(value < 10 ? 2 : 0)} ms`, atLeast: 1 };
+  return { format: (value) => `${value.toFixed(value < 10 ? 1 : 0)}/s`, atLeast: 10 };
+}
+
+/** A row for each series. Where there is a series of highest values, it is what the picture shows. */
+export function statsLines(metrics: Metrics<string>, session: Pick<Session, 'terminal'>): string[] {
+  const { width, style } = session.terminal;
+  const rows: Row[] = Object.entries(titles).flatMap(([name, title]) => {
+    const values = metrics.series[name];
+    return values ? [{ title, values, ...howToShow(name) }] : [];
+  });
+  const known = ({ values }: Row): number[] => values.filter((value) => value !== null);
+  const shown =
+    (of: (values: number[]) => number | undefined) =>
+    (row: Row): string => {
+      const value = of(known(row));
+      return value === undefined ? '' : row.format(value);
+    };
+  const columns: Column<Row>[] = [
+    { header: '', value: ({ title }) => title },
+    { header: 'NOW', value: shown((values) => values.at(-1)), side: 'right' },
+    {
+      header: 'MEAN',
+      value: shown((values) =>
+        values.length === 0 ? undefined : values.reduce((sum, value) => sum + value, 0) / values.length,
+      ),
+      side: 'right',
+    },
+    {
+      header: 'HIGHEST',
+      value: shown((values) => (values.length === 0 ? undefined : Math.max(...values))),
+      side: 'right',
+    },
+  ];
+  const table = renderTable(columns, rows, { width: null, style });
+  const used = Math.max(...table.map((line) => line.length));
+  const room = width === null ? plainWidth : Math.max(10, width - used - 3);
+  const [header = '', ...lines] = table;
+  return [
+    header,
+    ...lines.map((line, index) => {
+      const { values, atLeast } = rows[index]!;
+      return `${line.padEnd(used)}  ${style.cyan(sparkline(values, Math.min(room, 120), atLeast))}`.trimEnd();
+    }),
+    '',
+    style.dim(
+      `from ${new Date(metrics.from).toLocaleString()} in steps of ${stepText(metrics.stepS)}${rows.every((row) => known(row).length === 0) ? '; nothing was measured in this time' : ''}`,
+    ),
+  ];
+}
+
+function stepText(stepS: number): string {
+  return stepS < 60 ? `${stepS} s` : formatDuration(stepS * 1000);
+}
+
+async function show(
+  session: Session,
+  options: StatsOptions,
+  read: (query: Query) => Promise<Metrics<string>>,
+): Promise<void> {
+  const query = (sinceMs: number): Query => ({
+    from: new Date(Date.now() - sinceMs).toISOString(),
+    ...(options.step === undefined ? {} : { stepS: Math.max(1, Math.round(options.step / 1000)) }),
+  });
+  if (!options.watch) {
+    const metrics = await read(query(options.since ?? defaultSinceMs));
+    await printDocument(session, metrics, () => statsLines(metrics, session));
+    return;
+  }
+  if (!process.stdout.isTTY || session.format !== 'table')
+    throw usageError('--watch needs a terminal', {
+      hint: 'In a script: lodge vm stats NAME -o json, again and again.',
+    });
+  await untilInterrupted(session, async (signal) => {
+    let drawn = 0;
+    while (!signal.aborted) {
+      const lines = statsLines(await read(query(options.since ?? watchedMs)), session);
+      // Over what was drawn before.
+      session.terminal.raw(`${drawn > 0 ? `\u001b[${drawn}A\u001b[0J` : ''}${lines.join('\n')}\n`);
+      drawn = lines.length;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, watchMs);
+        signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+      });
+    }
+  });
+}
+
+function withOptions(command: Command): Command {
+  return command
+    .option('--since <duration>', 'how far back (default: 1h; with --watch 2m)', parsedBy(parseDurationMs))
+    .option(
+      '--step <duration>',
+      'length of a step (default: such that 300 are shown at most)',
+      parsedBy(parseDurationMs),
+    )
+    .option('--watch', 'go on, each second');
+}
+
+const examples = (what: string): Example[] => [
+  [`lodge ${what}`, 'the last hour'],
+  [`lodge ${what} --since 30d --step 1d`, 'a month, a day each'],
+  [`lodge ${what} --watch`, 'live'],
+];
+
+/** `lodge vm stats`. */
+export function addVmStatsVerb(vm: Command): void {
+  withOptions(
+    verb(vm, 'stats <vm>', 'Show what a VM has used over time', {
+      formats: documentFormats,
+      description: `Show what a VM has used: ${Object.keys(vmSeries).length} series, of each second for an hour, of each minute for a month, of each hour for two years. -o json has the numbers.`,
+      examples: examples('vm stats web1'),
+    }),
+  ).action(
+    withDaemon<[name: string], StatsOptions>(async (session, options, name) => {
+      const { project } = session;
+      await show(session, options, (query) =>
+        session.client.vm.metrics({ params: { vm: name }, query: { project, ...query } }),
+      );
+    }),
+  );
+}
+
+/** `lodge node stats`. */
+export function addNodeStatsVerb(node: Command): void {
+  withOptions(
+    verb(node, 'stats [node]', 'Show what a machine has used over time', {
+      formats: documentFormats,
+      description: `Show what a machine has used: ${Object.keys(nodeSeries).length} series, of each second for an hour, of each minute for a month, of each hour for two years.`,
+      examples: examples('node stats'),
+    }),
+  ).action(
+    withDaemon<[name: string | undefined], StatsOptions>(async (session, options, name) => {
+      await show(session, options, (query) => session.client.node.metrics({ params: { node: name ?? 'self' }, query }));
+    }),
+  );
+}

@@ -1,0 +1,214 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { type VmSeries } from '../../api/metrics.ts';
+import { type DiskCounters, type Guest, type GuestCounters } from '../../drivers/driver.ts';
+import { temporaryFolder } from '../../../test/support/temporary.ts';
+import { MetricsHistory } from './metrics-history.ts';
+import { MetricsSampler } from './metrics-sampler.ts';
+import { parseDiskStats, parsePressureTotal, type NodeCounters } from './node-counters.ts';
+
+const startMs = 1_800_000_000_000;
+const idle: DiskCounters = { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0 };
+
+class World {
+  readonly history: MetricsHistory;
+  readonly sampler: MetricsSampler;
+  readonly guests = new Map<string, { counters: GuestCounters; disks: DiskCounters | null; askedDisks: number }>();
+  readonly warnings: unknown[] = [];
+  node: NodeCounters = {
+    cpu: { busy: 0, total: 0 },
+    memoryUsedMib: 1000,
+    pressure: { cpu: 0, memory: 0, io: null },
+    disks: { readBytes: 0, writtenBytes: 0 },
+    network: { receivedBytes: 0, sentBytes: 0 },
+  };
+  nowMs = startMs;
+
+  constructor(folder: string) {
+    this.history = new MetricsHistory(folder, (id) => id === 'node' || this.guests.has(id));
+    this.sampler = new MetricsSampler({
+      guests: () =>
+        [...this.guests].map(([id, known]) => ({
+          id,
+          guest: {
+            counters: async () => known.counters,
+            diskCounters: async () => {
+              known.askedDisks++;
+              return known.disks;
+            },
+          } as unknown as Guest,
+        })),
+      nodeId: () => 'node',
+      readNode: () => this.node,
+      storageUsedMib: async () => 5000,
+      history: this.history,
+      log: { warn: (...all: unknown[]) => this.warnings.push(all) } as never,
+      now: () => this.nowMs,
+    });
+  }
+
+  add(id: string): void {
+    const counters = { cpuSeconds: 0, memoryMib: 256, networkReceivedBytes: 0, networkSentBytes: 0 };
+    this.guests.set(id, { counters, disks: idle, askedDisks: 0 });
+  }
+
+  /** A second later, with these counters. */
+  async second(change: Record<string, Partial<GuestCounters & { disks: DiskCounters | null }>> = {}): Promise<void> {
+    this.nowMs += 1000;
+    for (const [id, { disks, ...counters }] of Object.entries(change)) {
+      const known = this.guests.get(id)!;
+      known.counters = { ...known.counters, ...counters };
+      if (disks !== undefined) known.disks = disks;
+    }
+    await this.sampler.look();
+  }
+
+  async last(id: string, seconds: number, name: VmSeries): Promise<(number | null)[]> {
+    const now = this.nowMs / 1000;
+    const request = { from: new Date(this.nowMs - (seconds - 1) * 1000).toISOString(), stepS: 1 };
+    return (await this.history.ofVm(id, { ...request, to: new Date((now + 1) * 1000).toISOString() }, now)).series[
+      name
+    ];
+  }
+}
+
+async function world(t: TestContext): Promise<World> {
+  return new World(join(await temporaryFolder(t), 'metrics'));
+}
+
+test('counters become rates of each second', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  await here.second();
+  await here.second({ a: { cpuSeconds: 1.5, networkReceivedBytes: 3000, memoryMib: 300 } });
+  await here.second({ a: { cpuSeconds: 1.75, networkReceivedBytes: 3000 } });
+  assert.deepEqual(await here.last('a', 3, 'cpuPercent'), [null, 150, 25]);
+  assert.deepEqual(await here.last('a', 2, 'networkReceiveBytesPerS'), [3000, 0]);
+  assert.deepEqual(await here.last('a', 2, 'memoryMib'), [300, 300]);
+});
+
+test('a counter that fell makes no value, and one that is not known neither', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  await here.second({ a: { cpuSeconds: 50 } });
+  await here.second({ a: { cpuSeconds: 1, networkSentBytes: null } });
+  await here.second({ a: { cpuSeconds: 2 } });
+  assert.deepEqual(await here.last('a', 2, 'cpuPercent'), [null, 100]);
+  assert.deepEqual(await here.last('a', 2, 'networkSendBytesPerS'), [null, null]);
+});
+
+test('a guest that ended and one that begins again have nothing in common', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  await here.second({ a: { cpuSeconds: 1 } });
+  const guest = here.guests.get('a')!;
+  here.guests.delete('a');
+  await here.second();
+  here.guests.set('a', guest);
+  await here.second({ a: { cpuSeconds: 9 } });
+  await here.second({ a: { cpuSeconds: 9.5 } });
+  assert.deepEqual(await here.last('a', 2, 'cpuPercent'), [null, 50]);
+});
+
+test('disks are asked a few guests a second, in turn, and their rates hold until the next', async (t) => {
+  const here = await world(t);
+  for (let index = 0; index < 10; index++) here.add(`g${index}`);
+  for (let second = 0; second < 5; second++) await here.second();
+  const asked = [...here.guests.values()].map(({ askedDisks }) => askedDisks);
+  assert.equal(
+    asked.reduce((sum, each) => sum + each, 0),
+    20,
+  );
+  assert.deepEqual([...new Set(asked)], [2]);
+});
+
+test('operations of disks become rates and their mean time', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  await here.second();
+  await here.second({
+    a: { disks: { readBytes: 4_000_000, writtenBytes: 0, operations: 100, operationSeconds: 0.25 } },
+  });
+  // What was seen in one second is shown from the next on.
+  await here.second();
+  assert.deepEqual(await here.last('a', 1, 'diskReadBytesPerS'), [4_000_000]);
+  assert.deepEqual(await here.last('a', 1, 'diskOperationsPerS'), [100]);
+  assert.deepEqual(await here.last('a', 1, 'diskLatencyMs'), [2.5]);
+  await here.second();
+  assert.deepEqual(await here.last('a', 1, 'diskOperationsPerS'), [0]);
+  assert.deepEqual(await here.last('a', 1, 'diskLatencyMs'), [null], 'no operation, no latency');
+});
+
+test('the machine has its own history', async (t) => {
+  const here = await world(t);
+  await here.second();
+  here.node = {
+    ...here.node,
+    cpu: { busy: 50, total: 200 },
+    pressure: { cpu: 100_000, memory: 0, io: null },
+    network: { receivedBytes: 10, sentBytes: 20 },
+  };
+  await here.second();
+  const now = here.nowMs / 1000;
+  const to = new Date((now + 1) * 1000).toISOString();
+  const { series } = await here.history.ofNode('node', { from: new Date(here.nowMs).toISOString(), to }, now);
+  assert.deepEqual(series.cpuPercent, [25]);
+  assert.deepEqual(series.cpuPressurePercent, [10]);
+  assert.deepEqual(series.ioPressurePercent, [null]);
+  assert.deepEqual(series.networkSendBytesPerS, [20]);
+  assert.deepEqual(series.storageUsedMib, [5000]);
+});
+
+test('a guest that does not answer hides no other', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  here.guests.get('a')!.disks = null;
+  here.add('b');
+  await here.second();
+  await here.second({ b: { cpuSeconds: 1 } });
+  assert.deepEqual(await here.last('b', 1, 'cpuPercent'), [100]);
+  assert.deepEqual(here.warnings, []);
+});
+
+test('what is kept of a VM goes with it', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  await here.second();
+  await here.second({ a: { cpuSeconds: 1 } });
+  await here.history.flush(here.nowMs / 1000);
+  here.guests.delete('a');
+  await here.history.flush(here.nowMs / 1000);
+  assert.deepEqual(await here.last('a', 1, 'cpuPercent'), [null]);
+});
+
+for (const [what, request, field] of [
+  ['an end before the begin', { from: '2027-01-15T08:00:00Z', to: '2027-01-15T07:00:00Z' }, 'from'],
+  ['more than two years', { from: '2020-01-01T00:00:00Z' }, 'from'],
+  ['too many steps', { from: '2027-01-01T08:00:00Z', to: '2027-01-15T07:00:00Z', stepS: 60 }, 'stepS'],
+] as const) {
+  test(`${what} is refused with the field`, async (t) => {
+    const here = await world(t);
+    await assert.rejects(
+      async () => here.history.ofVm('a', request, startMs / 1000),
+      (error: Error & { fields?: { field: string }[] }) => error.fields?.[0]?.field === field,
+    );
+  });
+}
+
+test('whole disks are summed, and their partitions are not', () => {
+  const text = `   8       0 sda 100 0 2000 50 200 0 4000 60 0 0 0
+   8       1 sda1 100 0 2000 50 200 0 4000 60 0 0 0
+ 253       0 dm-0 1 0 2 0 0 0 0 0 0 0 0
+ 259       0 nvme0n1 1 0 8 0 1 0 16 0 0 0 0`;
+  assert.deepEqual(
+    parseDiskStats(text, (name) => ['sda', 'nvme0n1'].includes(name)),
+    { readBytes: 2008 * 512, writtenBytes: 4016 * 512 },
+  );
+});
+
+test('the time in which something waited is the total of the line "some"', () => {
+  const text = 'some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=99';
+  assert.equal(parsePressureTotal(text), 12_345);
+  assert.equal(parsePressureTotal(''), null);
+});
