@@ -33,7 +33,6 @@ import { EventService } from './event/event-service.ts';
 import { type Caller } from './http/context.ts';
 import { IdempotencyRecords } from './http/idempotency.ts';
 import { configuredLimits } from './http/limits.ts';
-import { createMetrics } from './http/metrics.ts';
 import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
 import { makeFolders } from './folders.ts';
@@ -45,10 +44,7 @@ import { imageHandlers } from './image/image-handlers.ts';
 import { ImageService, initialImageStatus } from './image/image-service.ts';
 import { imageTasks } from './image/image-tasks.ts';
 import { endOrphanPrograms } from './orphan-programs.ts';
-import { MetricsHistory } from './metrics/metrics-history.ts';
-import { MetricsSampler } from './metrics/metrics-sampler.ts';
-import { NodeMeter } from './metrics/node-counters.ts';
-import { exposeVms } from './metrics/vm-exposition.ts';
+import { openMetrics } from './metrics/open-metrics.ts';
 import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
 import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
@@ -433,32 +429,14 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       })
     : null;
   authority?.watch();
-  const metrics = createMetrics();
-  const history = new MetricsHistory(
-    join(config.dataDir, 'metrics'),
-    (id) => id === nodes.self.id || vmObjects.get(id) !== null,
-  );
-  const meter = new NodeMeter();
-  const sampler = new MetricsSampler({
-    guests: () => guests.all(),
-    nodeId: () => nodes.self.id,
-    readNode: () => meter.read(),
-    storageUsedMib: () => nodes.usedStorageMib(),
-    history,
+  const { metrics, history, sampler } = openMetrics({
+    directory: join(config.dataDir, 'metrics'),
+    vms: vmObjects,
+    guests,
+    nodes,
+    revision: () => store.revision(),
     log,
-    now: () => Date.now(),
   });
-  exposeVms(
-    metrics.registry,
-    () => sampler.latest(),
-    (id) => vmObjects.get(id),
-  );
-  metrics.gaugeByLabel('lodge_vms', 'VMs by state', 'state', () => {
-    const counts: Record<string, number> = {};
-    for (const vm of vmObjects.all()) counts[vm.status.state] = (counts[vm.status.state] ?? 0) + 1;
-    return counts;
-  });
-  metrics.gauge('lodge_store_revision', 'Revision of the store', () => store.revision());
   const changeSources = (caller: Caller): ChangeSource[] => [
     objectSource('node', nodeObjects),
     objectSource('vm', vmObjects, (vm) => vmFor(caller, vm)),
