@@ -8,16 +8,8 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino, type Logger } from 'pino';
 import { LodgeError } from '../api/errors.ts';
-import { type Group } from '../api/group.ts';
-import { type Image } from '../api/image.ts';
-import { type InstanceType } from '../api/instance-type.ts';
-import { type Network } from '../api/network.ts';
-import { type Node } from '../api/node.ts';
-import { type Profile } from '../api/profile.ts';
-import { type Template } from '../api/template.ts';
 import { type Vm } from '../api/vm.ts';
 import { liveVmStates } from '../api/vm-state.ts';
-import { type Volume } from '../api/volume.ts';
 import { type Driver } from '../drivers/driver.ts';
 import { FakeDriver } from '../drivers/fake/fake-driver.ts';
 import { QemuDriver } from '../drivers/qemu/qemu-driver.ts';
@@ -37,39 +29,37 @@ import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
 import { makeFolders } from './folders.ts';
 import { groupHandlers } from './group/group-handlers.ts';
-import { GroupService, initialGroupStatus } from './group/group-service.ts';
+import { GroupService } from './group/group-service.ts';
 import { groupTasks } from './group/group-tasks.ts';
 import { hostAddresses } from './group/host-addresses.ts';
 import { imageHandlers } from './image/image-handlers.ts';
-import { ImageService, initialImageStatus } from './image/image-service.ts';
+import { ImageService } from './image/image-service.ts';
 import { imageTasks } from './image/image-tasks.ts';
 import { endOrphanPrograms } from './orphan-programs.ts';
 import { openMetrics } from './metrics/open-metrics.ts';
+import { openObjects } from './objects.ts';
 import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
-import { initialNetworkStatus, NetworkService } from './network/network-service.ts';
+import { NetworkService } from './network/network-service.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
 import { instanceTypeHandlers, profileFor, profileHandlers } from './profile/source-handlers.ts';
 import { sourceServices } from './profile/source-service.ts';
-import { initialSourceStatus } from './profile/source-status.ts';
-import { SpecSources } from './profile/spec-sources.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
 import { snapshotHandlers } from './snapshot/snapshot-handlers.ts';
 import { SnapshotRecords } from './snapshot/snapshot-records.ts';
 import { SnapshotService } from './snapshot/snapshot-service.ts';
 import { type SnapshotStepParts } from './snapshot/snapshot-steps.ts';
 import { snapshotTasks } from './snapshot/snapshot-tasks.ts';
-import { Collection } from './store/collection.ts';
 import { ReferenceLock } from './store/reference-lock.ts';
 import { SqliteStore } from './store/sqlite.ts';
 import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
 import { templateHandlers } from './template/template-handlers.ts';
-import { initialTemplateStatus, TemplateRecords } from './template/template-records.ts';
+import { TemplateRecords } from './template/template-records.ts';
 import { sealTask } from './template/seal-task.ts';
 import { TemplateService } from './template/template-service.ts';
 import { templateTasks } from './template/template-tasks.ts';
@@ -83,7 +73,7 @@ import { UsageSampler } from './vm/usage-sampler.ts';
 import { VmGuests } from './vm/vm-guests.ts';
 import { LiveChanges } from './vm/live-changes.ts';
 import { vmHandlers } from './vm/vm-handlers.ts';
-import { initialVmStatus, VmRecords } from './vm/vm-records.ts';
+import { VmRecords } from './vm/vm-records.ts';
 import { VmService } from './vm/vm-service.ts';
 import { disconnect, type VmStepParts } from './vm/vm-step.ts';
 import { VmSupervisor } from './vm/vm-supervisor.ts';
@@ -100,7 +90,7 @@ import { LayerRecords } from './volume/layer-records.ts';
 import { VolumeLayers, type LayerUse } from './volume/volume-layers.ts';
 import { volumeHandlers } from './volume/volume-handlers.ts';
 import { VolumeFiles } from './volume/volume-files.ts';
-import { initialVolumeStatus, VolumeService } from './volume/volume-service.ts';
+import { VolumeService } from './volume/volume-service.ts';
 import { volumeTasks } from './volume/volume-tasks.ts';
 
 const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
@@ -115,40 +105,22 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const folders = await makeFolders(config);
 
   const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
-  const collection = <Item extends Node | Vm | Image | Volume | Network | Template | Profile | InstanceType | Group>(
-    noun: string,
-    plural: string,
-    initialStatus: (part: { createdAt: string }) => Item['status'],
-  ): Collection<Item> => new Collection<Item>({ store, noun, plural, initialStatus, log });
-  const nodeObjects = collection<Node>('node', 'nodes', () => {
-    throw new LodgeError('internal', 'a node has no status before it was looked at');
-  });
-  const vmObjects = collection<Vm>('vm', 'vms', ({ createdAt }) => initialVmStatus(createdAt));
-  const imageObjects = collection<Image>('image', 'images', initialImageStatus);
-  const volumeObjects = collection<Volume>('volume', 'volumes', initialVolumeStatus);
-  const networkObjects = collection<Network>('network', 'networks', initialNetworkStatus);
-  const templateObjects = collection<Template>('template', 'templates', initialTemplateStatus);
-  const sources = new SpecSources(
-    collection<Profile>('profile', 'profiles', initialSourceStatus),
-    collection<InstanceType>('instance-type', 'instance-types', initialSourceStatus),
-  );
-  const groupObjects = collection<Group>('group', 'groups', initialGroupStatus);
-  const events = new EventService(store, log);
-  const collections = [
+  const objects = openObjects(store, log);
+  const {
     nodeObjects,
     vmObjects,
     imageObjects,
     volumeObjects,
     networkObjects,
     templateObjects,
-    sources.profiles,
-    sources.instanceTypes,
     groupObjects,
-  ];
+    sources,
+  } = objects;
+  const events = new EventService(store, log);
   const layerRecords = new LayerRecords(store, log);
   const snapshotRecords = new SnapshotRecords(store, log);
   await Promise.all([
-    ...collections.map((each) => each.load()),
+    ...objects.all.map((each) => each.load()),
     events.load(),
     layerRecords.load(),
     snapshotRecords.load(),
@@ -553,7 +525,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await driver.close();
       authority?.close();
       metrics.close();
-      for (const each of [...collections, layerRecords, snapshotRecords]) await each.close();
+      for (const each of [...objects.all, layerRecords, snapshotRecords]) await each.close();
       await store.close();
     },
   };
