@@ -170,6 +170,15 @@ export const lease = z
   .meta({ id: 'Lease' });
 export type Lease = z.output<typeof lease>;
 
+export const networkFinding = z
+  .object({
+    severity: z.enum(['ok', 'warning', 'error']),
+    message: z.string().describe('What was found, in a sentence'),
+    remedies: z.array(z.string()).describe('Commands for the host that put it right, in their order'),
+  })
+  .meta({ id: 'NetworkFinding' });
+export type NetworkFinding = z.output<typeof networkFinding>;
+
 export const networkRoutes = {
   list: route({
     method: 'GET',
@@ -239,6 +248,18 @@ export const networkRoutes = {
     query: inProject,
     response: network,
     errors: ['not_found', 'wrong_state', 'host_failed'],
+  }),
+  diagnose: route({
+    method: 'GET',
+    path: '/v1/networks/{network}/diagnosis',
+    tag: 'networks',
+    summary: 'Look for what keeps a network’s guests from reaching what they should',
+    description:
+      'Follows packets such as guests send and get through all rules of the host, those of Docker, firewalld, libvirt and others too, and tells which of them drops them and what lets them pass. Nothing is changed.',
+    permission: 'network.read',
+    query: inProject,
+    response: z.object({ items: z.array(networkFinding) }).meta({ id: 'NetworkDiagnosis' }),
+    errors: ['not_found', 'host_failed'],
   }),
   leases: route({
     method: 'GET',

@@ -6,6 +6,7 @@ import {
   type Lease,
   type Network,
   type NetworkBoot,
+  type NetworkFinding,
   type NetworkModeName,
 } from '../../api/network.ts';
 import { formatAge, parseDurationS } from '../../lib/duration.ts';
@@ -104,6 +105,15 @@ function parseMacvtapMode(text: string): Network['spec']['macvtapMode'] {
   const mode = modes.find((candidate) => candidate === text);
   if (mode) return mode;
   throw new Error(`it must be one of ${modes.join(', ')}.`);
+}
+
+function findingLines(findings: readonly (NetworkFinding & { network: string })[], { terminal }: Session): string[] {
+  const { style } = terminal;
+  const marks = { ok: style.green('ok'), warning: style.yellow('warning'), error: style.red('error') };
+  return findings.flatMap(({ network, severity, message, remedies }) => [
+    `${network}: ${marks[severity]}: ${message}`,
+    ...remedies.map((remedy) => `    ${remedy}`),
+  ]);
 }
 
 function networkDetails(network: Network, session: Session): string[] {
@@ -360,6 +370,31 @@ export function networkNoun(): Command {
         session.client.network.confirm({ params: { network: name }, query: { project: session.project } }),
       );
       await printOne(session, networkPrintable, after, () => [`Network ${name} is ${after.status.state}.`]);
+    }),
+  );
+
+  verb(network, 'doctor [network]', 'Find out what keeps guests from reaching what they should', {
+    formats: documentFormats,
+    description:
+      'Find out what keeps guests from reaching what they should: packets such as they send and get are followed through all rules of the host, those of Docker, firewalld, libvirt and others too. Nothing is changed. Ends with 1 where something is wrong.',
+    examples: [
+      ['lodge network doctor', 'all networks'],
+      ['lodge network doctor default', 'one of them'],
+    ],
+  }).action(
+    withDaemon<[name: string | undefined], object>(async (session, _options, name) => {
+      const query = { project: session.project };
+      const names =
+        name === undefined ? (await session.client.network.list({ query })).items.map((one) => one.name) : [name];
+      const findings: (NetworkFinding & { network: string })[] = [];
+      for (const one of names) {
+        const { items } = await withSuggestion(session, one, fetchNetworks, () =>
+          session.client.network.diagnose({ params: { network: one }, query }),
+        );
+        findings.push(...items.map((finding) => ({ network: one, ...finding })));
+      }
+      await printDocument(session, findings, () => findingLines(findings, session));
+      return findings.every(({ severity }) => severity === 'ok') ? 0 : exitCodes.failed.code;
     }),
   );
 

@@ -20,6 +20,7 @@ export function networkHandlers(
     update: (request) => networks.update(find(request), request.body),
     delete: (request) => networks.delete(find(request)),
     confirm: (request) => networks.confirm(find(request)),
+    diagnose: async (request) => ({ items: await networks.diagnose(find(request)) }),
     leases: async (request) => ({ items: await networks.leases(find(request)) }),
   };
 }

@@ -1,6 +1,7 @@
 // Who is on which network, read from the VMs as they are: no second record of it that could differ from them.
-import { type Network } from '../../api/network.ts';
+import { type Lease, type Network } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
+import { type DhcpLease } from '../../host/network/dnsmasq-config.ts';
 
 /** A NIC on a network. */
 export interface NetworkMember {
@@ -61,4 +62,22 @@ export function reservedBy(network: Network, vms: Iterable<Vm>, address: string,
     if (hasIt) return vm;
   }
   return null;
+}
+
+/** Leases with the VMs that have them. One whose MAC address isn't known is left away: nobody could say whose it is. */
+export function leasesOfMembers(leases: readonly DhcpLease[], members: readonly NetworkMember[]): Lease[] {
+  const owners = new Map(members.map((member) => [member.mac, member.vm]));
+  return leases.flatMap(({ address, macAddress: mac, hostName, expiresAt }) =>
+    mac === null
+      ? []
+      : [
+          {
+            address,
+            mac,
+            hostname: hostName,
+            vm: owners.get(mac) ?? null,
+            expiresAt: expiresAt?.toISOString() ?? null,
+          },
+        ],
+  );
 }

@@ -12,6 +12,8 @@ export interface NetworkModes {
   of: (mode: NetworkModeName) => NetworkMode;
   /** Each once. */
   all: readonly NetworkMode[];
+  /** The Lodge on this machine that they belong to. */
+  instance: string;
   taps: NetworkTaps;
   /** Those that the host is the router of: their packet filter is one table. */
   routed: NatNetworks;
@@ -33,5 +35,5 @@ export function makeNetworkModes(instance: string, runtimeFolder: string): Netwo
     macvtap: new MacvtapNetworks(taps),
     user: userNetworks,
   };
-  return { of: (mode) => modes[mode], all: [...new Set(Object.values(modes))], taps, routed };
+  return { of: (mode) => modes[mode], all: [...new Set(Object.values(modes))], instance, taps, routed };
 }

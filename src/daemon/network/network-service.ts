@@ -7,7 +7,13 @@
 // - The prefix that Lodge picked is kept in status, so that a network keeps its addresses.
 // - A network that could not be made leaves nothing, also when the daemon died while it was made.
 import { LodgeError } from '../../api/errors.ts';
-import { type Lease, type Network, type NetworkSpec, type NetworkStatus } from '../../api/network.ts';
+import {
+  type Lease,
+  type Network,
+  type NetworkFinding,
+  type NetworkSpec,
+  type NetworkStatus,
+} from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
 import { SerialQueues } from '../../lib/serial-queues.ts';
@@ -16,7 +22,8 @@ import { ConditionFailedError, type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { describeHostProblem, isRouterOf } from './nat-networks.ts';
-import { readNetworkUse, type NetworkMember } from './network-members.ts';
+import { leasesOfMembers, readNetworkUse, type NetworkMember } from './network-members.ts';
+import { diagnoseNetwork } from './network-doctor.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { type NetworkModes } from './network-modes.ts';
 import { type NetworkTaps } from './network-taps.ts';
@@ -316,22 +323,15 @@ export class NetworkService {
     return this.#taps.removeStrays(isWanted);
   }
 
+  /** What keeps the network's guests from reaching what they should. */
+  diagnose(network: Network): Promise<NetworkFinding[]> {
+    return diagnoseNetwork(network, this.#parts.modes.instance).catch((error: unknown) => {
+      throw describeHostProblem(error, 'spec');
+    });
+  }
+
   async leases(network: Network): Promise<Lease[]> {
-    const owners = new Map(this.#membersOf(network).map((member) => [member.mac, member.vm]));
-    const leases = await this.#modeOf(network).leases(network);
-    return leases.flatMap((lease) =>
-      lease.macAddress
-        ? [
-            {
-              address: lease.address,
-              mac: lease.macAddress,
-              hostname: lease.hostName,
-              vm: owners.get(lease.macAddress) ?? null,
-              expiresAt: lease.expiresAt?.toISOString() ?? null,
-            },
-          ]
-        : [],
-    );
+    return leasesOfMembers(await this.#modeOf(network).leases(network), this.#membersOf(network));
   }
 
   /** Looks at every network and makes it so again where it isn't. */

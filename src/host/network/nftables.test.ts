@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { buildFirewall, firewallTableName } from './firewall.ts';
-import { compareListing, parseDroppingChains, renderTable, type NftRule, type NftTable } from './nftables.ts';
+import { compareListing, renderTable, type NftRule, type NftTable } from './nftables.ts';
 
 const table: NftTable = {
   name: 'lodge',
@@ -161,29 +161,6 @@ test('a rule that changed its text is another rule', () => {
     chains: [table.chains[0]!, { ...table.chains[1]!, rules: [{ ...first!, verdict: 'drop' as const }, ...others] }],
   };
   assert.equal(compareListing(changed, listing()).length, 2);
-});
-
-test('chains of others that drop by default are found; own ones, other hooks and bridges are not', () => {
-  const chain = (more: object): object => ({
-    chain: { family: 'ip', table: 'filter', name: 'FORWARD', hook: 'forward', policy: 'drop', ...more },
-  });
-  const json = JSON.stringify({
-    nftables: [
-      chain({}),
-      chain({ policy: 'accept' }),
-      chain({ hook: 'output', name: 'OUTPUT' }),
-      chain({ family: 'bridge' }),
-      chain({ family: 'inet', table: 'lodge', name: 'forward' }),
-      chain({ family: 'ip6', hook: 'input', name: 'INPUT' }),
-    ],
-  });
-  const found = parseDroppingChains(json, 'lodge', ['br1', 'br2']);
-  assert.deepEqual(
-    found.map(({ family, chain: name }) => `${family} ${name}`),
-    ['ip FORWARD', 'ip6 INPUT'],
-  );
-  assert.match(found[0]!.advice, /iptables -I FORWARD -i br1 -j ACCEPT; .*iptables -I FORWARD -i br2 -j ACCEPT/);
-  assert.match(found[1]!.advice, /^iptables or ufw: ip6tables -I INPUT -i br1 /);
 });
 
 test('the filter of an instance has a map entry and three chains for each network, whatever their order', () => {

@@ -201,65 +201,6 @@ function renderListedElement(element: unknown): string {
   return `${typeof link === 'string' ? link : JSON.stringify(link)} ${word}${detail?.target ? ` ${detail.target}` : ''}`;
 }
 
-/** A chain of another program that throws away by default what it does not know, and so may hold back guests' packets. */
-export interface DroppingChain {
-  readonly family: string;
-  readonly table: string;
-  readonly chain: string;
-  readonly hook: 'input' | 'forward';
-  /** Whose it probably is, and how to let guests pass there. */
-  readonly advice: string;
-}
-
-/**
- * Other programs' chains on `input` and `forward` with the policy drop. A packet has to be accepted in every chain of
- * its hook: an accept in Lodge's table does not overrule them. Whether they let guests pass by some rule is not known.
- */
-export async function findDroppingChains(
-  ownTable: string,
-  links: readonly string[],
-  scope: NetworkScope = {},
-): Promise<DroppingChain[]> {
-  return parseDroppingChains(await nft(ownTable, ['-j', 'list', 'chains'], scope), ownTable, links);
-}
-
-/** The search behind {@link findDroppingChains}, on what `nft -j list chains` writes. */
-export function parseDroppingChains(json: string, ownTable: string, links: readonly string[]): DroppingChain[] {
-  const { nftables: objects } = JSON.parse(json) as Listing;
-  return objects.flatMap(({ chain }): DroppingChain[] => {
-    if (chain?.policy !== 'drop' || (chain.hook !== 'forward' && chain.hook !== 'input')) return [];
-    if (!['ip', 'ip6', 'inet'].includes(chain.family) || (chain.family === 'inet' && chain.table === ownTable))
-      return [];
-    const { family, table, name, hook } = chain;
-    return [{ family, table, chain: name, hook, advice: adviceFor(chain, hook, links) }];
-  });
-}
-
-function adviceFor(
-  chain: { family: string; table: string; name: string },
-  hook: 'input' | 'forward',
-  links: readonly string[],
-): string {
-  const each = (command: (link: string) => string): string => links.map(command).join('; ') || command('LINK');
-  if (chain.table === 'firewalld') {
-    return `firewalld: ${each((link) => `firewall-cmd --permanent --zone=trusted --add-interface=${link}`)}; firewall-cmd --reload`;
-  }
-  const isIptables = /^(INPUT|FORWARD)$/.test(chain.name) && chain.table === 'filter';
-  if (!isIptables) {
-    const direction = hook === 'input' ? 'iifname' : 'iifname (and oifname)';
-    return `add an accept for ${direction} ${links.join(', ')} to the chain ${chain.name} of the table ${chain.family} ${chain.table}`;
-  }
-  const program = chain.family === 'ip6' ? 'ip6tables' : 'iptables';
-  if (hook === 'input') {
-    return `iptables or ufw: ${each((link) => `${program} -I INPUT -i ${link} -p udp -m multiport --dports 53,67 -j ACCEPT`)}`;
-  }
-  return (
-    'Docker, ufw or iptables: ' +
-    each((link) => `${program} -I FORWARD -i ${link} -j ACCEPT; ${program} -I FORWARD -o ${link} -j ACCEPT`) +
-    ' (with Docker into the chain DOCKER-USER, which it keeps)'
-  );
-}
-
 function renderRule(rule: NftRule): string {
   const words = rule.matches.map(renderMatch);
   if (rule.isCounted) words.push('counter');
