@@ -11,13 +11,26 @@ export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64')
 /**
  * nat: a bridge on the host with DHCP, DNS and address translation. routed: the same without translation, for prefixes
  * that others have a route to. isolated: its guests among themselves, and the host where that is wanted. bridged:
- * guests are neighbours of what is beyond an interface of the host. macvtap: the same without a bridge, the interface stays
+ * guests are neighbours of what is beyond an interface of the host. vlan: the same, in one
+ * or some VLANs of it. ovs: on a bridge of Open vSwitch. macvtap: the same without a bridge, the interface stays
  * as it is, and the host itself is not reached. user: inside QEMU, no privileges, guests are alone.
  */
 export const networkMode = z
-  .enum(['nat', 'routed', 'isolated', 'bridged', 'macvtap', 'user'])
+  .enum(['nat', 'routed', 'isolated', 'bridged', 'vlan', 'macvtap', 'ovs', 'user'])
   .meta({ id: 'NetworkMode' });
 export type NetworkModeName = z.output<typeof networkMode>;
+
+const vlanId = z.int().min(1).max(4094);
+
+export const networkVlan = z
+  .strictObject({
+    access: vlanId.optional().describe('The one VLAN that NICs are in, whose frames they get without a tag'),
+    trunk: z.array(vlanId).min(1).max(256).optional().describe('The VLANs that NICs get with their tags'),
+    native: vlanId.optional().describe('With trunk: the VLAN whose frames have no tag'),
+  })
+  .describe('VLANs (802.1Q) of the NICs on the network: either access or trunk')
+  .meta({ id: 'NetworkVlan' });
+export type NetworkVlan = z.output<typeof networkVlan>;
 
 /** Linux interface names: at most 15 characters. */
 export const interfaceName = z
@@ -107,8 +120,9 @@ export const networkSpec = z
     uplink: interfaceName
       .optional()
       .describe(
-        'bridged, macvtap: interface of the host that leads outside. In mode bridged, a bridge, or a port of one, is used as it is; any other becomes a port of a bridge that Lodge makes, with its addresses and routes moved there, once that is confirmed',
+        'bridged, vlan, macvtap, ovs: interface of the host that leads outside. In modes bridged and vlan, a bridge, or a port of one, is used as it is; any other becomes a port of a bridge that Lodge makes, with its addresses and routes moved there, once that is confirmed',
       ),
+    vlan: networkVlan.optional(),
     macvtapMode: z
       .enum(['bridge', 'private', 'vepa'])
       .optional()

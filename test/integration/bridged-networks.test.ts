@@ -39,6 +39,10 @@ async function openWorld(t: TestContext): Promise<World> {
   await neighbour.run(['ip', 'address', 'add', 'fd00:51::1/64', 'dev', 'downlink', 'nodad']);
   await tellAddresses(t, host, 22);
   await tellAddresses(t, neighbour, 8080);
+  // Its bridge and rules are not to come in between.
+  const isUp = async (): Promise<boolean> =>
+    (await daemon.client.network.get({ params: { network: 'default' } })).status.state === 'ready';
+  await eventually(isUp, { describe: 'the default network is up' });
   await eventually(
     async () => !(await host.run(['ip', '-6', 'address', 'show', 'tentative'])).stdout.includes('inet6'),
   );

@@ -42,6 +42,10 @@ async function openWorld(t: TestContext): Promise<World> {
   await host.run(['ip', 'route', 'add', 'default', 'via', '198.51.100.1']);
   await host.run(['ip', '-6', 'route', 'add', 'default', 'via', 'fd00:51::1']);
   await tellAddresses(t, neighbour, 8080);
+  // Its bridge and rules are not to come in between.
+  const isUp = async (): Promise<boolean> =>
+    (await daemon.client.network.get({ params: { network: 'default' } })).status.state === 'ready';
+  await eventually(isUp, { describe: 'the default network is up' });
   return { daemon, host, neighbour };
 }
 

@@ -75,9 +75,22 @@ const modeText: Record<NetworkModeName, string> = {
   routed: 'bridge, DHCP, DNS, guests are reached at their own addresses',
   isolated: 'guests among themselves',
   bridged: 'guests are neighbours of what is beyond the uplink',
+  vlan: 'guests are in VLANs of the uplink',
+  ovs: 'guests are ports of a bridge of Open vSwitch',
   macvtap: 'guests share the wire of the uplink, without the host',
   user: 'inside QEMU, guests are alone',
 };
+
+function vlanText(vlan: Network['spec']['vlan']): string | null {
+  if (!vlan) return null;
+  if (vlan.access !== undefined) return `${vlan.access} (access)`;
+  const native = vlan.native === undefined ? '' : `, ${vlan.native} without a tag`;
+  return `${vlan.trunk?.join(', ')} (trunk${native})`;
+}
+
+function parseVlans(text: string): number[] {
+  return text.split(',').map((word) => wholeNumber(1, 4094)(word));
+}
 
 function uplinkText(uplink: Network['status']['uplink']): string | null {
   if (!uplink) return null;
@@ -143,6 +156,7 @@ function networkDetails(network: Network, session: Session): string[] {
       ['DNS servers', spec.dnsServers?.join(', ')],
       ['Bridge', status.bridge],
       ['Uplink', uplinkText(status.uplink)],
+      ['VLAN', vlanText(spec.vlan)],
       ['MTU', String(spec.mtu)],
       ['Used by', status.usedBy.join(', ') || 'nothing'],
       ['Leases', String(status.leaseCount)],
@@ -188,6 +202,9 @@ interface CreateOptions {
   dnsServer?: string[];
   host: boolean;
   uplink?: string;
+  vlan?: number;
+  trunk?: number[];
+  nativeVlan?: number;
   macvtapMode?: Network['spec']['macvtapMode'];
   confirm?: boolean;
   confirmTimeout?: number;
@@ -257,6 +274,7 @@ export function networkNoun(): Command {
       ['lodge network create office --mode routed --subnet 10.20.0.0/24', 'guests are reached at their own addresses'],
       ['lodge network create lan --mode bridged --uplink eth0', 'guests are in the network that eth0 is in'],
       ['lodge network create fast --mode macvtap --uplink eth1', 'the same without a bridge; the host stays apart'],
+      ['lodge network create office --mode vlan --uplink eth1 --vlan 100', 'guests are in VLAN 100 of eth1'],
       ['lodge network create db --mode isolated', 'guests see each other, and nothing else'],
       [
         'lodge network create boot --tftp /srv/tftp --boot-file pxelinux.0 --uefi-boot-file bootnetx64.efi',
@@ -276,7 +294,13 @@ export function networkNoun(): Command {
     .option('--domain <domain>', 'guests find each other as name.domain')
     .option('--dns-server <address>', 'asked for names outside the domain; may be given several times', collected)
     .option('--bridge <name>', 'name of the bridge')
-    .option('--uplink <interface>', 'bridged, macvtap: interface of the host that leads outside, or a bridge')
+    .option(
+      '--uplink <interface>',
+      'bridged, vlan, macvtap, ovs: interface of the host that leads outside, or a bridge',
+    )
+    .option('--vlan <number>', 'vlan, ovs: the VLAN that NICs are in, without a tag', wholeNumber(1, 4094))
+    .option('--trunk <numbers>', 'vlan, ovs: the VLANs that NICs get with their tags: 10,20', parsedBy(parseVlans))
+    .option('--native-vlan <number>', 'with --trunk: the VLAN whose frames have no tag', wholeNumber(1, 4094))
     .option(
       '--macvtap-mode <mode>',
       'macvtap: bridge, private or vepa: whether guests reach each other',
@@ -321,6 +345,9 @@ export function networkNoun(): Command {
               dnsServers: options.dnsServer,
               bridge: options.bridge,
               uplink: options.uplink,
+              ...(options.vlan === undefined && options.trunk === undefined && options.nativeVlan === undefined
+                ? {}
+                : { vlan: { access: options.vlan, trunk: options.trunk, native: options.nativeVlan } }),
               macvtapMode: options.macvtapMode,
               confirmTimeoutS: options.confirmTimeout,
               mtu: options.mtu,

@@ -1,4 +1,5 @@
-// Networks of mode bridged: guests are neighbours of what is beyond an interface of the host. Where that interface has to
+// Networks of modes bridged and vlan: guests are neighbours of what is beyond an interface of the host, or of what is in
+// some VLANs there. Where that interface has to
 // become a port of a bridge first, the change waits for a confirmation and is put back without it.
 //
 //   none ──▶ waiting ──▶ confirmed          `status.uplink.change`
@@ -10,13 +11,21 @@ import { LodgeError } from '../../api/errors.ts';
 import { type Network, type NetworkStatus } from '../../api/network.ts';
 import { maxNicQueues } from '../../api/vm-spec.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
+import { addUplinkVlans, isVlanAware, setPortVlan, type PortVlan } from '../../host/network/bridge-vlan.ts';
 import {
   confirmGuardedChange,
   removeGuardedChange,
   revertGuardedChange,
   settleGuardedChange,
 } from '../../host/network/guarded-change.ts';
-import { deriveLinkName, findLink, listLinks, listMarkedLinks, type Link } from '../../host/network/link.ts';
+import {
+  changeLink,
+  deriveLinkName,
+  findLink,
+  listLinks,
+  listMarkedLinks,
+  type Link,
+} from '../../host/network/link.ts';
 import { BridgeInUseError } from '../../host/network/nat-network.ts';
 import {
   makeUplinkBridge,
@@ -26,7 +35,14 @@ import {
   uplinkMark,
   type UplinkBridge,
 } from '../../host/network/uplink-bridge.ts';
-import { type NetworkMode, type NicPlace, type ObservedStatus, type PlannedStatus } from './network-mode.ts';
+import { type NetworkMember } from './network-members.ts';
+import {
+  portVlanOf,
+  type NetworkMode,
+  type NicPlace,
+  type ObservedStatus,
+  type PlannedStatus,
+} from './network-mode.ts';
 import { type NetworkTaps } from './network-taps.ts';
 
 export class BridgedNetworks implements NetworkMode {
@@ -56,7 +72,7 @@ export class BridgedNetworks implements NetworkMode {
     };
   }
 
-  async ensure(network: Network): Promise<string[]> {
+  async ensure(network: Network, members: readonly NetworkMember[]): Promise<string[]> {
     const definition = this.#define(network);
     const { uplink } = definition;
     const folder = this.#folderOf(network);
@@ -65,15 +81,24 @@ export class BridgedNetworks implements NetworkMode {
     if (change.state === 'reverted') throw wasReverted(uplink);
     const { bridge, isOwn } = await observeUplink(definition);
     requireMtu(network, bridge ?? (await findLink(uplink)));
+    const vlan = portVlanOf(network);
     if (bridge) {
-      if (bridge.isUp) return [];
-      throw new UplinkError(bridge.name, 'is down', `switch it on (ip link set ${bridge.name} up)`);
+      if (!bridge.isUp) throw new UplinkError(bridge.name, 'is down', `switch it on (ip link set ${bridge.name} up)`);
+      if (vlan && !(await isVlanAware(bridge.name)))
+        throw new UplinkError(
+          bridge.name,
+          'does not tell VLANs apart',
+          `switch that on (ip link set ${bridge.name} type bridge vlan_filtering 1)`,
+        );
+      return [];
     }
     const before = network.status.uplink?.change ?? 'none';
     // The machine was started anew before anybody had confirmed: nobody knows whether it can be reached that way.
     if (before === 'waiting' || before === 'reverted') throw wasReverted(uplink);
     const confirmTimeoutS = before === 'confirmed' ? 0 : network.spec.confirmTimeoutS;
-    await makeUplinkBridge(definition, folder, confirmTimeoutS);
+    await makeUplinkBridge({ ...definition, isVlanAware: vlan !== undefined }, folder, confirmTimeoutS);
+    // Taps of guests that run would come back into the VLAN that every new port has: they get theirs in the same step.
+    if (vlan) for (const { vmId, mac } of members) await this.#rejoin(definition, this.#taps.nameOf(vmId, mac), vlan);
     return isOwn ? [`${uplink} became a port of the new bridge ${definition.bridgeName}`] : [];
   }
 
@@ -120,7 +145,28 @@ export class BridgedNetworks implements NetworkMode {
     const bridge = network.status.bridge === null ? null : await findLink(network.status.bridge);
     // A port with a smaller MTU would make the host's bridge have it as well: the guest is told its own.
     if (!bridge || !(await this.#taps.make({ ...nic, mtu: bridge.mtu }, bridge.name))) return null;
-    return { kind: 'tap', hostInterface: this.#taps.nameOf(nic.vmId, nic.mac) };
+    const hostInterface = this.#taps.nameOf(nic.vmId, nic.mac);
+    const vlan = portVlanOf(network);
+    try {
+      if (vlan) await this.#putInto(vlan, hostInterface, network.spec.uplink ?? '', bridge.name);
+    } catch (error) {
+      await this.#taps.removeOne(nic.vmId, nic.mac);
+      throw error;
+    }
+    return { kind: 'tap', hostInterface };
+  }
+
+  async #putInto(vlan: PortVlan, tap: string, uplink: string, bridge: string): Promise<void> {
+    await setPortVlan(tap, vlan);
+    // Where the uplink is a bridge, what its ports carry is the host's own configuration.
+    if (uplink !== bridge) await addUplinkVlans(uplink, vlan);
+  }
+
+  async #rejoin({ bridgeName, uplink }: UplinkBridge, tap: string, vlan: PortVlan): Promise<void> {
+    if (!(await findLink(tap))) return;
+    await changeLink(tap, { master: bridgeName, isUp: false }, this.#instance);
+    await this.#putInto(vlan, tap, uplink, bridgeName);
+    await changeLink(tap, { isUp: true }, this.#instance);
   }
 
   hostInterface(vmId: string, mac: string): string {
@@ -135,7 +181,9 @@ export class BridgedNetworks implements NetworkMode {
   }
 
   async removeStrays(networks: readonly Network[]): Promise<string[]> {
-    const wanted = new Set(networks.filter(({ spec }) => spec.mode === 'bridged').map(({ id }) => id));
+    const wanted = new Set(
+      networks.filter(({ spec }) => spec.mode === 'bridged' || spec.mode === 'vlan').map(({ id }) => id),
+    );
     const removed: string[] = [];
     for (const { mark, name } of await listMarkedLinks(this.#instance, 'uplink')) {
       if (mark === null || wanted.has(mark.id)) continue;

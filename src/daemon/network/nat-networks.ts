@@ -37,6 +37,8 @@ import {
   pickFreeSubnet,
   SubnetOverlapError,
 } from '../../host/network/subnet.ts';
+import { VlanUnsupportedError } from '../../host/network/bridge-vlan.ts';
+import { OvsError } from '../../host/network/open-vswitch.ts';
 import { UplinkError } from '../../host/network/uplink-bridge.ts';
 import { listUplinks } from '../../host/network/uplink.ts';
 import { boundsOf, compareIp, formatCidr, isInside, networkOf, parseCidr, parseIp } from '../../lib/ip-address.ts';
@@ -280,6 +282,16 @@ export function describeHostProblem(error: unknown, field: string): LodgeError {
     return new LodgeError('host_conflict', `spec.uplink: ${error.message}.`, {
       cause: error,
       fields: [{ field: 'spec.uplink', message: error.message, value: error.uplink }],
+      hint: `${error.advice[0]?.toUpperCase()}${error.advice.slice(1)}.`,
+    });
+  if (error instanceof VlanUnsupportedError)
+    return new LodgeError('unsupported', `spec.mode: ${error.message}.`, {
+      cause: error,
+      hint: 'Use a network in mode ovs, or a kernel with VLAN filtering.',
+    });
+  if (error instanceof OvsError)
+    return new LodgeError(error.reason === 'other' ? 'host_failed' : 'unsupported', `${error.message}.`, {
+      cause: error,
       hint: `${error.advice[0]?.toUpperCase()}${error.advice.slice(1)}.`,
     });
   if (error instanceof NoFreeSubnetError) return new LodgeError('host_conflict', `${error.message}.`, { cause: error });

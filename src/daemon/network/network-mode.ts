@@ -10,6 +10,7 @@
 //   whatever the daemon died of. Nothing without a mark is deleted.
 // - Errors are those of src/host; the service makes Lodge's of them.
 import { type Network, type NetworkStatus } from '../../api/network.ts';
+import { type PortVlan } from '../../host/network/bridge-vlan.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
 import { type DhcpLease } from '../../host/network/dnsmasq-config.ts';
 import { type NetworkMember } from './network-members.ts';
@@ -57,8 +58,17 @@ export interface NetworkMode {
   refreshMembers(network: Network, members: readonly NetworkMember[]): Promise<void>;
   /** Who has an address, as far as the mode knows. */
   leases(network: Network): Promise<DhcpLease[]>;
+  /** Told that links of NICs are gone; where something else knows of them. */
+  forget?(links: readonly string[]): Promise<void>;
   /** Takes the network off the host, as far as it is there. */
   remove(network: Network): Promise<void>;
   /** Removes what belongs to none of these networks; for the start of the daemon. Answers with what it was, in words. */
   removeStrays(networks: readonly Network[]): Promise<string[]>;
+}
+
+/** The VLANs of a network's NICs, as a bridge takes them. */
+export function portVlanOf({ spec }: Pick<Network, 'spec'>): PortVlan | undefined {
+  const { access, trunk, native } = spec.vlan ?? {};
+  if (access !== undefined) return { access };
+  return trunk === undefined ? undefined : { trunk, native };
 }

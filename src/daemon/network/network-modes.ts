@@ -6,6 +6,7 @@ import { MacvtapNetworks } from './macvtap-networks.ts';
 import { NatNetworks } from './nat-networks.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { NetworkTaps } from './network-taps.ts';
+import { OvsNetworks } from './ovs-networks.ts';
 import { userNetworks } from './user-networks.ts';
 
 export interface NetworkModes {
@@ -26,12 +27,15 @@ export interface NetworkModes {
 export function makeNetworkModes(instance: string, runtimeFolder: string): NetworkModes {
   const taps = new NetworkTaps(instance);
   const routed = new NatNetworks(instance, runtimeFolder, taps);
+  // Beside the folder of networks, in which everything belongs to a DHCP server.
+  const bridged = new BridgedNetworks(instance, join(dirname(runtimeFolder), 'uplinks'), taps);
   const modes: Record<NetworkModeName, NetworkMode> = {
     nat: routed,
     routed,
     isolated: routed,
-    // Beside the folder of networks, in which everything belongs to a DHCP server.
-    bridged: new BridgedNetworks(instance, join(dirname(runtimeFolder), 'uplinks'), taps),
+    bridged,
+    vlan: bridged,
+    ovs: new OvsNetworks(instance, taps),
     macvtap: new MacvtapNetworks(taps),
     user: userNetworks,
   };

@@ -47,7 +47,7 @@ export interface NetworkServiceParts {
 
 const leaseMs = 2000;
 /** Fields that a network can't change under its guests. */
-const movedBy = ['mode', 'ipv4Cidr', 'ipv6Cidr', 'hasHost', 'bridge', 'uplink'] as const;
+const movedBy = ['mode', 'ipv4Cidr', 'ipv6Cidr', 'hasHost', 'bridge', 'uplink', 'vlan'] as const;
 const queueKey = 'networks';
 /** Remembers that the default network was made once: whoever deletes it doesn't get it back. */
 const defaultMadeKey = '/lodge/flags/default-network';
@@ -313,9 +313,13 @@ export class NetworkService {
 
   /** Removes the taps of a VM's NICs. */
   async disconnect(vmId: string, macs: Iterable<string>): Promise<void> {
-    await this.#taps.remove(vmId, macs).catch((error: unknown) => {
+    const all = [...macs];
+    try {
+      await this.#taps.remove(vmId, all);
+      for (const mode of this.#parts.modes.all) await mode.forget?.(all.map((mac) => this.#taps.nameOf(vmId, mac)));
+    } catch (error) {
       throw describeHostProblem(error, 'spec.nics');
-    });
+    }
   }
 
   /** Removes taps that belong to no VM that exists or runs; for the start of the daemon. */

@@ -1,6 +1,6 @@
 // What a network may be asked to be, checked before anything is made of it. Pure.
 import { LodgeError, invalidField } from '../../api/errors.ts';
-import { type Network, type NetworkModeName, type NetworkSpec } from '../../api/network.ts';
+import { type Network, type NetworkModeName, type NetworkSpec, type NetworkVlan } from '../../api/network.ts';
 import {
   boundsOf,
   compareIp,
@@ -35,8 +35,9 @@ const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
   ipv4Cidr: ['nat', 'routed', 'isolated', 'user'],
   ipv6Cidr: ['nat', 'routed', 'isolated'],
   dnsServers: ['nat', 'routed', 'isolated'],
-  bridge: ['nat', 'routed', 'isolated', 'bridged'],
-  uplink: ['bridged', 'macvtap'],
+  bridge: ['nat', 'routed', 'isolated', 'bridged', 'vlan', 'ovs'],
+  uplink: ['bridged', 'vlan', 'macvtap', 'ovs'],
+  vlan: ['vlan', 'ovs'],
   macvtapMode: ['macvtap'],
   boot: ['nat', 'routed', 'isolated'],
 };
@@ -55,14 +56,24 @@ export function checkNetworkSpec(spec: NetworkSpec): void {
   if (!spec.hasHost) checkWithoutHost(spec);
   if (mode === 'routed' && ipv4Cidr === undefined)
     throw invalidField('spec.ipv4Cidr', 'is needed in mode routed: others must have a route to it', null);
-  if ((mode === 'bridged' || mode === 'macvtap') && spec.uplink === undefined)
+  if ((mode === 'bridged' || mode === 'vlan' || mode === 'macvtap') && spec.uplink === undefined)
     throw invalidField('spec.uplink', `is needed in mode ${mode}: the interface of the host that leads outside`, null);
+  if (mode === 'vlan' && spec.vlan === undefined)
+    throw invalidField('spec.vlan', 'is needed in mode vlan: access with one VLAN, or trunk with several', null);
+  if (spec.vlan) checkVlan(spec.vlan);
   if (bridge !== undefined && kernelNames.has(bridge))
     throw invalidField('spec.bridge', 'is a name that Linux keeps for itself', bridge);
   if (ipv6Cidr !== undefined && mtu < minIpv6Mtu)
     throw invalidField('spec.mtu', `is at least ${minIpv6Mtu} with IPv6`, mtu);
   if (isRouterOf({ spec }) && spec.dhcp.isEnabled && mtu > maxDhcpMtu)
     throw invalidField('spec.mtu', `is at most ${maxDhcpMtu} with DHCP`, mtu);
+}
+
+function checkVlan({ access, trunk, native }: NetworkVlan): void {
+  if ((access === undefined) === (trunk === undefined))
+    throw invalidField('spec.vlan', 'takes either access or trunk', { access, trunk });
+  if (native !== undefined && trunk === undefined) throw invalidField('spec.vlan.native', 'goes with trunk', native);
+  if (trunk && new Set(trunk).size < trunk.length) throw invalidField('spec.vlan.trunk', 'names a VLAN twice', trunk);
 }
 
 /** Without the host there is nobody who could serve what these ask for. */

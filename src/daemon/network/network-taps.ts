@@ -35,8 +35,8 @@ export class NetworkTaps {
     return deriveLinkName('lt', this.#instance, vmId, mac);
   }
 
-  /** Makes a tap as a port of a bridge. False: something is in the way, a tap of this name or a bridge that is missing. */
-  async make(place: TapPlace, bridge: string): Promise<boolean> {
+  /** Makes a tap as a port of a bridge of Linux, or of none. False: something is in the way, a tap of this name or a bridge that is missing. */
+  async make(place: TapPlace, bridge: string | null): Promise<boolean> {
     try {
       await createTap({
         name: this.nameOf(place.vmId, place.mac),
@@ -44,7 +44,7 @@ export class NetworkTaps {
         ownerUid: place.uid,
         isMultiQueue: place.queues > 1,
         mtu: place.mtu,
-        master: bridge,
+        ...(bridge === null ? {} : { master: bridge }),
       });
       return true;
     } catch (error) {

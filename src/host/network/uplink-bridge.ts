@@ -10,6 +10,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { run } from '../command.ts';
+import { makeVlanAware } from './bridge-vlan.ts';
 import { startGuardedChange } from './guarded-change.ts';
 import { createBridge, deleteLink, LinkError, listLinks, type Link, type LinkMark } from './link.ts';
 import { addLines, readLinkConfig, removeLines, whyFixed, type LinkConfig } from './link-config.ts';
@@ -23,6 +24,8 @@ export interface UplinkBridge {
   readonly uplink: string;
   /** Name of the bridge, where one is made. */
   readonly bridgeName: string;
+  /** Whether a bridge that is made tells VLANs apart. Default false. */
+  readonly isVlanAware?: boolean;
 }
 
 /** The interface can't be what guests are bridged to. */
@@ -120,6 +123,12 @@ export async function makeUplinkBridge(
     { name: bridgeName, mark: uplinkMark(definition), macAddress: link.macAddress, mtu: link.mtu },
     scope,
   );
+  try {
+    if (definition.isVlanAware) await makeVlanAware(bridgeName, scope);
+  } catch (error) {
+    await deleteLink(bridgeName, instance, scope);
+    throw error;
+  }
   await copyIpv6Settings(uplink, bridgeName, scope);
   const mode = config.addressMode;
   const toBridge = [
