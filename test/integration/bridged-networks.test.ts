@@ -9,7 +9,7 @@ import { findProcesses, terminateProcess } from '../../src/host/process.ts';
 import { type TestDaemon } from '../support/daemon.ts';
 import { assertRefused, makeVm, startFakeLodge } from '../support/fake-lodge.ts';
 import { cable, connectTo, GUEST_LINK, guestNamespace, tellAddresses } from '../support/guest-namespace.ts';
-import { networkNamespace, type NetworkNamespace } from '../support/namespace.ts';
+import { linksIn, networkNamespace, type NetworkNamespace } from '../support/namespace.ts';
 import { eventually } from '../support/wait.ts';
 
 const mac1 = '52:54:00:00:00:01';
@@ -151,7 +151,7 @@ suite('a network bridged to an interface with the host’s addresses', () => {
     const world = await openWorld(t);
     const { daemon, host } = world;
     const before = await configOf(host, 'uplink');
-    await create(world, { confirmTimeoutS: 5 });
+    await create(world, { confirmTimeoutS: 12 });
     await daemon.kill();
     await eventually(async () => assert.deepEqual(await configOf(host, 'uplink'), before) === undefined);
     await requireReached(world);
@@ -211,7 +211,7 @@ suite('a network bridged to an interface with the host’s addresses', () => {
     ]);
     await host.run(['ip', 'link', 'set', 'lodgeless', 'up']);
     const before = await configOf(host, 'uplink');
-    const links = (await host.run(['ip', '-brief', 'link'])).stdout;
+    const links = await linksIn(host);
     for (const [spec, code, field] of [
       [{ uplink: 'absent0' }, 'host_conflict', 'spec.uplink'],
       [{ uplink: 'lo' }, 'host_conflict', 'spec.uplink'],
@@ -226,7 +226,7 @@ suite('a network bridged to an interface with the host’s addresses', () => {
     // The kernel refuses a port that has another receiver; what was begun by then is undone.
     await assertRefused(daemon, create(world, { uplink: 'bond-port' }), 'host_failed');
     assert.deepEqual(await configOf(host, 'uplink'), before);
-    assert.equal((await host.run(['ip', '-brief', 'link'])).stdout, links);
+    assert.deepEqual(await linksIn(host), links);
     await requireReached(world);
   });
 });

@@ -17,7 +17,7 @@ import {
   takeAddress,
   tellAddresses,
 } from '../support/guest-namespace.ts';
-import { networkNamespace, type NetworkNamespace } from '../support/namespace.ts';
+import { linksIn, networkNamespace, type NetworkNamespace } from '../support/namespace.ts';
 import { eventually } from '../support/wait.ts';
 
 const mac1 = '52:54:00:00:00:01';
@@ -207,7 +207,7 @@ test('an IPv6 prefix of Lodge’s own choice is private, stays, and is advertise
 
 test('what a mode can not have is refused by the field’s name', async (t) => {
   const world = await openWorld(t);
-  const before = (await world.host.run(['ip', '-brief', 'link'])).stdout;
+  const before = await linksIn(world.host);
   for (const [spec, field] of [
     [{ mode: 'routed' }, 'spec.ipv4Cidr'],
     [{ mode: 'user', ipv6Cidr: 'auto' }, 'spec.ipv6Cidr'],
@@ -225,7 +225,7 @@ test('what a mode can not have is refused by the field’s name', async (t) => {
       'invalid_request',
       field,
     );
-  assert.equal((await world.host.run(['ip', '-brief', 'link'])).stdout, before);
+  assert.deepEqual(await linksIn(world.host), before);
 });
 
 test('a macvtap network refuses an interface that can’t have macvtaps, and leaves it as it is', async (t) => {

@@ -7,7 +7,7 @@ import { type NetworkSpec } from '../../src/api/network.ts';
 import { assertRefused, makeVm, startFakeLodge } from '../support/fake-lodge.ts';
 import { connectTo, GUEST_LINK, tellAddresses } from '../support/guest-namespace.ts';
 import { markedName } from '../support/mark.ts';
-import { networkNamespace, type NetworkNamespace } from '../support/namespace.ts';
+import { linksIn, networkNamespace, type NetworkNamespace } from '../support/namespace.ts';
 import { startOpenVswitch } from '../support/open-vswitch.ts';
 import { temporaryFolder } from '../support/temporary.ts';
 import { eventually } from '../support/wait.ts';
@@ -120,7 +120,7 @@ test('a VLAN on a bridge is kept apart where the kernel can, and refused where i
   await eventually(isUp, { describe: 'the default network is up' });
   await host.run(['ip', 'link', 'add', 'wire0', 'type', 'veth', 'peer', 'name', 'wire1']);
   for (const name of ['wire0', 'wire1']) await host.run(['ip', 'link', 'set', name, 'up']);
-  const before = (await host.run(['ip', '-brief', 'link'])).stdout;
+  const before = await linksIn(host);
   const probe = ['ip', 'link', 'add', 'probe', 'type', 'bridge', 'vlan_filtering', '1'];
   const { exitCode } = await host.run(probe, { okExitCodes: [0, 1, 2] });
   if (exitCode === 0) await host.run(['ip', 'link', 'delete', 'probe']);
@@ -142,7 +142,7 @@ test('a VLAN on a bridge is kept apart where the kernel can, and refused where i
   if (exitCode !== 0) {
     const error = await assertRefused(daemon, daemon.client.network.create({ body }), 'unsupported');
     assert.match(error.message, /VLAN filtering/);
-    assert.equal((await host.run(['ip', '-brief', 'link'])).stdout, before);
+    assert.deepEqual(await linksIn(host), before);
     return;
   }
   const network = await daemon.client.network.create({ body });

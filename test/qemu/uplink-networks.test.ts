@@ -36,7 +36,7 @@ test('guests are neighbours of the host’s neighbours by macvtap and by bridge,
   await tellAddresses(t, neighbour, 8080);
   const create = (name: string, spec: object): Promise<unknown> => host.client.network.create({ body: { name, spec } });
   await create('direct', { mode: 'macvtap', uplink: 'wire0' });
-  await create('lan', { mode: 'bridged', uplink: 'wire1' });
+  await create('lan', { mode: 'bridged', uplink: 'wire1', confirmTimeoutS: 600 });
   await host.client.network.confirm({ params: { network: 'lan' }, query });
 
   const vm = await host.create('web1', { cpu: { count: 2 }, nics: [{ network: 'direct', mac: mac1 }] });

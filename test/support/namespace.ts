@@ -27,6 +27,13 @@ export async function networkNamespace(test: Cleanup): Promise<NetworkNamespace>
   return { name, command, run: runInside };
 }
 
+/** Its links in their order: name, what it is a port of, and whether it is switched on; what the kernel finds out later is left away. */
+export async function linksIn({ run: runInside }: NetworkNamespace): Promise<string[]> {
+  const { stdout } = await runInside(['ip', '-json', 'link', 'show']);
+  const links = JSON.parse(stdout) as { ifname: string; master?: string; flags: string[] }[];
+  return links.map(({ ifname, master, flags }) => `${ifname} ${master ?? '-'} ${flags.includes('UP') ? 'up' : 'down'}`);
+}
+
 /** Runs a JavaScript module in a namespace until the test ends, as a server that a guest or the daemon talks to. */
 export function serveIn(
   test: Cleanup,

@@ -61,9 +61,9 @@ export async function observeUplink(definition: UplinkBridge, scope: NetworkScop
   const uplink = links.find((link) => link.name === name);
   const isOwn = ({ mark }: Link): boolean => mark?.instance === instance && mark.kind === 'uplink' && mark.id === id;
   if (!uplink) {
-    const others = links.filter(({ kind, mark }) => mark === null && (kind === null || kind === 'bridge'));
-    const names = others.map((link) => link.name).filter((other) => other !== 'lo');
-    throw new UplinkError(name, 'is no interface of this host', `take one of these: ${names.join(', ')}`);
+    const others = links.filter((link) => link.isEthernet && link.mark === null && link.tap === null);
+    const names = others.map((link) => link.name).join(', ');
+    throw new UplinkError(name, 'is no interface of this host', names ? `take one of these: ${names}` : ownDevice);
   }
   if (uplink.kind === 'bridge') return { bridge: uplink, isOwn: false };
   const master = links.find((link) => link.name === uplink.master);
