@@ -42,6 +42,7 @@ const tcg: CommandContext = {
   uefiVariablesPath: null,
   hasVhostNet: true,
   tscKhz: 2_000_000,
+  hasHyperV: true,
   isRestoring: false,
 };
 const kvm: CommandContext = {

@@ -31,6 +31,8 @@ export interface CommandContext {
   hasVhostNet: boolean;
   /** Frequency of the time stamp counter, kHz, for machines without a timer to calibrate it by; null: unknown. */
   tscKhz: number | null;
+  /** This KVM knows Hyper-V's interface. */
+  hasHyperV: boolean;
   /** The guest is restored from its saved memory: it waits for it instead of booting. */
   isRestoring: boolean;
   /** The guest is a running copy of another: its memory is mapped from a file, its devices' state comes from another. */
@@ -118,7 +120,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     '-accel',
     accelerator.accelerator === 'kvm' ? `kvm,device=${tools.passFile('/dev/kvm', 'rw')}` : 'tcg,thread=multi',
   );
-  const interfaceText = interfaceOptions(hardware.cpuInterface.model, accelerator.accelerator);
+  const interfaceText = interfaceOptions(hardware.cpuInterface.model, accelerator.accelerator, context.hasHyperV);
   add('-cpu', `${cpuModel}${interfaceText}`, '-smp', topology(definition, hotplug.maxVcpus), '-m', memoryText(hotplug));
   // A guest that suspends itself to memory would look like one that hangs.
   if (!isMicrovm) add('-global', 'ICH9-LPC.disable_s3=1', '-global', 'PIIX4_PM.disable_s3=1');

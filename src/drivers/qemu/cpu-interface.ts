@@ -37,15 +37,18 @@ const hyperVFeatures = [
 /** Attempts to take a spinlock before Windows tells the hypervisor; the value of QEMU's documentation. */
 const hyperVSpinlocks = 'hv-spinlocks=0x1fff';
 
-/** What is added to the CPU model of -cpu, beginning with a comma, or nothing. */
-export function interfaceOptions(model: CpuInterface, accelerator: 'kvm' | 'tcg'): string {
+/**
+ * What is added to the CPU model of -cpu, beginning with a comma, or nothing. `hasHyperV`: this KVM knows Hyper-V's
+ * interface. One built without (CONFIG_KVM_HYPERV) makes QEMU abort, or, worse, leaves out what QEMU then claims to give.
+ */
+export function interfaceOptions(model: CpuInterface, accelerator: 'kvm' | 'tcg', hasHyperV: boolean): string {
   const options: string[] = [];
   if (accelerator === 'tcg') {
     // Emulation has a signature of its own in the hypervisor's leaves, but nothing behind it.
     if (model === 'none') options.push('hypervisor=off', 'tcg-cpuid=off');
   } else if (model === 'none') options.push('hypervisor=off', 'kvm=off');
   else if (model === 'kvm') options.push(...kvmFeatures.map((feature) => `${feature}=on`));
-  else options.push(...hyperVFeatures.map((feature) => `${feature}=on`), hyperVSpinlocks);
+  else if (hasHyperV) options.push(...hyperVFeatures.map((feature) => `${feature}=on`), hyperVSpinlocks);
   return options.map((option) => `,${option}`).join('');
 }
 

@@ -100,6 +100,7 @@ export class QemuLauncher {
       uefiVariablesPath: isUefi ? folder.uefiVariables : null,
       hasVhostNet: existsSync('/dev/vhost-net'),
       tscKhz: choice.tscKhz,
+      hasHyperV: choice.hasHyperV,
       isRestoring,
       ...(incoming ? { incoming } : {}),
     });

@@ -9,6 +9,7 @@ import { LodgeError } from '../../../api/errors.ts';
 import { type AcceleratorRung } from '../../../api/node.ts';
 import { readCpu, type HardwareVirtualization } from '../../../host/cpu.ts';
 import { readKvm, type KvmFacts } from '../../../host/machine.ts';
+import { interfaceOptions } from '../cpu-interface.ts';
 import { attemptProbe, type Attempt, type AttemptOptions } from './attempt.ts';
 import { buildProbeRom } from './rom.ts';
 
@@ -17,6 +18,8 @@ export interface ProbedRung extends AcceleratorRung {
   readonly accelerator: 'kvm' | 'tcg';
   /** Ticks of the guest's time stamp counter in a millisecond; null when the guest did not get that far. */
   readonly tscKhz: number | null;
+  /** The probe guest ran with Hyper-V's enlightenments too. */
+  readonly hasHyperV: boolean;
   /** Every try, in order: the model and what became of it. */
   readonly attempts: readonly { readonly cpuModel: string; readonly problem: string | null }[];
 }
@@ -33,6 +36,7 @@ export interface AcceleratorChoice {
   /** What `host` or `auto` should be after `-cpu`. */
   readonly cpuModel: string;
   readonly tscKhz: number | null;
+  readonly hasHyperV: boolean;
 }
 
 /** What to probe with. */
@@ -83,7 +87,12 @@ export async function probeLadder(options: ProbeOptions = {}): Promise<ProbedRun
     const rungs: ProbedRung[] = [];
     for (const rung of ['kvm', 'kvm-pvm'] as const) {
       const obstacle = obstacleTo(rung, kvm, virtualization);
-      rungs.push(obstacle === null ? judge(rung, await tryModels(rung, common), tcg) : absent(rung, obstacle));
+      if (obstacle !== null) {
+        rungs.push(absent(rung, obstacle));
+        continue;
+      }
+      const judged = judge(rung, await tryModels(rung, common), tcg);
+      rungs.push({ ...judged, hasHyperV: judged.cpuModel !== null && (await tryHyperV(judged.cpuModel, common)) });
     }
     return [...rungs, tcg];
   } finally {
@@ -127,6 +136,13 @@ async function tryModels(
   return attempts;
 }
 
+/** Whether the probe guest runs with all enlightenments that guests are given. */
+async function tryHyperV(cpuModel: string, common: Omit<AttemptOptions, 'accelerator' | 'cpuModel'>): Promise<boolean> {
+  const options = interfaceOptions('hyper-v', 'kvm', true);
+  const { report } = await attemptProbe({ ...common, accelerator: 'kvm', cpuModel: `${cpuModel}${options}` });
+  return report.isRomFit;
+}
+
 function absent(rung: 'kvm' | 'kvm-pvm', reason: string): ProbedRung {
   return {
     rung,
@@ -138,6 +154,7 @@ function absent(rung: 'kvm' | 'kvm-pvm', reason: string): ProbedRung {
     startMs: null,
     costs: {},
     tscKhz: null,
+    hasHyperV: false,
     attempts: [],
   };
 }
@@ -184,6 +201,7 @@ export function judge(
     startMs: startMs === null ? null : Math.round(startMs * 10) / 10,
     costs,
     tscKhz: best?.report.tscKhz ?? null,
+    hasHyperV: false,
     attempts: attempts.map(({ cpuModel, problem }) => ({ cpuModel, problem })),
   };
 }
@@ -262,5 +280,6 @@ export function chooseAccelerator(
     reason: [`${asked}${found.reason}`, ...passed].join(' '),
     cpuModel: found.cpuModel,
     tscKhz: found.tscKhz,
+    hasHyperV: found.hasHyperV,
   };
 }
