@@ -1,7 +1,8 @@
 // What the benchmarks share: repeated measurements of several contenders in one run, turn by turn, so that whatever
 // else the machine does hits all of them alike; medians, and the ratio to a peer.
-import { cpus, totalmem } from 'node:os';
+import { constants, cpus, totalmem } from 'node:os';
 import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { atEnd, type Cleanup } from '../test/support/cleanup.ts';
 
 export interface Contender {
@@ -69,15 +70,61 @@ export function describeMachine(): string {
   return `${cpus()[0]?.model ?? 'unknown'}, ${cpus().length} processors, ${Math.round(totalmem() / 2 ** 30)} GiB, ${system}, Node ${process.version}, ${new Date().toISOString().slice(0, 10)}`;
 }
 
-/** Runs a benchmark and undoes what it set up, also when it fails. */
+/** How long what is interrupted may take to come to its own end. */
+const settleMs = 3000;
+
+/**
+ * Runs a benchmark and undoes what it set up: when it is done, when it fails, and when it is told to end (Ctrl-C, SIGTERM,
+ * SIGHUP). A second signal ends it at once.
+ */
 export async function benchmark(work: (scope: Cleanup) => Promise<void>): Promise<void> {
   const undos: (() => unknown)[] = [];
   const scope: Cleanup = { after: (undo) => void undos.push(undo as () => unknown) };
   atEnd(scope, () => {});
+  const undoAll = async (): Promise<void> => {
+    for (let undo = undos.pop(); undo !== undefined; undo = undos.pop()) await undo();
+  };
+  let isInterrupted = false;
+  const working = Promise.resolve().then(() => work(scope));
+  const interrupt = async (signal: NodeJS.Signals): Promise<void> => {
+    const code = 128 + constants.signals[signal];
+    if (isInterrupted) process.exit(code);
+    isInterrupted = true;
+    console.error(`\n${signal}: undoing what was set up; once more ends it at once.`);
+    try {
+      await undoAll();
+    } finally {
+      endChildren();
+      // What it was doing fails now, and undoes its own.
+      await Promise.race([working.catch(() => {}), delay(settleMs)]);
+      await undoAll();
+      process.exit(code);
+    }
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  const listeners = signals.map((signal) => [signal, () => void interrupt(signal)] as const);
+  for (const [signal, listener] of listeners) process.on(signal, listener);
   console.log(describeMachine());
   try {
-    await work(scope);
+    await working;
+  } catch (error) {
+    if (!isInterrupted) throw error;
   } finally {
-    for (const undo of undos.toReversed()) await undo();
+    if (!isInterrupted) {
+      await undoAll();
+      for (const [signal, listener] of listeners) process.off(signal, listener);
+    }
+  }
+}
+
+/** Ends the programs that this process has started itself and that still run. Whatever is detached is somebody's to undo. */
+function endChildren(): void {
+  const children = readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8').split(' ').filter(Boolean);
+  for (const child of children) {
+    try {
+      process.kill(Number(child), 'SIGKILL');
+    } catch {
+      // It ended by itself in the meantime.
+    }
   }
 }
