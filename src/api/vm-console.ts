@@ -62,8 +62,18 @@ export const vmConsoleRoutes = {
     path: '/v1/vms/{vm}/screenshot',
     tag: 'consoles',
     summary: 'Take a picture of the display',
+    description:
+      'A picture is taken at most once a second of each VM; who asks more often gets the last one. The answer has an ETag that stands for the pixels: with If-None-Match, a display that has not changed answers 304.',
     permission: 'vm.console',
-    query: inProject,
+    query: inProject.extend({
+      width: z.coerce
+        .number<number | string>()
+        .int()
+        .min(16)
+        .max(4096)
+        .optional()
+        .describe('Width in pixels to make a larger display smaller to; without it, as it is'),
+    }),
     response: bytes('image/png', 'PNG'),
     errors,
   }),

@@ -14,6 +14,7 @@ import { type GuestGlance, type GuestMetrics, type GuestReport } from '../api/vm
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
 import { type SharedFolderDriver } from '../api/vm-shared-folder.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
+import { type Picture } from '../lib/picture.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
 
 /** A file or device that holds a disk's blocks. */
@@ -410,8 +411,8 @@ export interface Guest {
   /** Saves memory and devices so that `start` with `isRestoring` continues from there, and ends the guest. On failure it runs on. */
   suspend(options: SuspendOptions): Promise<void>;
 
-  /** A PNG of the display. Throws `unsupported` where it has none. */
-  screenshot(): Promise<Uint8Array>;
+  /** What the display shows. Throws `unsupported` where it has none. */
+  screenshot(): Promise<Picture>;
   sendKeys(combinations: readonly (readonly string[])[], holdMs: number): Promise<void>;
   injectNmi(): Promise<void>;
   /** Plugs the cable of a NIC in, or pulls it out. `nic`: its number in the definition. */

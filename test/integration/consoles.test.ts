@@ -4,6 +4,8 @@ import { once } from 'node:events';
 import { suite, test } from 'node:test';
 import { type WebSocketConnection } from '../../src/client/node-transport.ts';
 import { type TestDaemon } from '../support/daemon.ts';
+import { rawRequest } from '../support/stub-http.ts';
+import { eventually } from '../support/wait.ts';
 import { assertRefused, done, makeVm, sharedFakeLodge, startFakeLodge } from '../support/fake-lodge.ts';
 
 const lodge = sharedFakeLodge();
@@ -74,6 +76,45 @@ suite('a console', () => {
     assert.match(await (await daemon.client.vm.serialLog({ params })).text(), /keys: ctrl-alt-delete[^]*nmi/);
     const noKeys = daemon.client.vm.sendKeys({ params, body: { combinations: [] } });
     await assertRefused(daemon, noKeys, 'invalid_request', /combinations/);
+  });
+
+  test('takes pictures at most once a second, at any size, and tells when nothing has changed', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const path = '/v1/vms/web1/screenshot?project=default';
+    const startedAt = performance.now();
+    // Each picture that a fake guest takes is another one.
+    const answers = await Promise.all(
+      [16, 100, 16, 5, 100].map((width) =>
+        rawRequest(daemon.socketPath, 'GET', width < 16 ? path : `${path}&width=${width}`),
+      ),
+    );
+    const tags = answers.map(({ headers }) => String(headers['etag']));
+    const pictures = new Set(tags.map((tag) => tag.slice(1, 23)));
+    const most = 1 + Math.floor((performance.now() - startedAt) / 1000);
+    assert.ok(pictures.size <= most, `${pictures.size} pictures`);
+    for (const [index, width] of [16, 100, 16, 640, 100].entries())
+      assert.match(tags[index]!, new RegExp(`-${width}"$`));
+    for (const { status, headers } of answers) {
+      assert.equal(status, 200);
+      assert.ok(Date.parse(String(headers['last-modified'])) <= Date.now());
+      assert.equal(headers['cache-control'], 'private, no-cache');
+    }
+    // Whoever has the present one is not sent it again; asked until it was the present one.
+    let tag = tags[0]!;
+    await eventually(async () => {
+      const answer = await rawRequest(daemon.socketPath, 'GET', `${path}&width=16`, {
+        headers: { 'if-none-match': tag },
+      });
+      tag = String(answer.headers['etag']);
+      if (answer.status === 304) assert.equal(answer.text, '');
+      return answer.status === 304;
+    });
+    await assertRefused(
+      daemon,
+      daemon.client.vm.screenshot({ params: { vm: 'web1' }, query: { width: 8 } }),
+      'invalid_request',
+    );
   });
 
   test('closes with the daemon, and the guest is not disturbed', async (t) => {

@@ -200,7 +200,7 @@ test('what the VM’s user plants in its folder is not followed', async (context
   await refuses(driver.serialLog(definition, 1000));
 
   for (const how of ['symlink', 'pipe'] as const) {
-    await plant('screenshot.png', how);
+    await plant('screenshot.ppm', how);
     await refuses(guest.screenshot());
   }
 

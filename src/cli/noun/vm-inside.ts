@@ -64,12 +64,14 @@ export function addConsoleVerbs(vm: Command): void {
   verb(vm, 'screenshot <vm>', 'Take a picture of the display of a VM', {
     examples: [
       ['lodge vm screenshot web1', 'to web1.png'],
+      ['lodge vm screenshot web1 --width 320', 'smaller'],
       ['lodge vm screenshot web1 -f - | display', 'to stdout'],
     ],
   })
     .option('-f, --file <path>', 'PNG file to write, or - for stdout (default: <vm>.png)')
+    .option('--width <pixels>', 'make a wider display so small', wholeNumber(16, 4096))
     .action(
-      withDaemon<[name: string], { file?: string }>(async (session, options, name) => {
+      withDaemon<[name: string], { file?: string; width?: number }>(async (session, options, name) => {
         const path = options.file ?? `${name}.png`;
         if (path === '-' && process.stdout.isTTY) {
           throw usageError('a picture would make a mess of this terminal', {
@@ -77,7 +79,10 @@ export function addConsoleVerbs(vm: Command): void {
           });
         }
         const answer = await withSuggestion(session, name, fetchVms, () =>
-          session.client.vm.screenshot({ params: { vm: name }, query: { project: session.project } }),
+          session.client.vm.screenshot({
+            params: { vm: name },
+            query: { project: session.project, width: options.width },
+          }),
         );
         const picture = await answer.bytes();
         if (path === '-') session.terminal.raw(picture);

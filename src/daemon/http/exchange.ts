@@ -1,6 +1,7 @@
 // One request and its answer, from the permission check to the log line: what the route table says is done here, so that
 // handlers deal with nothing but their noun. The order is fixed: who asks, may they, is there room, is it valid, do it.
 import type { ServerResponse } from 'node:http';
+import { namesTag } from './entity-tag.ts';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { LodgeError } from '../../api/errors.ts';
@@ -254,6 +255,13 @@ export class Exchange {
     }
     reply.hijack();
     const length = answer.byteLength;
+    const tag = answer.headers?.['etag'];
+    if (tag !== undefined && namesTag(this.#raw.headers['if-none-match'], tag)) {
+      source.release();
+      this.#response.writeHead(304, { ...commonHeaders, 'x-request-id': this.requestId, ...answer.headers });
+      this.#endHead();
+      return;
+    }
     this.#response.writeHead(status, {
       ...commonHeaders,
       'content-type': answer.contentType ?? mediaType,

@@ -13,6 +13,7 @@ import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
 import { withHostDisks } from './host-disks.ts';
+import { Screenshots } from './screenshots.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmActions } from './vm-actions.ts';
 import { type VmRecords } from './vm-records.ts';
@@ -45,6 +46,7 @@ export function vmHandlers({
   history,
 }: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
   const { collection } = records;
+  const screenshots = new Screenshots();
   // What is hidden can't be filtered or sorted by either: that would tell it bit by bit.
   const list = lister(vmSchema, {
     all: (caller: Caller) => shownTo(caller, collection.all()),
@@ -107,7 +109,14 @@ export function vmHandlers({
       await join(client, console, context.signal);
     },
     serialLog: async (request) => byteAnswer(await driver.serialLog(service.place(find(request)), request.query.bytes)),
-    screenshot: async (request) => byteAnswer(await service.guest(find(request), 'console').screenshot()),
+    screenshot: async (request) => {
+      const target = find(request);
+      const guest = service.guest(target, 'console');
+      const { png, tag, since } = await screenshots.take(target.id, guest, request.query.width ?? null);
+      // To be kept by browsers, and asked for again each time.
+      const headers = { etag: tag, 'last-modified': since.toUTCString(), 'cache-control': 'private, no-cache' };
+      return byteAnswer(png, { headers });
+    },
     sendKeys: async (request) =>
       service.guest(find(request), 'console').sendKeys(request.body.combinations, request.body.holdMs),
     injectNmi: async (request) => service.guest(find(request), 'console').injectNmi(),

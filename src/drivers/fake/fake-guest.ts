@@ -6,6 +6,7 @@ import { type BootDevice } from '../../api/boot-order.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { type GuestGlance } from '../../api/vm-guest-info.ts';
 import { type VmPinned } from '../../api/vm.ts';
+import { type Picture } from '../../lib/picture.ts';
 import {
   type Guest,
   type GuestAgent,
@@ -59,11 +60,7 @@ export interface FakeGuestParts {
   onEnded: () => void;
 }
 
-/** A 1×1 picture. */
-const png = Buffer.from(
-  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==',
-  'base64',
-);
+const display = { width: 640, height: 400 } as const;
 
 export class FakeGuest implements Guest {
   readonly id: string;
@@ -78,6 +75,8 @@ export class FakeGuest implements Guest {
   #last: GuestState | null = null;
   /** Looks go one after the other: what an older one has read must not be told after what a newer one has. */
   #looking: Promise<void> = Promise.resolve();
+  /** How many pictures of its display were taken. */
+  screenshots = 0;
   #isEnding = false;
   #hasEnded = false;
 
@@ -170,9 +169,13 @@ export class FakeGuest implements Guest {
     await this.end();
   }
 
-  async screenshot(): Promise<Uint8Array> {
+  async screenshot(): Promise<Picture> {
     await this.#require();
-    return png;
+    this.screenshots++;
+    const rgb = Buffer.alloc(display.width * display.height * 3);
+    // Each picture is another one.
+    rgb.writeUInt32BE(this.screenshots);
+    return { ...display, rgb };
   }
 
   async sendKeys(combinations: readonly (readonly string[])[]): Promise<void> {

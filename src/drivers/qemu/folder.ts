@@ -45,7 +45,7 @@ export const workNames = {
   vncSocket: 'vnc.sock',
   tpmSocket: 'tpm.sock',
   serialLog: 'serial.log',
-  screenshot: 'screenshot.png',
+  screenshot: 'screenshot.ppm',
   savedState: 'memory.state',
   usedState: 'memory.used',
 } as const;

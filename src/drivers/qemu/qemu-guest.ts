@@ -22,6 +22,7 @@ import {
   waitForExit,
   type ProcessIdentity,
 } from '../../host/process.ts';
+import { PictureError, readPpm, type Picture } from '../../lib/picture.ts';
 import {
   type DiskCounters,
   type Guest,
@@ -83,7 +84,8 @@ const resetMs = 5000;
 /** How often the size of the process's own log is looked at, and how much of it is kept. */
 const logCheckMs = 10_000;
 const keptLogBytes = 1024 * 1024;
-const maxScreenshotBytes = 64 * 1024 * 1024;
+/** 8K has 95 MiB. */
+const maxScreenshotBytes = 128 * 1024 * 1024;
 
 /** What a QEMU run state means for a guest. */
 export function guestState(state: RunState): GuestState {
@@ -256,18 +258,20 @@ export class QemuGuest implements Guest {
     await this.end();
   }
 
-  async screenshot(): Promise<Uint8Array> {
+  async screenshot(): Promise<Picture> {
     const { name, consoles, folder, qmp } = this.#parts;
     if (!consoles.hasDisplay) throw withoutDisplay(name);
     await rm(folder.screenshot, { force: true, recursive: true });
     try {
       await this.#ask('take a picture of the display of', () =>
-        qmp.execute('screendump', { filename: workNames.screenshot, format: 'png' }),
+        qmp.execute('screendump', { filename: workNames.screenshot, format: 'ppm' }),
       );
       const image = await readTail(folder.screenshot, maxScreenshotBytes);
-      if (image.length === 0)
-        throw new LodgeError('hypervisor_failed', `QEMU took no picture of the display of VM ${name}.`);
-      return image;
+      return readPpm(image);
+    } catch (error) {
+      if (!(error instanceof PictureError)) throw error;
+      const message = `The picture that QEMU took of the display of VM ${name} is none: ${error.message}.`;
+      throw new LodgeError('hypervisor_failed', message, { cause: error });
     } finally {
       await rm(folder.screenshot, { force: true, recursive: true });
     }
