@@ -6,6 +6,7 @@ import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { vmSharedFolder } from './vm-shared-folder.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { inheritedField } from './vm-inherited.ts';
+import { vmDisplayChoices } from './vm-display.ts';
 import { maxVolumeMib } from './volume.ts';
 
 /** Limits of what QEMU's machines take; a node may have less. */
@@ -231,6 +232,7 @@ export const vmSpec = z
       .default([])
       .describe('Folders of the node that the guest can mount; not part of snapshots'),
     display: z.enum(['auto', 'none', 'vnc']).default('auto').describe('auto: vnc, but none for direct boot'),
+    ...vmDisplayChoices,
     hasAgentChannel: z.boolean().default(true).describe('Whether the guest agent can be reached'),
     ...vmDeviceChoices,
     clock: z

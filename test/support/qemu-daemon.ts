@@ -124,7 +124,11 @@ export class QemuDaemon {
   }
 
   /** Runs a program in the guest and gives its output and exit code. */
-  async exec(name: string, command: string[], input?: string): Promise<{ output: string; code: number | null }> {
+  async exec(
+    name: string,
+    command: string[],
+    input?: string | Uint8Array,
+  ): Promise<{ output: string; code: number | null }> {
     const body = { command, ...(input === undefined ? {} : { input: Buffer.from(input).toString('base64') }) };
     let output = '';
     for await (const event of await this.client.vm.exec({ params: { vm: name }, query, body })) {

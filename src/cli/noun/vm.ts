@@ -257,6 +257,14 @@ function addChangeVerbs(vm: Command): void {
     .addOption(choice('--display <type>', 'display', choicesAt(vmSpec, ['display'])))
     .addOption(
       choice(
+        '--keyboard-layout <layout>',
+        'of the guest, for VNC viewers that send characters',
+        choicesAt(vmSpec, ['keyboardLayout']),
+      ),
+    )
+    .option('--clipboard', 'share text with VNC viewers; the guest’s memory can not be saved then')
+    .addOption(
+      choice(
         '--agent <how>',
         'who sees to the guest agent: cloud-init at the first boot',
         choicesAt(vmSpec, ['guestAgent']),

@@ -37,6 +37,8 @@ export interface CreateSpecOptions {
   kernelArgs?: string;
   accelerator?: string;
   display?: string;
+  keyboardLayout?: string;
+  clipboard?: boolean;
   agent?: string | boolean;
   sshKey?: string[];
   user?: string;
@@ -90,6 +92,8 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
     nics,
     sharedFolders: options.share?.map(parseShare),
     display: options.display as VmSpecInput['display'],
+    keyboardLayout: options.keyboardLayout as VmSpecInput['keyboardLayout'],
+    hasClipboard: options.clipboard,
     hasAgentChannel: options.agent === false ? false : undefined,
     guestAgent: typeof options.agent === 'string' ? (options.agent as VmSpecInput['guestAgent']) : undefined,
     cloudInit,

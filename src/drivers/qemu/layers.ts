@@ -26,6 +26,8 @@ import {
 } from '../driver.ts';
 import { readBlockGraph, type BlockGraph, type OpenLayer } from './block-graph.ts';
 import { layerMode, layerNode, layerNodes } from './device-arguments.ts';
+import { type VmPinned } from '../../api/vm.ts';
+import { requireSavable } from './machine-devices.ts';
 import { type VmFolder } from './folder.ts';
 import { captureMemory } from './memory-capture.ts';
 import { asking } from './qmp-failure.ts';
@@ -35,6 +37,7 @@ import { type QmpReturn } from './qmp/commands.ts';
 
 export interface QemuLayersParts {
   name: string;
+  pinned: VmPinned;
   qmp: QmpConnection;
   folder: VmFolder;
   /** Runs work that stops and continues the guest without telling so. */
@@ -176,7 +179,8 @@ export class QemuLayers implements GuestSnapshots {
   }
 
   async capture(fresh: readonly FreshLayer[], options: CaptureOptions): Promise<MemoryCapture> {
-    const { name, qmp, folder, withoutTellingState } = this.#parts;
+    const { name, pinned, qmp, folder, withoutTellingState } = this.#parts;
+    requireSavable(name, pinned);
     const { uid } = await stat(folder.work);
     await this.open(fresh);
     return withoutTellingState(() => captureMemory({ name, uid, qmp, folder }, () => this.#switchTo(fresh), options));

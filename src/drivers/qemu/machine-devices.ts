@@ -1,11 +1,17 @@
 // The part of QEMU's command line that describes the devices a machine has one of: display, input, USB, random numbers,
 // balloon, panic, and the agent's channel. Which they are was resolved before (GuestDefinition.hardware).
+import { LodgeError } from '../../api/errors.ts';
+import { type VmPinned } from '../../api/vm.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
 import { usbProperties } from './room.ts';
 import { usbController } from './slots.ts';
+
+/** What QEMU calls its side of the clipboard. */
+export const clipboardChardev = 'qemu-vdagent';
+const portsController = 'virtio-serial0';
 
 /** Label of the agent channel's character device, and id of its port in the guest. */
 export const agentChardev = 'agent0';
@@ -21,7 +27,8 @@ export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTo
   if (hardware.balloon.model === 'virtio') {
     add('-device', `${virtio('balloon')},id=balloon0,free-page-reporting=on${places.fixed('balloon')}`);
   }
-  addAgentChannel(hardware, tools);
+  addAgentChannel(definition, tools);
+  addClipboard(definition, tools);
   if (hardware.panicDevice.model === 'pvpanic') add('-device', `pvpanic-pci${places.fixed('panic')}`);
   addUsb(definition, tools);
   if (hardware.video.model === 'none') {
@@ -29,6 +36,7 @@ export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTo
     return;
   }
   const adapter = hardware.video.model === 'virtio' ? 'virtio-vga' : 'VGA';
+  if (definition.spec.keyboardLayout) add('-k', definition.spec.keyboardLayout);
   add('-vnc', `unix:${workNames.vncSocket}`, '-device', `${adapter},id=video0${places.fixed('video')}`);
   if (hardware.input.model === 'usb') add('-device', 'usb-tablet,bus=usb.0', '-device', 'usb-kbd,bus=usb.0');
   else if (hardware.input.model === 'virtio') {
@@ -37,7 +45,10 @@ export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTo
   }
 }
 
-function addAgentChannel({ agentChannel }: GuestDefinition['hardware'], { add, virtio, places }: ArgumentTools): void {
+function addAgentChannel({ hardware, spec }: GuestDefinition, { add, virtio, places }: ArgumentTools): void {
+  const { agentChannel } = hardware;
+  const hasPorts = agentChannel.model === 'virtio-serial' || spec.hasClipboard;
+  if (hasPorts) add('-device', `${virtio('serial')},id=${portsController}${places.fixed('serial')}`);
   if (agentChannel.model === 'none') return;
   add('-chardev', `socket,id=${agentChardev},path=${workNames.agentSocket},server=on,wait=off`);
   if (agentChannel.model === 'isa-serial') {
@@ -45,10 +56,26 @@ function addAgentChannel({ agentChannel }: GuestDefinition['hardware'], { add, v
     add('-device', `isa-serial,id=${agentPort},index=1,chardev=${agentChardev}`);
     return;
   }
-  add('-device', `${virtio('serial')},id=virtio-serial0${places.fixed('serial')}`);
   add(
     '-device',
-    `virtserialport,bus=virtio-serial0.0,chardev=${agentChardev},id=${agentPort},name=org.qemu.guest_agent.0`,
+    `virtserialport,bus=${portsController}.0,chardev=${agentChardev},id=${agentPort},name=org.qemu.guest_agent.0`,
+  );
+}
+
+/** The guest's end of the clipboard: QEMU speaks the protocol of SPICE's agent itself (ui/vdagent.c). */
+function addClipboard({ spec }: GuestDefinition, { add }: ArgumentTools): void {
+  if (!spec.hasClipboard) return;
+  add('-chardev', `${clipboardChardev},id=clipboard0,name=vdagent,clipboard=on,mouse=off`);
+  add('-device', `virtserialport,bus=${portsController}.0,chardev=clipboard0,id=clipboard,name=com.redhat.spice.0`);
+}
+
+/** Refuses to save the memory of a guest whose devices QEMU can't save. */
+export function requireSavable(name: string, { arguments: args }: Pick<VmPinned, 'arguments'>): void {
+  if (!args.some((argument) => argument.startsWith(`${clipboardChardev},`))) return;
+  throw new LodgeError(
+    'unsupported',
+    `The memory of VM ${name} can not be saved: it shares a clipboard with VNC viewers, which QEMU can not save.`,
+    { hint: `Switch that off (lodge vm set ${name} hasClipboard=false); it takes effect at the next start.` },
   );
 }
 

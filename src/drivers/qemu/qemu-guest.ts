@@ -34,7 +34,7 @@ import {
 } from '../driver.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
 import { BalloonStatistics } from './balloon-statistics.ts';
-import { agentChardev, agentPort } from './machine-devices.ts';
+import { agentChardev, agentPort, requireSavable } from './machine-devices.ts';
 import { withoutDisplay, type GuestConsoles } from './consoles.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { diskOfDevice } from './device-arguments.ts';
@@ -254,6 +254,7 @@ export class QemuGuest implements Guest {
 
   async suspend(options: SuspendOptions): Promise<void> {
     const { qmp, folder, name } = this.#parts;
+    requireSavable(name, this.#pinned);
     await this.#ask('suspend', () => saveMemory(name, qmp, folder, options));
     await this.end();
   }

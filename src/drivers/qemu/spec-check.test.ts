@@ -7,6 +7,7 @@ import { checkSpec } from './spec-check.ts';
 
 const installation: Parameters<typeof checkSpec>[2] = {
   version: '10.0.2',
+  chardevKinds: new Set(['qemu-vdagent']),
   machines: new Map([
     ['q35', 'pc-q35-10.0'],
     ['pc', 'pc-i440fx-10.0'],
@@ -100,6 +101,10 @@ test('what it can not do is refused with the name of the field', () => {
 
 test('what is not installed is refused with what to install', () => {
   assert.equal(refusedField({ firmware: { type: 'uefi' } }, { ...installation, uefi: null }), 'spec.firmware.type');
+  const withClipboard = { hasClipboard: true, display: 'vnc' } as const;
+  assert.equal(refusedField(withClipboard), null);
+  assert.equal(refusedField({ hasClipboard: true, machine: 'microvm' }), 'spec.hasClipboard');
+  assert.equal(refusedField(withClipboard, { ...installation, chardevKinds: new Set() }), 'spec.hasClipboard');
   assert.equal(refusedField({ tpm: {} }), null);
   assert.equal(refusedField({ tpm: {} }, { ...installation, swtpmPath: null }), 'spec.tpm.isEnabled');
   const uefi = { codePath: '/code', variablesPath: '/vars', secureBoot: null };

@@ -7,7 +7,7 @@ import { type VmSpec } from '../../api/vm-spec.ts';
 import { closestWord } from '../../lib/closest-word.ts';
 import { cpuLevels, featuresOfLevel } from './cpu-model.ts';
 import { type QemuInstallation } from './installation.ts';
-import { modelsOf } from './machine-devices.ts';
+import { clipboardChardev, modelsOf } from './machine-devices.ts';
 import { tpmModel } from './tpm.ts';
 import { microvmRoom } from './places.ts';
 
@@ -18,7 +18,15 @@ const maxNearModels = 5;
 
 type Installation = Pick<
   QemuInstallation,
-  'version' | 'machines' | 'cpuModels' | 'cpuFeatures' | 'deviceModels' | 'uefi' | 'swtpmPath' | 'virtiofsdPath'
+  | 'version'
+  | 'chardevKinds'
+  | 'machines'
+  | 'cpuModels'
+  | 'cpuFeatures'
+  | 'deviceModels'
+  | 'uefi'
+  | 'swtpmPath'
+  | 'virtiofsdPath'
 >;
 
 /** Throws `invalid_request` or `unsupported` for the first thing that can't be. */
@@ -46,6 +54,7 @@ export function checkSpec(spec: VmSpec, hardware: VmHardware, installation: Inst
   checkSecureBoot(spec, installation);
   checkTpm(spec, installation);
   checkSharedFolders(hardware, installation);
+  checkClipboard(spec, hardware, installation);
 }
 
 function checkSharedFolders({ sharedFolders }: VmHardware, { virtiofsdPath }: Installation): void {
@@ -57,6 +66,19 @@ function checkSharedFolders({ sharedFolders }: VmHardware, { virtiofsdPath }: In
     asked.model,
     'Install the package virtiofsd (Debian has it from 13 on), or set the driver to 9p.',
   );
+}
+
+function checkClipboard(
+  { hasClipboard }: VmSpec,
+  { video }: VmHardware,
+  { version, chardevKinds }: Installation,
+): void {
+  if (!hasClipboard) return;
+  const field = 'spec.hasClipboard';
+  if (video.model === 'none')
+    throw invalidField(field, 'a VM without a display has no viewers to share a clipboard with', true);
+  if (!chardevKinds.has(clipboardChardev))
+    throw unsupportedField(field, `QEMU ${version} has no ${clipboardChardev}`, true, 'Install QEMU 6.1 or newer.');
 }
 
 function checkTpm({ tpm, machine }: VmSpec, { version, deviceModels, swtpmPath }: Installation): void {

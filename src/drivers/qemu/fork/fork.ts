@@ -16,6 +16,7 @@ import { type MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../h
 import { type Guest, type GuestDefinition } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { type Freeze, type FreezeRequest } from './freeze.ts';
+import { requireSavable } from '../machine-devices.ts';
 import { memoryDevice } from '../slots.ts';
 import type { VmPinned } from '../../../api/vm.ts';
 import {
@@ -271,7 +272,9 @@ async function inPool<T, R>(items: readonly T[], width: number, work: (item: T) 
 }
 
 /** Throws `unsupported` for a guest whose state copies could not load. */
-export function requireForkable(name: string, { hotplug }: Pick<VmPinned, 'hotplug'>): void {
+export function requireForkable(name: string, pinned: Pick<VmPinned, 'hotplug' | 'arguments'>): void {
+  requireSavable(name, pinned);
+  const { hotplug } = pinned;
   // Even memory that gives nothing now has a device, whose state comes before that of the memory it adds to.
   if (hotplug === undefined || !(memoryDevice in hotplug.slots)) return;
   throw new LodgeError('unsupported', `VM ${name} had memory added while it ran, and can not be forked.`, {
