@@ -15,13 +15,27 @@ import {
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
 import { cloneMode, vmFromOtherErrors } from './vm-clone.ts';
-import { maxMemoryMib, maxVcpus, minMemoryMib, vmCloudInit, vmNic } from './vm-spec.ts';
+import { maxMemoryMib, maxVcpus, minMemoryMib, vmCloudInit, vmNic, vmSpec } from './vm-spec.ts';
 
 export const templateSpec = z
   .strictObject({ description: z.string().max(1000).default('') })
   .meta({ id: 'TemplateSpec' });
 
 const versionNumber = z.int().min(1).max(1_000_000_000);
+
+export const templateMemory = z
+  .object({
+    state: z
+      .enum(['ready', 'outdated', 'damaged'])
+      .describe('outdated: QEMU or the processor is another since; damaged: its files are not as they were saved'),
+    reason: z.string(),
+    memoryMib: z.int().describe('Of a VM that goes on from it, MiB'),
+    savedMib: z.int().describe('What is kept of it on disk, MiB'),
+    image: z.string().nullable().describe('Image that the VM was booted from which was saved; null: from a version'),
+    version: z.int().nullable().describe('Version of this template that it was booted from; null: from an image'),
+  })
+  .meta({ id: 'TemplateMemory' });
+export type TemplateMemory = z.output<typeof templateMemory>;
 
 export const templateVersion = z
   .object({
@@ -34,6 +48,9 @@ export const templateVersion = z
       .array(z.string())
       .nullable()
       .describe('What its guest found and took out of itself: machine-id, logs; null: it was not sealed'),
+    memory: templateMemory
+      .nullable()
+      .describe('Memory of a booted guest, from which new VMs go on instead of booting (lodge vm prepare)'),
   })
   .meta({ id: 'TemplateVersion' });
 
@@ -72,11 +89,30 @@ const createBody = z
   .meta({ id: 'TemplateCreate' });
 export type TemplateCreate = z.output<typeof createBody>;
 
+const prepareBody = z
+  .strictObject({
+    project: projectName,
+    name: objectName
+      .optional()
+      .describe('With a spec: the template that is made, or gets another version. Without it, the image’s name'),
+    spec: vmSpec.optional().describe('The VM that is booted and saved'),
+    template: objectReference.optional().describe('Instead of a spec: a template of which a VM is booted and saved'),
+    version: versionNumber.optional().describe('Of that template. Without it, the newest without memory'),
+  })
+  .meta({ id: 'TemplatePrepare' });
+export type TemplatePrepare = z.output<typeof prepareBody>;
+
 const deployBody = z
   .strictObject({
     name: objectName.describe('Name of the new VM; with a count above 1, what the numbers follow'),
     count: z.int().min(1).max(200).default(1).describe('New VMs, all or none'),
-    version: versionNumber.optional().describe('Without it, the newest'),
+    version: versionNumber.optional().describe('Without it, the newest; only with isWarm one that has memory'),
+    isWarm: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Go on from the memory of a prepared version, where there is one for what is asked; else boot, and the event vm.started-cold says why',
+      ),
     mode: cloneMode.default('linked'),
     isStarted: z.boolean().default(false).describe('Start them when they are made, each by a task of its own'),
     labels: labels.default({}),
@@ -152,6 +188,20 @@ export const templateRoutes = {
     status: 202,
     response: task,
     errors: vmFromOtherErrors,
+    isIdempotentByKey: true,
+  }),
+  prepare: route({
+    method: 'POST',
+    path: '/v1/templates/prepare',
+    tag: 'templates',
+    summary: 'Boot a VM and keep it, booted, for new VMs to go on from',
+    description:
+      'Makes a VM, waits until the agent in its guest answers, saves its memory and disks as a version of a template, and deletes the VM. New VMs that ask for it (warm) go on from there. It takes the place of what was prepared from the same image or version before.',
+    permission: 'template.create',
+    body: prepareBody,
+    status: 202,
+    response: task,
+    errors: [...vmFromOtherErrors, 'agent_unavailable'],
     isIdempotentByKey: true,
   }),
   deploy: route({

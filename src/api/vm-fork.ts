@@ -27,9 +27,9 @@ export type VmFork = z.output<typeof vmFork>;
 export const vmLineage = z
   .object({
     kind: z
-      .enum(['fork', 'linked-clone', 'full-clone', 'template'])
+      .enum(['fork', 'linked-clone', 'full-clone', 'template', 'warm'])
       .describe(
-        'fork: it goes on from the memory of a running VM; linked-clone: it began with its disks, and still reads from them what it has not written itself; full-clone: it began with copies of them; template: it was made of a template',
+        'fork: it goes on from the memory of a running VM; linked-clone: it began with its disks, and still reads from them what it has not written itself; full-clone: it began with copies of them; template: it was made of a template; warm: it goes on from the memory of a prepared one',
       ),
     parentId: z.string().describe('VM or template it was made from'),
     parentName: z.string().describe('What that was called then'),

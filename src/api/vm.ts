@@ -255,6 +255,13 @@ export const vmRoutes = {
     permission: 'vm.create',
     query: z.strictObject({
       start: z.stringbool().or(z.boolean()).default(false).describe('Start it when it is made'),
+      warm: z
+        .stringbool()
+        .or(z.boolean())
+        .default(false)
+        .describe(
+          'Go on from the memory of a VM that was prepared from the same image with the same hardware, where there is one; else boot, and the event vm.started-cold says why. With start only',
+        ),
     }),
     body: creation('VmCreate', vmSpec),
     status: 202,

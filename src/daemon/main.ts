@@ -62,7 +62,9 @@ import { templateHandlers } from './template/template-handlers.ts';
 import { TemplateRecords } from './template/template-records.ts';
 import { sealTask } from './template/seal-task.ts';
 import { TemplateService } from './template/template-service.ts';
+import { prepareTask } from './template/template-prepare-task.ts';
 import { templateTasks } from './template/template-tasks.ts';
+import { WarmStarts } from './template/warm-starts.ts';
 import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { systemOf, type DefinitionParts } from './vm/definition.ts';
@@ -83,6 +85,7 @@ import { VmActions } from './vm/vm-actions.ts';
 import { cloneTask } from './vm/vm-clone-tasks.ts';
 import { VmCloning } from './vm/vm-cloning.ts';
 import { forkTask } from './vm/vm-fork-tasks.ts';
+import { warmTask } from './vm/vm-warm-tasks.ts';
 import { vmTasks } from './vm/vm-tasks.ts';
 import { LayerFiles } from './volume/layer-files.ts';
 import { LayerMerging } from './volume/layer-merging.ts';
@@ -212,10 +215,16 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     }),
   );
   const templateRecords = new TemplateRecords(templateObjects, store);
-  const templateJobs = templateTasks(
+  const templateParts = Object.assign(Object.create(stepParts) as VmStepParts, {
+    templates: templateRecords,
+    templatesDirectory: folders.templates,
+  });
+  const templateJobs = templateTasks(templateParts);
+  const prepare = prepareTask(templateParts);
+  const warmStart = warmTask(
     Object.assign(Object.create(stepParts) as VmStepParts, {
-      templates: templateRecords,
-      templatesDirectory: folders.templates,
+      prepared: (id: string, version: number) => warm.prepared(id, version),
+      noteDamage: (id: string, version: number, reason: string) => warm.giveUp(id, version, 'damaged', reason),
     }),
   );
   const seal = sealTask({ engine: () => engine, records, guests, templates: () => templates, vms: () => vmService });
@@ -250,7 +259,9 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       clone,
       template: templateJobs,
       seal,
+      prepare,
       fork,
+      warm: warmStart,
       image: imageJobs,
       volume: volumeJobs,
       snapshot: snapshotJobs,
@@ -344,6 +355,21 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     snapshots,
     check: (vm) => vmService.checkNew(vm),
   });
+  const warm: WarmStarts = new WarmStarts({
+    records: templateRecords,
+    templatesDirectory: folders.templates,
+    service: vmService,
+    driver,
+    nodes,
+    engine,
+    prepareTask: prepare,
+    warmTask: warmStart,
+    references,
+    events,
+    vms: vmObjects,
+    image: (project, reference) => imageObjects.find(project, reference),
+    log,
+  });
   const templates: TemplateService = new TemplateService({
     records: templateRecords,
     templatesDirectory: folders.templates,
@@ -352,6 +378,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     tasks: templateJobs,
     references,
     sources,
+    warm,
     vm: (project, reference) => vmService.require(project, reference),
     sealing: seal,
     systemOf: (vm) => systemOf(definitionParts, vm),
@@ -455,10 +482,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         usage: new UsageSampler(records, guests),
         volumes,
         history,
+        createWarm: (given, requestedBy) => warm.create(given, requestedBy),
       }),
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),
-      template: templateHandlers(templates, templateRecords),
+      template: templateHandlers(templates, templateRecords, warm),
       profile: profileHandlers(profiles, sources),
       instanceType: instanceTypeHandlers(instanceTypes, sources),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
@@ -500,6 +528,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     await nodes.inspect();
     await supervisor.begin(hasRebooted);
     await nodes.settleBoot();
+    await warm.recover();
     await images.showUsers();
     merging.planAll();
     await history.removeStrays();

@@ -6,10 +6,12 @@ import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks
 import { type TaskType } from './task/task.ts';
 import { type SealInput } from './template/seal-task.ts';
 import { type TemplateTasks } from './template/template-tasks.ts';
+import { type PrepareInput } from './template/template-prepare-task.ts';
 import { type VmActionInput } from './vm/vm-action-task.ts';
 import { type CloneInput } from './vm/vm-clone-tasks.ts';
 import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
+import { type WarmInput } from './vm/vm-warm-tasks.ts';
 import { type VolumeTasks } from './volume/volume-tasks.ts';
 
 export interface TaskTypeParts {
@@ -19,7 +21,9 @@ export interface TaskTypeParts {
   clone: TaskType<CloneInput>;
   template: TemplateTasks;
   seal: TaskType<SealInput>;
+  prepare: TaskType<PrepareInput>;
   fork: TaskType<ForkInput>;
+  warm: TaskType<WarmInput>;
   snapshot: SnapshotTasks;
   act: TaskType<VmActionInput>;
   group: GroupTasks;
@@ -29,7 +33,9 @@ export interface TaskTypeParts {
 export function listTaskTypes({
   vm,
   clone,
+  prepare,
   fork,
+  warm,
   image,
   volume,
   snapshot,
@@ -45,7 +51,9 @@ export function listTaskTypes({
     template.addVersion,
     template.delete,
     seal,
+    prepare,
     fork,
+    warm,
     image.create,
     image.importUpload,
     image.delete,

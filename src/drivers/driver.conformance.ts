@@ -18,7 +18,7 @@ import {
   type DriverSubject,
 } from './conformance-subject.ts';
 import { type GuestDefinition } from './driver.ts';
-import { forkConformance } from './fork.conformance.ts';
+import { forkConformance, savedMemoryConformance } from './fork.conformance.ts';
 
 /** Runs the suite against a driver. `setup` is called for each test. */
 export function driverConformance(name: string, setup: (context: TestContext) => Promise<DriverSubject>): void {
@@ -255,6 +255,7 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
     });
 
     forkConformance(check);
+    savedMemoryConformance(check);
 
     check('a guest that powers itself off waits to be ended, also for a driver that was not there', async (subject) => {
       const { guest, definition } = await subject.start();

@@ -175,7 +175,31 @@ export interface CallOptions {
 }
 
 /** How a guest is started. */
+/**
+ * Memory and devices of a guest that `saveForMany` has saved: any number of guests may go on from them, which share the
+ * memory until they write to it. Files in a folder, and what the driver has to know of them, which is kept with them.
+ */
+export interface SavedMemory {
+  directory: string;
+  state: Readonly<Record<string, string | number>>;
+}
+
+/** How memory is saved for many guests to go on from. */
+export interface SaveForManyRequest extends CallOptions {
+  /** Spec that the guest was started with. */
+  spec: Pick<VmSpec, 'machine' | 'memoryMib'>;
+  /** Folder for the files, which is made. */
+  directory: string;
+  /** Called while the guest stands still: its disks are frozen here. When it throws, nothing is left. */
+  onStopped?: () => Promise<void>;
+}
+
 export interface StartOptions extends CallOptions {
+  /**
+   * It goes on from memory that was saved of another guest. Its definition is as for a copy by `fork`. Throws
+   * `image_invalid` where the files are not what was saved, `unsupported` for the reason of `whyNotUsable`.
+   */
+  from?: SavedMemory;
   /** It goes on from what `suspend` saved. */
   isRestoring?: boolean;
   /** Tried before all others at this boot only: when the guest is reset, the order of its definition counts again. */
@@ -474,6 +498,18 @@ export interface Driver {
    * are as defined. Throws `unsupported` with the reason where that can't be.
    */
   fork(guest: Guest, request: ForkRequest): Promise<ForkOutcome>;
+
+  /**
+   * Saves memory and devices of a running guest in files that survive a power failure, for any number of guests to go on
+   * from; it runs on. When it fails, there are no files. Throws `unsupported` with the reason where that can't be.
+   */
+  saveForMany(guest: Guest, request: SaveForManyRequest): Promise<{ memory: SavedMemory; pauseMs: number }>;
+
+  /**
+   * Why no guest can go on from this memory any more: it was saved by another version of the hypervisor, or with another
+   * processor. Null: nothing speaks against it; whether the files are whole is found out when a guest does.
+   */
+  whyNotUsable(memory: SavedMemory): Promise<string | null>;
 
   /** Every guest of this installation that exists on the node, by id, whether the daemon remembers it or not. */
   discover(): Promise<ReadonlySet<string>>;

@@ -67,6 +67,19 @@ function versionOf({ folder }: TaskWorld, vm: Subject, version: number): object 
   };
 }
 
+/** What a template is prepared with, from no image or from a version. */
+function prepared(from: number | null): object {
+  return {
+    version: 1,
+    vmId: '01900000-0000-7000-8000-000000000009',
+    vmName: 'prepare-1',
+    project: 'default',
+    spec: vmSpec.parse(spec),
+    image: null,
+    from,
+  };
+}
+
 function cloneScene({ folder }: TaskWorld, target: Subject, mode: 'linked' | 'full'): Scene {
   const copies = ['web2-1', 'web2-2'].map((name, index) => ({
     id: `01900000-0000-7000-8000-00000000000${index}`,
@@ -163,6 +176,20 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
       requestedBy: 'test',
     };
     return { target, input };
+  },
+  'template.prepare': async (world) => ({ target: await world.addTemplate('base'), input: prepared(null) }),
+  'template.prepare of a version': async (world) => {
+    const vm = await madeVm(world);
+    const target = await world.addTemplate('base');
+    await world.run('template.addVersion', target, versionOf(world, vm, 1));
+    return { target, input: { ...prepared(1), version: 2 } };
+  },
+  'vm.createWarm': async (world) => {
+    const target = await world.addTemplate('base');
+    await world.run('template.prepare', target, prepared(null));
+    const copies = ['web1', 'web2'].map((name, index) => ({ id: `01900000-0000-7000-8000-00000000000${index}`, name }));
+    const parent = { id: target.id, name: 'base', version: 1 };
+    return { target, input: { parent, copies, project: 'default', labels: {}, spec: vmSpec.parse(spec) } };
   },
   'vm.suspend': async (world) => ({ target: await runningVm(world) }),
   'vm.change': async (world) => {

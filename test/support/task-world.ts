@@ -35,12 +35,18 @@ import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
-import { initialTemplateStatus, TemplateRecords } from '../../src/daemon/template/template-records.ts';
 import { sealTask } from '../../src/daemon/template/seal-task.ts';
+import {
+  initialTemplateStatus,
+  templateFirmware,
+  TemplateRecords,
+} from '../../src/daemon/template/template-records.ts';
+import { prepareTask } from '../../src/daemon/template/template-prepare-task.ts';
 import { templateTasks } from '../../src/daemon/template/template-tasks.ts';
 import { vmActionTask } from '../../src/daemon/vm/vm-action-task.ts';
 import { cloneTask } from '../../src/daemon/vm/vm-clone-tasks.ts';
 import { forkTask } from '../../src/daemon/vm/vm-fork-tasks.ts';
+import { warmTask } from '../../src/daemon/vm/vm-warm-tasks.ts';
 import { vmTasks } from '../../src/daemon/vm/vm-tasks.ts';
 import { LayerFiles } from '../../src/daemon/volume/layer-files.ts';
 import { LayerMerging } from '../../src/daemon/volume/layer-merging.ts';
@@ -213,10 +219,23 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   });
   const snapshot = snapshotTasks(snapshotParts);
   const templateRecords = new TemplateRecords(templates, store);
-  const template = templateTasks(
+  const templatesDirectory = join(folder, 'templates');
+  const templateParts = Object.assign(Object.create(parts) as VmStepParts, {
+    templates: templateRecords,
+    templatesDirectory,
+  });
+  const template = templateTasks(templateParts);
+  const prepare = prepareTask(templateParts, { quietMs: 0 });
+  const warm = warmTask(
     Object.assign(Object.create(parts) as VmStepParts, {
-      templates: templateRecords,
-      templatesDirectory: join(folder, 'templates'),
+      prepared: async (id: string, version: number) => {
+        const origin = await templateRecords.origin(id, version);
+        if (!origin?.warm) return null;
+        const { memory, status } = origin.warm;
+        const firmware = templateFirmware({ templatesDirectory }, id, version);
+        return { memory, status, disks: origin.disks, layers: origin.layers, firmware, seed: null };
+      },
+      noteDamage: async () => {},
     }),
   );
   const seal = sealTask({
@@ -294,7 +313,21 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       }),
     onDone: async () => {},
   });
-  const types = listTaskTypes({ vm, clone, template, seal, fork, image, volume, snapshot, act, group, stopGuests });
+  const types = listTaskTypes({
+    vm,
+    clone,
+    template,
+    prepare,
+    seal,
+    fork,
+    warm,
+    image,
+    volume,
+    snapshot,
+    act,
+    group,
+    stopGuests,
+  });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
     name: 'alone',

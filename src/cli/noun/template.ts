@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import type { LodgeClient } from '../../client/client.ts';
-import type { Template } from '../../api/template.ts';
+import type { Template, TemplateMemory } from '../../api/template.ts';
 import { collected, noun, objectFormats, verb, withDaemon } from '../command.ts';
 import { confirm } from '../confirm.ts';
 import type { Session } from '../connect/session.ts';
@@ -46,6 +46,11 @@ function getTemplate(session: Session, name: string): Promise<Template> {
   );
 }
 
+function memoryText({ state, image, version, savedMib, reason }: TemplateMemory): string {
+  const from = image === null ? `version ${version ?? ''}` : `image ${image}`;
+  return `booted from ${from}, ${savedMib} MiB of memory kept${state === 'ready' ? '' : `, ${state}: ${reason}`}`;
+}
+
 function versionLines({ status }: Template): [string, string][] {
   return status.versions.map((one) => [
     `Version ${one.version}`,
@@ -53,6 +58,7 @@ function versionLines({ status }: Template): [string, string][] {
       `from VM ${one.vm}`,
       ...(one.snapshot === null ? [] : [`snapshot ${one.snapshot}`]),
       ...(one.sealed === null ? [] : [`sealed (${one.sealed.join(', ') || 'there was nothing to take out'})`]),
+      ...(one.memory ? [memoryText(one.memory)] : []),
       momentOf(one.createdAt) ?? '',
     ].join(', '),
   ]);

@@ -2,9 +2,15 @@
 import { Option, type Command } from 'commander';
 import { maxClones } from '../../api/vm-clone.ts';
 import { maxCopies } from '../../api/vm-fork.ts';
-import { objectFormats, verb, wholeNumber, withDaemon } from '../command.ts';
+import { collected, objectFormats, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import type { CloneOptions } from '../vm/clone.ts';
+import { parseMib } from '../../lib/quantity.ts';
 import type { ForkOptions } from '../vm/fork.ts';
+import type { PrepareOptions } from '../vm/prepare.ts';
+
+function mebibytes(text: string): number {
+  return parseMib(text, 'MiB');
+}
 
 /** Adds them. */
 export function addCopyVerbs(vm: Command): void {
@@ -57,6 +63,30 @@ export function addCopyVerbs(vm: Command): void {
       withDaemon<[name: string], ForkOptions>(async (session, options, name) => {
         const { forkVm } = await import('../vm/fork.ts');
         await forkVm(session, options, name);
+      }),
+    );
+
+  verb(vm, 'prepare <source>', 'Keep a booted guest of an image or a template, for VMs to start from', {
+    description:
+      'Boot a VM of an image (or of a template, NAME or NAME@VERSION), save its memory and disks when its agent answers, and delete it. What was saved is a version of a template (lodge template list); lodge vm create --warm goes on from it instead of booting, for VMs with the same hardware. It stays across restarts of the machine; after an upgrade of QEMU it is prepared anew. Preparing again replaces it.',
+    examples: [
+      ['lodge vm prepare debian-12 --cpus 2 --memory 2GiB', 'from an image'],
+      ['lodge vm create web1 --image debian-12 --cpus 2 --memory 2GiB --warm', 'and a VM that starts from it'],
+      ['lodge vm prepare base', 'from the newest version of a template'],
+      ['lodge template versions debian-12', 'what is kept'],
+    ],
+  })
+    .option('--name <name>', 'template that keeps it (default: the image’s name)')
+    .option('--from-image', 'the source is an image, though a template has that name too')
+    .option('--cpus <count>', 'vCPUs (default: 1)', wholeNumber(1, 1024))
+    .option('--memory <size>', 'memory, such as 2GiB; a bare number is MiB (default: 512MiB)', parsedBy(mebibytes))
+    .option('--network <network>', 'network, as in lodge vm create; may be given several times', collected)
+    .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')
+    .option('--no-wait', 'end as soon as the daemon has taken it on')
+    .action(
+      withDaemon<[source: string], PrepareOptions>(async (session, options, source) => {
+        const { prepareVm } = await import('../vm/prepare.ts');
+        await prepareVm(session, options, source);
       }),
     );
 

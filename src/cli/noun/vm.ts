@@ -153,6 +153,7 @@ function addChangeVerbs(vm: Command): void {
         'a server to sign in to',
       ],
       ['lodge vm create test --image tiny', 'the small test guest'],
+      ['lodge vm create test --image tiny --warm', 'the same, without booting (after lodge vm prepare tiny)'],
       [
         'lodge vm create db --image debian-12 --memory 4GiB --disk 20GiB --disk name=data,size=200GiB,cache=none',
         'with a second disk',
@@ -193,6 +194,7 @@ function addChangeVerbs(vm: Command): void {
       collected,
     )
     .option('--full', 'with --template: copy the disks, rather than read from those of the template')
+    .option('--warm', 'go on from a booted guest that was prepared (lodge vm prepare), where one fits; else boot')
     .option('--cpus <count>', 'vCPUs (default: 1)', wholeNumber(1, 1024))
     .option('--memory <size>', 'memory, such as 2GiB; a bare number is MiB (default: 512MiB)', memory)
     .option(

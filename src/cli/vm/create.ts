@@ -15,6 +15,7 @@ import { printOne } from '../output/print.ts';
 import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
 import { provideIso } from './iso.ts';
 import { defaultGuestTimeoutMs, waitForVms } from './power.ts';
+import { tellWhyCold } from './prepare.ts';
 import { parseTemplateName } from './template-name.ts';
 import { addressesOf, vmPrintable } from './view.ts';
 import type { VmGoal } from './wait.ts';
@@ -23,6 +24,7 @@ import { usageError } from '../usage-error.ts';
 export interface CreateOptions extends CreateSpecOptions {
   template?: string;
   full?: boolean;
+  warm?: boolean;
   label?: string[];
   passwordStdin?: boolean;
   passwordAsk?: boolean;
@@ -70,11 +72,13 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   const { project, client, terminal } = session;
   if (options.template === undefined && options.full) throw usageError('--full is for VMs of a --template');
   const { template } = options;
-  const isStartedLater = template !== undefined && options.start && options.wait !== false;
+  const isWarm = options.warm === true;
+  if (isWarm && !options.start) throw usageError('--warm is about how a VM starts', { hint: 'Leave --no-start out.' });
+  const isStartedLater = template !== undefined && options.start && options.wait !== false && !isWarm;
   const task = await inWordsOfOptions(session, spec, () =>
     template === undefined
       ? client.vm.create({
-          query: { start: options.start },
+          query: { start: options.start, warm: isWarm },
           body: { name, project, labels: parseLabels(options.label), spec },
           // A lost answer must not make a second VM.
           idempotencyKey: randomUUID(),
@@ -95,6 +99,7 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   }
   const read = (): Promise<Vm> => client.vm.get({ params: { vm: name }, query: { project } });
   let vm = await read();
+  if (isWarm) await tellWhyCold(session, vm);
   const goal = options.waitFor ?? (options.start ? await bestGoal(session, vm, spec) : 'created');
   if (goal !== 'created' && goal !== 'running') {
     [vm = vm] = await waitForVms(session, [name], goal, options.timeout ?? defaultGuestTimeoutMs);
@@ -148,6 +153,7 @@ function deployTemplate(
       version,
       mode: options.full ? 'full' : 'linked',
       isStarted: options.start,
+      isWarm: options.warm,
       labels: parseLabels(options.label),
       changes: {
         description,

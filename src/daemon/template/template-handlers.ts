@@ -6,10 +6,12 @@ import { lister } from '../store/list-page.ts';
 import { toTask } from '../task/task.ts';
 import { type TemplateRecords } from './template-records.ts';
 import { type TemplateService } from './template-service.ts';
+import { type WarmStarts } from './warm-starts.ts';
 
 export function templateHandlers(
   templates: TemplateService,
   { collection }: TemplateRecords,
+  warm: WarmStarts,
 ): NounHandlers<'template', RequestContext, ByteSource> {
   const list = lister(templateSchema, { all: () => collection.all(), revision: () => collection.revision });
   const find = ({ params, query }: { params: { template: string }; query: { project: string } }): Template =>
@@ -21,6 +23,7 @@ export function templateHandlers(
     update: (request) => templates.update(find(request), request.body),
     addVersion: async (request, { caller }) =>
       toTask(await templates.addVersion(find(request), request.body, caller.name)),
+    prepare: async ({ body }, { caller }) => toTask(await warm.prepare(body, caller.name)),
     deploy: async (request, { caller }) => toTask(await templates.deploy(find(request), request.body, caller.name)),
     delete: async (request, { caller }) =>
       toTask(await templates.delete(find(request), request.query.version ?? null, caller.name)),

@@ -3,10 +3,14 @@
 //
 //   /lodge/templates/ID, /lodge/templates-status/ID   the object
 //   /lodge/template-origins/ID/VERSION                spec and layers of a version
+import { join } from 'node:path';
+import { type Subject } from '../../api/object.ts';
 import { type Template, type TemplateStatus } from '../../api/template.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Collection } from '../store/collection.ts';
 import { type Store } from '../store/store.ts';
+import { type SavedMemory } from '../../drivers/driver.ts';
+import { type CopiedGuest } from '../vm/fork-copies.ts';
 import { type LayerHolder } from '../volume/layer.ts';
 
 /** What VMs that are made of a version begin with. */
@@ -15,6 +19,33 @@ export interface TemplateOrigin {
   disks: Vm['status']['disks'];
   /** Frozen layers by the name of the disk. */
   layers: Record<string, string>;
+  /** Of a prepared version: what VMs that go on from its memory need. */
+  warm?: WarmOrigin;
+}
+
+/** A guest that was saved for others to go on from. */
+export interface WarmOrigin {
+  memory: SavedMemory;
+  /** Of its VM. */
+  status: CopiedGuest['status'];
+  /** It had first-boot data, which lies beside the memory. */
+  hasSeed: boolean;
+  /** What it was booted from. */
+  imageId: string | null;
+  version: number | null;
+}
+
+export function templateSubject({ id, name, project }: Pick<Template, 'id' | 'name' | 'project'>): Subject {
+  return { kind: 'template', id, name, project };
+}
+
+/** Where what the firmware of a version's VM remembered is kept, and its memory. */
+export function templateFirmware(
+  { templatesDirectory }: { templatesDirectory: string },
+  id: string,
+  version: number,
+): string {
+  return join(templatesDirectory, id, String(version));
 }
 
 export function initialTemplateStatus(): TemplateStatus {

@@ -1,7 +1,6 @@
 // What can be asked of templates: every request is checked here, and becomes a task.
 import { uuidv7 } from 'uuidv7';
 import { LodgeError } from '../../api/errors.ts';
-import { type Subject } from '../../api/object.ts';
 import { type Template, type TemplateCreate, type TemplateDeploy } from '../../api/template.ts';
 import { type GuestOs } from '../../api/vm-hardware.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -9,11 +8,13 @@ import { type SpecSources } from '../profile/spec-sources.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
+import { type CloneInput } from '../vm/vm-clone-tasks.ts';
 import { type VmCloning } from '../vm/vm-cloning.ts';
 import { withHashedPassword } from '../vm/vm-service.ts';
 import { type SealInput } from './seal-task.ts';
-import { initialTemplateStatus, type TemplateRecords } from './template-records.ts';
-import { templateFirmware, type TemplateTasks, type VersionInput } from './template-tasks.ts';
+import { initialTemplateStatus, templateFirmware, templateSubject, type TemplateRecords } from './template-records.ts';
+import { type WarmStarts } from './warm-starts.ts';
+import { type TemplateTasks, type VersionInput } from './template-tasks.ts';
 
 export interface TemplateServiceParts {
   records: TemplateRecords;
@@ -22,6 +23,7 @@ export interface TemplateServiceParts {
   tasks: TemplateTasks;
   references: ReferenceLock;
   sources: SpecSources;
+  warm: WarmStarts;
   vm: (project: string, reference: string) => Vm;
   sealing: TaskType<SealInput>;
   /** What runs on a VM with this spec, and whether it gets first-boot data. */
@@ -121,7 +123,7 @@ export class TemplateService {
     return references.hold(async () => {
       const id = uuidv7();
       const { record, part } = engine.prepare(tasks.addVersion, {
-        target: subject({ ...given, id }),
+        target: templateSubject({ ...given, id }),
         input: { ...input, id, version: 1 },
         requestedBy,
       });
@@ -139,7 +141,7 @@ export class TemplateService {
         lastVersion: now.lastVersion + 1,
       }));
       return engine.submit(tasks.addVersion, {
-        target: subject(found),
+        target: templateSubject(found),
         input: { ...input, id: found.id, version: status.lastVersion },
         requestedBy,
       });
@@ -189,26 +191,43 @@ export class TemplateService {
 
   /** Makes VMs of a version. */
   async deploy(template: Template, body: TemplateDeploy, requestedBy: string): Promise<TaskRecord> {
-    const { records, cloning, sources } = this.#parts;
+    const { records, cloning, sources, warm } = this.#parts;
     const found = this.#requireReady(template);
-    const version = this.#requireVersion(found, body.version ?? found.status.versions.at(-1)?.version ?? 0);
+    const { versions } = found.status;
+    const newest = versions.findLast(({ memory }) => memory === null) ?? versions.at(-1);
+    const version = this.#requireVersion(found, body.version ?? newest?.version ?? 0);
     const origin = await records.origin(found.id, version);
     if (!origin)
       throw new LodgeError('not_found', `Version ${version} of template ${found.name} was deleted just now.`);
     const { cpu, ...changes } = withoutUndefined(body.changes);
     const given = { ...origin.spec, ...changes, cpu: { ...origin.spec.cpu, ...cpu } };
-    const spec = sources.expand(found.project, given, origin.spec);
-    const { name, count, mode, isStarted, labels } = body;
-    return cloning.make(
+    const { name, count, mode, isWarm, labels } = body;
+    const ready = await withHashedPassword(sources.expand(found.project, given, origin.spec));
+    const { project } = found;
+    let cold: string | null = null;
+    if (isWarm) {
+      await warm.check({ project, spec: ready });
+      const request = { names: { prefix: name, count }, project, labels, spec: ready };
+      const made =
+        mode === 'full'
+          ? { reason: 'a full copy of the disks was asked for' }
+          : await warm.start(request, await warm.ofTemplate(found, body.version), requestedBy);
+      if ('task' in made) return made.task;
+      cold = made.reason;
+    }
+    const task = await cloning.make(
       { kind: 'template', id: found.id, name: `${found.name}@${version}`, project: found.project, labels },
       {
         ...origin,
-        spec: await withHashedPassword(spec),
+        spec: ready,
         firmware: templateFirmware(this.#parts, found.id, version),
       },
-      { name, count, mode, isStarted, tpm: 'new' },
+      { name, count, mode, isStarted: body.isStarted || isWarm, tpm: 'new' },
       requestedBy,
     );
+    const { copies } = task.input as CloneInput;
+    if (cold !== null) await warm.tellCold(copies, project, cold);
+    return task;
   }
 
   async delete(given: Template, version: number | null, requestedBy: string): Promise<TaskRecord> {
@@ -236,7 +255,11 @@ export class TemplateService {
           state: 'deleting',
           reason: 'It is being deleted.',
         }));
-      return engine.submit(tasks.delete, { target: subject(found), input: { id: found.id, version }, requestedBy });
+      return engine.submit(tasks.delete, {
+        target: templateSubject(found),
+        input: { id: found.id, version },
+        requestedBy,
+      });
     });
   }
 
@@ -246,7 +269,7 @@ export class TemplateService {
     for (const found of [...records.collection.all()]) {
       if (found.status.state === 'ready' || engine.activeOn({ kind: 'template', id: found.id }).length > 0) continue;
       await engine.submit(tasks.delete, {
-        target: subject(found),
+        target: templateSubject(found),
         input: { id: found.id, version: null },
         requestedBy: 'lodge',
       });
@@ -280,10 +303,6 @@ export class TemplateService {
       hint: `lodge template show ${name} tells more of each.`,
     });
   }
-}
-
-function subject({ id, name, project }: Pick<Template, 'id' | 'name' | 'project'>): Subject {
-  return { kind: 'template', id, name, project };
 }
 
 /** A copy without the fields that are undefined. */

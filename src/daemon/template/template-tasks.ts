@@ -8,7 +8,7 @@ import { type Vm } from '../../api/vm.ts';
 import { defineTask, type TaskStep, type TaskType } from '../task/task.ts';
 import { freezeDisks } from '../vm/freeze-disks.ts';
 import { type VmStepParts } from '../vm/vm-step.ts';
-import { holderOf, type TemplateRecords } from './template-records.ts';
+import { holderOf, templateFirmware, type TemplateRecords } from './template-records.ts';
 
 const versionInput = z.strictObject({
   /** The template. */
@@ -40,15 +40,6 @@ export interface TemplateTaskParts extends VmStepParts {
   templatesDirectory: string;
 }
 
-/** Where what the firmware of a version's VM remembered is kept. */
-export function templateFirmware(
-  { templatesDirectory }: Pick<TemplateTaskParts, 'templatesDirectory'>,
-  id: string,
-  version: number,
-): string {
-  return join(templatesDirectory, id, String(version));
-}
-
 const freezeTimeoutMs = 180_000;
 const hostTimeoutMs = 60_000;
 
@@ -73,7 +64,7 @@ export function templateTasks(parts: TemplateTaskParts): TemplateTasks {
             if (!found) return;
             const { versions } = found.status;
             const gone = versions.filter((one) => version === null || one.version === version);
-            for (const one of gone) await forget(parts, id, one.version);
+            for (const one of gone) await forgetVersion(parts, id, one.version);
             if (version === null) {
               await rm(join(parts.templatesDirectory, id), { recursive: true, force: true });
               await collection.delete(id);
@@ -106,7 +97,7 @@ function keepDisks(parts: TemplateTaskParts): VersionStep {
       await parts.templates.keepOrigin(id, version, { spec, disks: own, layers });
     },
     undo: async ({ input: { id, version } }) => {
-      await forget(parts, id, version);
+      await forgetVersion(parts, id, version);
       const found = parts.templates.collection.get(id);
       // The first version is what makes a template.
       if (found?.status.versions.length === 0) await parts.templates.collection.delete(id);
@@ -135,6 +126,7 @@ function showVersion(parts: TemplateTaskParts): VersionStep {
             snapshot,
             disks: disks.map(({ name, sizeMib }) => ({ name, sizeMib })),
             sealed,
+            memory: null,
           },
         ].toSorted((left, right) => left.version - right.version),
       }));
@@ -149,7 +141,8 @@ function showVersion(parts: TemplateTaskParts): VersionStep {
   };
 }
 
-async function forget(parts: TemplateTaskParts, id: string, version: number): Promise<void> {
+/** Gives up what is kept of a version. Can be repeated. */
+export async function forgetVersion(parts: TemplateTaskParts, id: string, version: number): Promise<void> {
   await rm(templateFirmware(parts, id, version), { recursive: true, force: true });
   await parts.templates.forgetOrigin(id, version);
   await parts.volumes.layers.release(holderOf(id, version));

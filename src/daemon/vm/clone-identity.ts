@@ -10,6 +10,7 @@ import { type EventService } from '../event/event-service.ts';
 import { type Log } from '../store/informer.ts';
 import { giveIdentity } from './identity.ts';
 import { vmSubject, type VmRecords } from './vm-records.ts';
+import { isRunningCopy } from './fork-copies.ts';
 
 export interface CloneIdentityParts {
   records: VmRecords;
@@ -33,7 +34,7 @@ export class CloneIdentity {
   async consider(id: string, guest: Guest): Promise<void> {
     const vm = this.#parts.records.collection.get(id);
     const lineage = vm?.status.lineage;
-    if (!vm || !lineage || lineage.kind === 'fork' || lineage.hasOwnIdentity || this.#busy.has(id)) return;
+    if (!vm || !lineage || isRunningCopy(lineage) || lineage.hasOwnIdentity || this.#busy.has(id)) return;
     const hostname = vm.spec.cloudInit?.hostname ?? vm.name;
     if (lineage.identityBy === 'cloud-init') {
       if (vm.status.guest?.hostname?.split('.')[0] === hostname) await this.#note(id);

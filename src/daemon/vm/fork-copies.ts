@@ -49,9 +49,21 @@ export function specOfCopy(
   };
 }
 
+/** Whether a VM began to run as a copy of another guest's memory: its task gives it its identity. */
+export function isRunningCopy({ kind }: Pick<VmLineage, 'kind'>): boolean {
+  return kind === 'fork' || kind === 'warm';
+}
+
+/** What a guest had that copies go on from. */
+export interface CopiedGuest {
+  /** For people: "VM web1". */
+  what: string;
+  status: Pick<Vm['status'], 'pinned' | 'devices' | 'disks' | 'nics'>;
+}
+
 /** Status of a copy before it runs. */
 export function statusOfCopy(
-  original: Vm,
+  original: CopiedGuest,
   initial: Vm['status'],
   own: {
     spec: VmSpec;
@@ -66,7 +78,7 @@ export function statusOfCopy(
   const { status } = original;
   return {
     ...initial,
-    reason: `It is being made as a copy of VM ${original.name}.`,
+    reason: `It is being made as a copy of ${original.what}.`,
     node: own.node,
     uid: own.uid,
     taskId: own.taskId,

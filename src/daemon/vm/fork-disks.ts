@@ -5,7 +5,7 @@
 // The layers that the guest goes on with are there before it is stopped, so that it stands still for one command only.
 import { type Vm } from '../../api/vm.ts';
 import { type Guest } from '../../drivers/driver.ts';
-import { type Layer } from '../volume/layer.ts';
+import { type Layer, type LayerHolder } from '../volume/layer.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
 
 export interface ForkDisks {
@@ -13,6 +13,8 @@ export interface ForkDisks {
   freeze: () => Promise<void>;
   /** Makes the disks of a copy, when they are frozen. */
   provide: (copy: Pick<Vm, 'id' | 'name' | 'project'>) => Promise<Vm['status']['disks']>;
+  /** The frozen layers by the names of the disks, when they are frozen. */
+  layers: () => Promise<Record<string, string>>;
   /** Nothing is frozen any more, and what was begun is given up. Does nothing when it was. */
   abandon: () => Promise<void>;
 }
@@ -23,7 +25,7 @@ export function forkDisks(
   original: Vm,
   guest: Guest,
   key: string,
-  holderId: string,
+  holder: LayerHolder,
 ): ForkDisks {
   const disks = original.status.disks.flatMap((disk) => {
     const volume = disk.volume === null ? null : volumes.get(disk.volume);
@@ -50,7 +52,7 @@ export function forkDisks(
   const held = frozen.then(async (layers) => {
     await volumes.layers.hold(
       [...layers.values()].map(({ id }) => id),
-      { kind: 'fork', id: holderId },
+      holder,
     );
     return layers;
   });
@@ -74,6 +76,10 @@ export function forkDisks(
         own.push({ ...disk, volume: made.id, image: made.status.imageId });
       }
       return own;
+    },
+    layers: async () => {
+      const frozenLayers = await held;
+      return Object.fromEntries(disks.map(({ disk, volume }) => [disk.name, frozenLayers.get(volume.id)!.id]));
     },
     abandon: async () => {
       stopped.reject(new Error('the fork was given up'));

@@ -11,6 +11,7 @@ import { printable } from '../../lib/printable.ts';
 import { type Log } from '../store/informer.ts';
 import { agentAdvice } from './agent-install.ts';
 import { type VmRecords } from './vm-records.ts';
+import { isRunningCopy } from './fork-copies.ts';
 
 export interface GuestFactsParts {
   records: VmRecords;
@@ -225,8 +226,8 @@ export class GuestFacts {
 }
 
 function isBeingForked(vm: Vm | null): boolean {
-  const lineage = vm?.status.lineage;
-  return vm?.status.taskId !== null && lineage?.kind === 'fork' && !lineage.hasOwnIdentity;
+  if (!vm?.status.lineage || vm.status.taskId === null) return false;
+  return isRunningCopy(vm.status.lineage) && !vm.status.lineage.hasOwnIdentity;
 }
 
 /** Whether the agent of this guest has no way to set its clock. */

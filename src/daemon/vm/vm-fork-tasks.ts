@@ -10,7 +10,7 @@ import { LodgeError } from '../../api/errors.ts';
 import { networkSpec } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Guest, type GuestDefinition } from '../../drivers/driver.ts';
-import { defineTask, type TaskStep, type TaskType } from '../task/task.ts';
+import { defineTask, type StepProgress, type TaskStep, type TaskType } from '../task/task.ts';
 import { defineGuest, imageOf, seedPath, vmDirectory } from './definition.ts';
 import { forkDisks } from './fork-disks.ts';
 import { specOfCopy, statusOfCopy } from './fork-copies.ts';
@@ -77,7 +77,8 @@ function makeObjects(parts: VmStepParts): ForkStep {
         const generationId = newGenerationId();
         const own = { spec, node: parts.node, uid, macs, taskId, lineage, generationId };
         const { project, labels } = original;
-        const status = statusOfCopy(original, initialVmStatus(at), own);
+        const copied = { what: `VM ${original.name}`, status: original.status };
+        const status = statusOfCopy(copied, initialVmStatus(at), own);
         await records.collection.create({ ...copy, project, labels, spec, status });
       }
     },
@@ -112,7 +113,10 @@ function makeCopies(parts: VmStepParts): ForkStep {
       const original = records.byId(id);
       const guest = guests.require(original);
       const image = imageOf(parts, original);
-      const disks = forkDisks(parts.volumes, original, guest, `${taskId}/${uuidv7()}`, taskId);
+      const disks = forkDisks(parts.volumes, original, guest, `${taskId}/${uuidv7()}`, {
+        kind: 'fork',
+        id: taskId,
+      });
       const define = async (copyId: string): Promise<GuestDefinition> => {
         const own = await disks.provide(records.byId(copyId));
         const vm = await records.patch(copyId, { disks: inOrder(original, own) });
@@ -130,7 +134,7 @@ function makeCopies(parts: VmStepParts): ForkStep {
           onCopy: async (copy) => {
             await guests.exclusively(copy.id, async () => {
               guests.attach(copy.id, copy);
-              await noteRunning(parts, original, copy);
+              await noteRunning(parts, `VM ${original.name} was`, copy);
             });
             guests.facts.wake(copy.id);
           },
@@ -164,24 +168,39 @@ function giveIdentities(parts: VmStepParts): ForkStep {
     weight: 3,
     timeoutMs: identityTimeoutMs,
     run: async ({ input: { id, copies }, signal, progress }) => {
-      const original = records.collection.get(id);
-      await parts.networks.membersChanged();
-      const left = copies.entries();
-      let done = 0;
-      const work = async (): Promise<void> => {
-        for (const [, copy] of left) {
-          signal.throwIfAborted();
-          await settleCopy(parts, original, copy.id, signal);
-          done++;
-          progress({ percent: (100 * done) / copies.length, message: copy.name });
-        }
-      };
-      await Promise.all(Array.from({ length: Math.min(identitiesAtOnce, copies.length) }, work));
+      const macs = records.collection.get(id)?.status.nics.map(({ mac }) => mac) ?? [];
+      await settleCopies(parts, copies, macs, { signal, progress });
     },
   };
 }
 
-async function settleCopy(parts: VmStepParts, original: Vm | null, id: string, signal: AbortSignal): Promise<void> {
+/** Gives each copy its identity and its network. `macs`: of the NICs of the guest that they were copied from. */
+export async function settleCopies(
+  parts: VmStepParts,
+  copies: readonly { id: string; name: string }[],
+  macs: readonly string[],
+  { signal, progress }: { signal: AbortSignal; progress: (step: StepProgress) => void },
+): Promise<void> {
+  await parts.networks.membersChanged();
+  const left = copies.entries();
+  let done = 0;
+  const work = async (): Promise<void> => {
+    for (const [, copy] of left) {
+      signal.throwIfAborted();
+      await settleCopy(parts, macs, copy.id, signal);
+      done++;
+      progress({ percent: (100 * done) / copies.length, message: copy.name });
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(identitiesAtOnce, copies.length) }, work));
+}
+
+async function settleCopy(
+  parts: VmStepParts,
+  before: readonly string[],
+  id: string,
+  signal: AbortSignal,
+): Promise<void> {
   const { records, guests, events } = parts;
   const vm = records.collection.get(id);
   const guest = guests.get(id);
@@ -199,8 +218,8 @@ async function settleCopy(parts: VmStepParts, original: Vm | null, id: string, s
       {
         hostname: vm.name,
         macs: vm.status.nics.flatMap((nic, index) => {
-          const before = original?.status.nics[index]?.mac;
-          return before ? [{ before, now: nic.mac }] : [];
+          const mac = before[index];
+          return mac ? [{ before: mac, now: nic.mac }] : [];
         }),
       },
       { signal },
@@ -241,10 +260,11 @@ async function finishCopy({ records, guests }: VmStepParts, id: string): Promise
   guests.facts.wake(id);
 }
 
-async function noteRunning(parts: VmStepParts, original: Vm, guest: Guest): Promise<void> {
+/** `where`: what it goes on from, for people. */
+export async function noteRunning(parts: VmStepParts, where: string, guest: Guest): Promise<void> {
   const { records, networks } = parts;
   const { project, status } = records.byId(guest.id);
-  await records.transition(guest.id, 'running', `It goes on from where VM ${original.name} was.`, {
+  await records.transition(guest.id, 'running', `It goes on from where ${where}.`, {
     pinned: guest.pinned,
     pid: guest.pid,
     startedAt: new Date().toISOString(),
@@ -261,7 +281,7 @@ function inOrder(original: Vm, own: Vm['status']['disks']): Vm['status']['disks'
 }
 
 /** Ends what there is of a copy’s guest, with all that only it used. Can be repeated. */
-async function endCopy(parts: VmStepParts, id: string): Promise<void> {
+export async function endCopy(parts: VmStepParts, id: string): Promise<void> {
   const { records, guests, driver } = parts;
   const vm = records.collection.get(id);
   const guest = guests.get(id);
@@ -274,7 +294,7 @@ async function endCopy(parts: VmStepParts, id: string): Promise<void> {
   await parts.volumes.surrender(vm);
 }
 
-async function removeCopy(parts: VmStepParts, id: string): Promise<void> {
+export async function removeCopy(parts: VmStepParts, id: string): Promise<void> {
   await endCopy(parts, id);
   await rm(vmDirectory(parts, id), { recursive: true, force: true });
   if (parts.records.collection.get(id)) await parts.records.collection.delete(id);

@@ -8,7 +8,7 @@ import { type Driver } from '../../drivers/driver.ts';
 import { byteAnswer, type ByteSource, type Caller, type RequestContext } from '../http/context.ts';
 import { type MetricsHistory } from '../metrics/metrics-history.ts';
 import { lister } from '../store/list-page.ts';
-import { toTask } from '../task/task.ts';
+import { toTask, type TaskRecord } from '../task/task.ts';
 import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
@@ -18,9 +18,11 @@ import { type UsageSampler } from './usage-sampler.ts';
 import { type VmActions } from './vm-actions.ts';
 import { type VmRecords } from './vm-records.ts';
 import { type VmCloning } from './vm-cloning.ts';
-import { type VmService } from './vm-service.ts';
+import { type VmRequest, type VmService } from './vm-service.ts';
 
 const maxProcessLogBytes = 262_144;
+
+type VmCreation = (given: VmRequest, requestedBy: string) => Promise<TaskRecord>;
 
 export interface VmHandlersParts {
   service: VmService;
@@ -32,6 +34,8 @@ export interface VmHandlersParts {
   usage: UsageSampler;
   volumes: VolumeService;
   history: MetricsHistory;
+  /** Makes a VM that goes on from prepared memory, or boots where nothing prepared fits. */
+  createWarm: VmCreation;
 }
 
 export function vmHandlers({
@@ -44,6 +48,7 @@ export function vmHandlers({
   usage,
   volumes,
   history,
+  createWarm,
 }: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
   const { collection } = records;
   const screenshots = new Screenshots();
@@ -56,8 +61,11 @@ export function vmHandlers({
     service.require(query.project, params.vm);
   return {
     list: async ({ query }, { caller }) => list(query, caller),
-    create: async ({ query, body }, context) =>
-      toTask(await service.create({ ...body, spec: saidIn(context) }, query.start, context.caller.name)),
+    create: async ({ query, body }, context) => {
+      const given = { ...body, spec: saidIn(context) };
+      const { name } = context.caller;
+      return toTask(await (query.warm ? createWarm(given, name) : service.create(given, query.start, name)));
+    },
     get: async (request, { caller }) => vmFor(caller, find(request)),
     update: async (request, context) => {
       const { caller } = context;

@@ -42,6 +42,12 @@ export interface VmServiceParts extends DefinitionParts {
   live: LiveChanges;
 }
 
+/** A new VM that is asked for. */
+export interface VmRequest extends Pick<Vm, 'name' | 'project' | 'labels'> {
+  /** As it is said: what is left out comes from its profiles and instance type, or is the default. */
+  spec: VmSpecInput;
+}
+
 export interface VmChange {
   revision?: number | undefined;
   labels?: Record<string, string> | undefined;
@@ -64,22 +70,10 @@ export class VmService {
     return this.#parts.records.collection.require(project, reference);
   }
 
-  async create(
-    request: Pick<Vm, 'name' | 'project' | 'labels'> & { spec: VmSpecInput },
-    isStarted: boolean,
-    requestedBy: string,
-  ): Promise<TaskRecord> {
-    const { records, engine, tasks, nodes, references, sources } = this.#parts;
-    // Told before the longer checks: most second creations of one name are slips.
-    if (records.collection.byName(request.project, request.name)) {
-      throw new LodgeError('name_taken', `There is a VM ${request.name} in project ${request.project} already.`);
-    }
-    const expanded = sources.expand(request.project, request.spec, null);
-    refuseHiddenSecrets(expanded);
-    const spec = await withHashedPassword(expanded);
+  async create(request: VmRequest, isStarted: boolean, requestedBy: string): Promise<TaskRecord> {
+    const { records, engine, tasks, references, sources } = this.#parts;
+    const spec = await this.checkCreation(request, isStarted);
     const given = { ...request, spec };
-    await this.#check({ ...given, id: null });
-    nodes.requireRoom(spec, isStarted);
     const id = uuidv7();
     const target = vmSubject({ ...given, id });
     return references.hold(async () => {
@@ -93,6 +87,21 @@ export class VmService {
       await records.collection.create({ ...given, id }, part);
       return engine.require(record.id);
     });
+  }
+
+  /** Refuses a new VM that can't be, is there already, or that the node has no room for. Its spec, as it is kept. */
+  async checkCreation(given: Omit<VmRequest, 'labels'>, isStarted: boolean): Promise<VmSpec> {
+    const { records, nodes, sources } = this.#parts;
+    // Told before the longer checks: most second creations of one name are slips.
+    if (records.collection.byName(given.project, given.name)) {
+      throw new LodgeError('name_taken', `There is a VM ${given.name} in project ${given.project} already.`);
+    }
+    const expanded = sources.expand(given.project, given.spec, null);
+    refuseHiddenSecrets(expanded);
+    const spec = await withHashedPassword(expanded);
+    await this.#check({ ...given, spec, id: null });
+    nodes.requireRoom(spec, isStarted);
+    return spec;
   }
 
   /** What can change while the VM is up is changed by a task, which the answer's status names. */

@@ -15,6 +15,8 @@ import {
   type ForkRequest,
   type Guest,
   type GuestDefinition,
+  type SavedMemory,
+  type SaveForManyRequest,
   type StartOptions,
 } from '../driver.ts';
 import { fakeHardware, fakeRoom } from './fake-devices.ts';
@@ -28,6 +30,15 @@ export interface FakeDriverOptions {
 const machines = { q35: 'fake-q35-1.0', pc: 'fake-pc-1.0', microvm: 'microvm' };
 /** In the folder of a VM. */
 const firmwareFile = 'fake-firmware';
+/** In the folder of saved memory. */
+const memoryFile = 'memory';
+const fakeVersion = '1.0';
+
+/** Memory that many guests may go on from. */
+interface SavedFake {
+  source: FakeProcess;
+  memory: [path: string, base64: string][];
+}
 const models = ['auto', 'host', 'max', 'x86-64-v2', 'x86-64-v3', 'x86-64-v4', 'qemu64'];
 
 export class FakeDriver implements Driver {
@@ -94,6 +105,7 @@ export class FakeDriver implements Driver {
     if (definition.spec.firmware.commandLineExtra.includes('fake.fail-start')) {
       throw new LodgeError('hypervisor_failed', `VM ${definition.name} could not be started: it was told to fail.`);
     }
+    if (options.from) return this.#startFrom(definition, options.from);
     const pinned: VmPinned = {
       qemuVersion: '1.0',
       machine: machines[definition.spec.machine],
@@ -160,6 +172,47 @@ export class FakeDriver implements Driver {
       throw error;
     }
     return { copies: made, pauseMs: 0, frozenMib: 1 };
+  }
+
+  async saveForMany(
+    parent: Guest,
+    { directory, signal, onStopped }: SaveForManyRequest,
+  ): Promise<{ memory: SavedMemory; pauseMs: number }> {
+    const source = await this.read(parent.id);
+    if (!source || !(parent instanceof FakeGuest))
+      throw new LodgeError('hypervisor_failed', `The guest ${parent.id} exists no more.`);
+    if (signal?.aborted) throw new LodgeError('cancelled', `It was cancelled to save VM ${source.name}.`);
+    await onStopped?.();
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { recursive: true });
+    const saved: SavedFake = { source, memory: parent.memory() };
+    const text = JSON.stringify(saved);
+    await writeFile(join(directory, memoryFile), text);
+    return { memory: { directory, state: { version: fakeVersion, length: text.length } }, pauseMs: 0 };
+  }
+
+  async whyNotUsable({ state }: SavedMemory): Promise<string | null> {
+    return state['version'] === fakeVersion ? null : `it was saved by version ${state['version']}`;
+  }
+
+  async #startFrom(definition: GuestDefinition, memory: SavedMemory): Promise<Guest> {
+    const reason = await this.whyNotUsable(memory);
+    if (reason) throw new LodgeError('unsupported', `VM ${definition.name} can’t go on from this memory: ${reason}.`);
+    const text = await readFile(join(memory.directory, memoryFile), 'utf8').catch(() => '');
+    if (text.length !== memory.state['length'])
+      throw new LodgeError('image_invalid', 'The saved memory is damaged: its file is not as it was saved.');
+    const saved = JSON.parse(text) as SavedFake;
+    await mkdir(definition.directory, { recursive: true });
+    await this.#write(definition.id, {
+      ...saved.source,
+      name: definition.name,
+      disks: filesOf(definition),
+      wasRestored: true,
+      links: definition.nics.map((nic) => nic.isConnected),
+    });
+    const guest = await this.#track(definition, { ...saved.source.pinned, arguments: ['fake', definition.id] });
+    guest.recall(saved.memory);
+    return guest;
   }
 
   async discover(): Promise<ReadonlySet<string>> {

@@ -200,8 +200,17 @@ export class FakeGuest implements Guest {
 
   /** A copy of a running guest has what that one had in memory. */
   inherit(original: Guest): void {
-    if (!(original instanceof FakeGuest)) return;
-    for (const [path, content] of original.#files) this.#files.set(path, content);
+    if (original instanceof FakeGuest) this.recall(original.memory());
+  }
+
+  /** What it has in memory, to be saved. */
+  memory(): [path: string, base64: string][] {
+    return [...this.#files].map(([path, content]) => [path, Buffer.from(content).toString('base64')]);
+  }
+
+  /** Has in memory what was saved. */
+  recall(memory: readonly (readonly [path: string, base64: string])[]): void {
+    for (const [path, base64] of memory) this.#files.set(path, Buffer.from(base64, 'base64'));
   }
 
   async openSerial(): Promise<Duplex> {

@@ -17,6 +17,8 @@ import {
   type Guest,
   type GuestDefinition,
   type KnownGuest,
+  type SavedMemory,
+  type SaveForManyRequest,
   type StartOptions,
 } from '../driver.ts';
 import { memoryBlock } from './arguments.ts';
@@ -27,8 +29,17 @@ import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { copyFirmware } from './firmware-copy.ts';
 import { hasFile, readTail, vmFolder } from './folder.ts';
-import { forkGuest, requireForkable, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
+import {
+  forkGuest,
+  keepQuiet,
+  load,
+  requireForkable,
+  type ForkParts,
+  type IncomingMemory,
+  type WaitingCopy,
+} from './fork/fork.ts';
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
+import { SavedMemoryFiles, saveMemoryFiles, whyNotUsable } from './fork/saved-memory.ts';
 import { AcceleratorLadder } from './ladder.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
 import { Attempt, QemuLauncher, startLimits, startMs, type StartLimits } from './qemu-launcher.ts';
@@ -55,6 +66,7 @@ export interface QemuDriverOptions extends QemuProcessesOptions {
 }
 
 const forkMs = 120_000;
+const saveMs = 600_000;
 const adoptMs = 5000;
 
 export class QemuDriver implements Driver {
@@ -65,6 +77,7 @@ export class QemuDriver implements Driver {
   readonly #launcher: QemuLauncher;
   /** The frozen memory of a guest, and its devices' state. */
   readonly #memoryFiles = new SpareMemoryFiles(2);
+  readonly #savedMemory = new SavedMemoryFiles();
   #installation: Promise<QemuInstallation> | null = null;
 
   constructor(options: QemuDriverOptions) {
@@ -122,6 +135,7 @@ export class QemuDriver implements Driver {
     const { name } = definition;
     if (signal?.aborted) throw new LodgeError('cancelled', `Starting VM ${name} was cancelled.`);
     const limits = startLimits(signal, timeoutMs);
+    if (options.from) return this.#startFrom(definition, options.from, limits);
     const installation = await this.#getInstallation();
     const folder = vmFolder(definition.directory);
     const hasSavedState = await hasFile(folder.savedState);
@@ -157,21 +171,14 @@ export class QemuDriver implements Driver {
   }
 
   async fork(parent: Guest, request: ForkRequest): Promise<ForkOutcome> {
-    const source = [...this.#launcher.guests].find((guest) => guest === parent);
-    if (!source) throw new LodgeError('internal', `Guest ${parent.id} is not one of this driver.`);
     const { spec, signal, timeoutMs = forkMs, onStopped, onCopy } = request;
     const limits = startLimits(signal, timeoutMs);
+    const source = this.#requireForkable(parent);
     const { forkable } = source;
-    requireForkable(forkable.name, source.pinned);
     const { copies, pauseMs, frozenBytes } = await forkGuest<QemuGuest>(
       {
-        name: forkable.name,
+        ...forkParts(source, spec),
         files: () => this.#memoryFiles.take(),
-        freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
-        block: {
-          name: memoryBlock(spec.machine),
-          size: (source.pinned.hotplug?.baseMemoryMib ?? spec.memoryMib) * 2 ** 20,
-        },
         launch: async (definition, incoming, end) => {
           await copyVariables(forkable.folder, vmFolder(definition.directory));
           return this.#launchCopy(definition, incoming, { ...limits, deadline: end });
@@ -179,14 +186,49 @@ export class QemuDriver implements Driver {
       },
       { copies: request.copies, deadline: limits.deadline, onStopped, onCopy },
     ).catch((error: unknown) => {
-      const what = `fork VM ${forkable.name}`;
-      if (signal?.aborted) throw new LodgeError('cancelled', `It was cancelled to ${what}.`, { cause: error });
-      if (limits.late.aborted)
-        throw new LodgeError('timeout', `It took longer than ${timeoutMs / 1000} s to ${what}.`, { cause: error });
-      throw qmpFailure(error, what);
+      throw explained(error, `fork VM ${forkable.name}`, limits);
     });
     this.#memoryFiles.refill();
     return { copies, pauseMs, frozenMib: frozenBytes / 2 ** 20 };
+  }
+
+  async saveForMany(
+    parent: Guest,
+    { spec, directory, onStopped, signal, timeoutMs = saveMs }: SaveForManyRequest,
+  ): Promise<{ memory: SavedMemory; pauseMs: number }> {
+    const limits = startLimits(signal, timeoutMs);
+    const source = this.#requireForkable(parent);
+    const work = { directory, signal: limits.deadline, onStopped };
+    return saveMemoryFiles(forkParts(source, spec), source.pinned, work).catch((error: unknown) => {
+      throw explained(error, `save the memory of VM ${source.forkable.name}`, limits);
+    });
+  }
+
+  async whyNotUsable(memory: SavedMemory): Promise<string | null> {
+    return whyNotUsable(memory, (await this.#getInstallation()).version);
+  }
+
+  #requireForkable(parent: Guest): QemuGuest {
+    const source = [...this.#launcher.guests].find((guest) => guest === parent);
+    if (!source) throw new LodgeError('internal', `Guest ${parent.id} is not one of this driver.`);
+    requireForkable(source.forkable.name, source.pinned);
+    return source;
+  }
+
+  /** Starts a guest from memory that was saved of another. */
+  async #startFrom(definition: GuestDefinition, memory: SavedMemory, limits: StartLimits): Promise<Guest> {
+    const reason = await this.whyNotUsable(memory);
+    if (reason) throw new LodgeError('unsupported', `VM ${definition.name} can’t go on from this memory: ${reason}.`);
+    const incoming = await this.#savedMemory.open(memory);
+    const copy = await this.#launchCopy(definition, Promise.resolve(incoming), limits);
+    try {
+      await keepQuiet(copy.qmp);
+      await load(copy.qmp, copy.streamUri, limits.deadline);
+      await copy.run();
+      return copy.guest;
+    } catch (error) {
+      throw await copy.giveUp(error);
+    }
   }
 
   /** Starts the process of a copy, up to where it waits for its devices' state. */
@@ -345,4 +387,27 @@ export class QemuDriver implements Driver {
     );
     return this.#installation;
   }
+}
+
+/** What forking a guest is about. */
+function forkParts(
+  source: QemuGuest,
+  { machine, memoryMib }: Pick<VmSpec, 'machine' | 'memoryMib'>,
+): Pick<ForkParts<QemuGuest>, 'name' | 'freeze' | 'block'> {
+  const { forkable } = source;
+  return {
+    name: forkable.name,
+    freeze: (work) => source.withoutTellingState(() => freezeGuest(forkable, work)),
+    block: {
+      name: memoryBlock(machine),
+      size: (source.pinned.hotplug?.baseMemoryMib ?? memoryMib) * 2 ** 20,
+    },
+  };
+}
+
+function explained(error: unknown, what: string, { signal, late, timeoutMs }: StartLimits): unknown {
+  if (signal?.aborted) return new LodgeError('cancelled', `It was cancelled to ${what}.`, { cause: error });
+  if (late.aborted)
+    return new LodgeError('timeout', `It took longer than ${timeoutMs / 1000} s to ${what}.`, { cause: error });
+  return qmpFailure(error, what);
 }

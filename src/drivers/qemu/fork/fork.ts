@@ -119,8 +119,7 @@ export async function forkGuest<G extends Guest>(
       const definition = await define();
       let copy = await parts.launch(definition, incoming(expected), signal);
       waiting.push(copy);
-      // A copy has the addresses of its original until it is given its own: it must not announce them.
-      await copy.qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
+      await keepQuiet(copy.qmp);
       const { pagesOffset, sealed } = await frozen;
       if (pagesOffset !== expected) {
         await copy.giveUp(new Error('the memory is elsewhere'));
@@ -161,16 +160,8 @@ async function finishImage(
   memory: MemoryFile,
   stream: MemoryFile,
 ): Promise<FinishedImage> {
-  const readAt = reader(memory.descriptor);
   try {
-    const layout = readFrozenLayout(readAt);
-    const main = layout.blocks.find((candidate) => candidate.name === block.name);
-    if (!main || main.size !== block.size)
-      throw new FrozenImageError(`its memory ${block.name} is not the ${block.size / mib} MiB that were expected`);
-    const { size, blocks } = fstatSync(memory.descriptor);
-    if (blocks * 512 > mostBytes(layout.blocks, layout.devicesOffset, size, readAt))
-      await punchUnmarkedPages(memory.path, { ...main, count: main.size / main.pageSize });
-    const content = makeDeviceStream(layout, readAt, size, new Set([block.name]));
+    const { main, content } = await readImage(block, memory);
     for (let at = 0; at < content.length;) at += writeSync(stream.descriptor, content, at);
     const sealed = memory.seal().catch((error: unknown) => {
       throw unusable(name, error);
@@ -183,7 +174,23 @@ async function finishImage(
   }
 }
 
-function unusable(name: string, error: unknown): unknown {
+/** What lies where in a file that QEMU has written, with nothing in it but what counts, and the stream of the rest. */
+export async function readImage(
+  block: ForkParts<Guest>['block'],
+  memory: { path: string; descriptor: number },
+): Promise<{ main: FrozenBlock; content: Buffer }> {
+  const readAt = reader(memory.descriptor);
+  const layout = readFrozenLayout(readAt);
+  const main = layout.blocks.find((candidate) => candidate.name === block.name);
+  if (!main || main.size !== block.size)
+    throw new FrozenImageError(`its memory ${block.name} is not the ${block.size / mib} MiB that were expected`);
+  const { size, blocks } = fstatSync(memory.descriptor);
+  if (blocks * 512 > mostBytes(layout.blocks, layout.devicesOffset, size, readAt))
+    await punchUnmarkedPages(memory.path, { ...main, count: main.size / main.pageSize });
+  return { main, content: makeDeviceStream(layout, readAt, size, new Set([block.name])) };
+}
+
+export function unusable(name: string, error: unknown): unknown {
   if (!(error instanceof FrozenImageError) && !(error instanceof MemoryFileError)) return error;
   return new LodgeError('hypervisor_failed', `The frozen memory of VM ${name} can’t be used: ${error.message}.`, {
     cause: error,
@@ -229,8 +236,13 @@ export function reader(descriptor: number): ReadAt {
   };
 }
 
+/** A copy has the addresses of its original until it is given its own: it must not announce them. */
+export async function keepQuiet(qmp: QmpConnection): Promise<void> {
+  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
+}
+
 /** Loads the devices' state. The vCPUs stay stopped. */
-async function load(qmp: QmpConnection, uri: string, signal: AbortSignal): Promise<void> {
+export async function load(qmp: QmpConnection, uri: string, signal: AbortSignal): Promise<void> {
   await qmp.execute('migrate-incoming', { uri });
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     const { status } = await qmp.execute('query-status');
