@@ -59,15 +59,10 @@ import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
 import { templateHandlers } from './template/template-handlers.ts';
-import { TemplateRecords } from './template/template-records.ts';
-import { sealTask } from './template/seal-task.ts';
-import { TemplateService } from './template/template-service.ts';
-import { prepareTask } from './template/template-prepare-task.ts';
-import { templateTasks } from './template/template-tasks.ts';
-import { WarmStarts } from './template/warm-starts.ts';
+import { Templates } from './template/open-templates.ts';
 import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
-import { systemOf, type DefinitionParts } from './vm/definition.ts';
+import { type DefinitionParts } from './vm/definition.ts';
 import { vmFor } from './vm/first-boot-secrets.ts';
 import { layerUse } from './vm/layer-use.ts';
 import { UidPool } from './vm/uid-pool.ts';
@@ -85,7 +80,6 @@ import { VmActions } from './vm/vm-actions.ts';
 import { cloneTask } from './vm/vm-clone-tasks.ts';
 import { VmCloning } from './vm/vm-cloning.ts';
 import { forkTask } from './vm/vm-fork-tasks.ts';
-import { warmTask } from './vm/vm-warm-tasks.ts';
 import { vmTasks } from './vm/vm-tasks.ts';
 import { LayerFiles } from './volume/layer-files.ts';
 import { LayerMerging } from './volume/layer-merging.ts';
@@ -214,20 +208,13 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       requestedBy: (taskId: string) => engine.require(taskId).requestedBy,
     }),
   );
-  const templateRecords = new TemplateRecords(templateObjects, store);
-  const templateParts = Object.assign(Object.create(stepParts) as VmStepParts, {
-    templates: templateRecords,
-    templatesDirectory: folders.templates,
+  const templating: Templates = new Templates({
+    steps: stepParts,
+    objects: templateObjects,
+    store,
+    directory: folders.templates,
+    later: () => ({ engine, cloning, vms: vmService, nodes, references, sources, log }),
   });
-  const templateJobs = templateTasks(templateParts);
-  const prepare = prepareTask(templateParts);
-  const warmStart = warmTask(
-    Object.assign(Object.create(stepParts) as VmStepParts, {
-      prepared: (id: string, version: number) => warm.prepared(id, version),
-      noteDamage: (id: string, version: number, reason: string) => warm.giveUp(id, version, 'damaged', reason),
-    }),
-  );
-  const seal = sealTask({ engine: () => engine, records, guests, templates: () => templates, vms: () => vmService });
   const act = vmActionTask({
     engine: () => engine,
     vm: (id) => vmObjects.get(id),
@@ -257,11 +244,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     types: listTaskTypes({
       vm: vmJobs,
       clone,
-      template: templateJobs,
-      seal,
-      prepare,
+      template: templating.tasks,
       fork,
-      warm: warmStart,
       image: imageJobs,
       volume: volumeJobs,
       snapshot: snapshotJobs,
@@ -355,34 +339,6 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     snapshots,
     check: (vm) => vmService.checkNew(vm),
   });
-  const warm: WarmStarts = new WarmStarts({
-    records: templateRecords,
-    templatesDirectory: folders.templates,
-    service: vmService,
-    driver,
-    nodes,
-    engine,
-    prepareTask: prepare,
-    warmTask: warmStart,
-    references,
-    events,
-    vms: vmObjects,
-    image: (project, reference) => imageObjects.find(project, reference),
-    log,
-  });
-  const templates: TemplateService = new TemplateService({
-    records: templateRecords,
-    templatesDirectory: folders.templates,
-    cloning,
-    engine,
-    tasks: templateJobs,
-    references,
-    sources,
-    warm,
-    vm: (project, reference) => vmService.require(project, reference),
-    sealing: seal,
-    systemOf: (vm) => systemOf(definitionParts, vm),
-  });
   const groups: GroupService = new GroupService({
     groups: groupObjects,
     vms: vmObjects,
@@ -412,7 +368,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   await images.recover(await readdir(folders.images));
   await volumes.recover();
   await snapshots.recover();
-  await templates.recover();
+  await templating.service.recover();
   await groups.begin();
   await networks.prepare();
   await instanceTypes.makeFirst(sources.instanceTypes);
@@ -482,11 +438,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         usage: new UsageSampler(records, guests),
         volumes,
         history,
-        createWarm: (given, requestedBy) => warm.create(given, requestedBy),
+        createWarm: (given, requestedBy) => templating.warm.create(given, requestedBy),
       }),
       image: imageHandlers(images, imageObjects),
       volume: volumeHandlers(volumes, volumeObjects),
-      template: templateHandlers(templates, templateRecords, warm),
+      template: templateHandlers(templating),
       profile: profileHandlers(profiles, sources),
       instanceType: instanceTypeHandlers(instanceTypes, sources),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
@@ -528,7 +484,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     await nodes.inspect();
     await supervisor.begin(hasRebooted);
     await nodes.settleBoot();
-    await warm.recover();
+    await templating.warm.recover();
     await images.showUsers();
     merging.planAll();
     await history.removeStrays();

@@ -4,14 +4,11 @@ import { type GroupTasks } from './group/group-tasks.ts';
 import { type ImageTasks } from './image/image-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
-import { type SealInput } from './template/seal-task.ts';
-import { type TemplateTasks } from './template/template-tasks.ts';
-import { type PrepareInput } from './template/template-prepare-task.ts';
+import { type Templates } from './template/open-templates.ts';
 import { type VmActionInput } from './vm/vm-action-task.ts';
 import { type CloneInput } from './vm/vm-clone-tasks.ts';
 import { type ForkInput } from './vm/vm-fork-tasks.ts';
 import { listVmTasks, type VmTasks } from './vm/vm-tasks.ts';
-import { type WarmInput } from './vm/vm-warm-tasks.ts';
 import { type VolumeTasks } from './volume/volume-tasks.ts';
 
 export interface TaskTypeParts {
@@ -19,11 +16,8 @@ export interface TaskTypeParts {
   image: ImageTasks;
   volume: VolumeTasks;
   clone: TaskType<CloneInput>;
-  template: TemplateTasks;
-  seal: TaskType<SealInput>;
-  prepare: TaskType<PrepareInput>;
+  template: Templates['tasks'];
   fork: TaskType<ForkInput>;
-  warm: TaskType<WarmInput>;
   snapshot: SnapshotTasks;
   act: TaskType<VmActionInput>;
   group: GroupTasks;
@@ -33,16 +27,13 @@ export interface TaskTypeParts {
 export function listTaskTypes({
   vm,
   clone,
-  prepare,
   fork,
-  warm,
   image,
   volume,
   snapshot,
   act,
   group,
   template,
-  seal,
   stopGuests,
 }: TaskTypeParts): TaskType[] {
   return [
@@ -50,10 +41,10 @@ export function listTaskTypes({
     clone,
     template.addVersion,
     template.delete,
-    seal,
-    prepare,
+    template.seal,
+    template.prepare,
+    template.createWarm,
     fork,
-    warm,
     image.create,
     image.importUpload,
     image.delete,

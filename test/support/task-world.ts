@@ -316,11 +316,8 @@ export async function openTaskWorld(): Promise<TaskWorld> {
   const types = listTaskTypes({
     vm,
     clone,
-    template,
-    prepare,
-    seal,
+    template: { ...template, prepare, seal, createWarm: warm },
     fork,
-    warm,
     image,
     volume,
     snapshot,

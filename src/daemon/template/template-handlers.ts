@@ -4,15 +4,14 @@ import { template as templateSchema, type Template } from '../../api/template.ts
 import { type ByteSource, type RequestContext } from '../http/context.ts';
 import { lister } from '../store/list-page.ts';
 import { toTask } from '../task/task.ts';
-import { type TemplateRecords } from './template-records.ts';
-import { type TemplateService } from './template-service.ts';
-import { type WarmStarts } from './warm-starts.ts';
+import { type Templates } from './open-templates.ts';
 
-export function templateHandlers(
-  templates: TemplateService,
-  { collection }: TemplateRecords,
-  warm: WarmStarts,
-): NounHandlers<'template', RequestContext, ByteSource> {
+export function templateHandlers({
+  service: templates,
+  records,
+  warm,
+}: Templates): NounHandlers<'template', RequestContext, ByteSource> {
+  const { collection } = records;
   const list = lister(templateSchema, { all: () => collection.all(), revision: () => collection.revision });
   const find = ({ params, query }: { params: { template: string }; query: { project: string } }): Template =>
     templates.require(query.project, params.template);

@@ -5,8 +5,6 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type Template, type TemplateMemory, type TemplatePrepare } from '../../api/template.ts';
 import { type Vm } from '../../api/vm.ts';
-import { type Driver } from '../../drivers/driver.ts';
-import { type EventService } from '../event/event-service.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
@@ -17,28 +15,17 @@ import { vmSubject } from '../vm/vm-records.ts';
 import { type VmRequest, type VmService } from '../vm/vm-service.ts';
 import { type PreparedGuest, type WarmInput } from '../vm/vm-warm-tasks.ts';
 import { seedOfVersion, type PrepareInput } from './template-prepare-task.ts';
-import {
-  initialTemplateStatus,
-  templateFirmware,
-  templateSubject,
-  type TemplateOrigin,
-  type TemplateRecords,
-} from './template-records.ts';
+import { initialTemplateStatus, templateFirmware, templateSubject, type TemplateOrigin } from './template-records.ts';
+import { type TemplateTaskParts } from './template-tasks.ts';
 import { whyNotWarm } from './warm-fit.ts';
 
 export interface WarmStartsParts {
-  records: TemplateRecords;
-  templatesDirectory: string;
+  steps: TemplateTaskParts;
+  tasks: { prepare: TaskType<PrepareInput>; createWarm: TaskType<WarmInput> };
   service: VmService;
-  driver: Driver;
   nodes: Pick<NodeService, 'requireRoom' | 'requireCapability'>;
   engine: TaskEngine;
-  prepareTask: TaskType<PrepareInput>;
-  warmTask: TaskType<WarmInput>;
   references: ReferenceLock;
-  events: EventService;
-  vms: { byName: (project: string, name: string) => Vm | null };
-  image: (project: string, reference: string) => Image | null;
   log: Log;
 }
 
@@ -98,10 +85,10 @@ export class WarmStarts {
     for (const { template, version, origin } of candidates) {
       const why = await this.#whyNot(template, version, origin, spec);
       if (why === null) {
-        const { engine, warmTask, vms } = this.#parts;
-        const isTaken = (name: string): boolean => vms.byName(project, name) !== null;
+        const { engine, tasks, steps } = this.#parts;
+        const isTaken = (name: string): boolean => steps.records.collection.byName(project, name) !== null;
         const all = namesOfCopies(names.prefix, { count: names.count, isWhole: true, isTaken });
-        const task = await engine.submit(warmTask, {
+        const task = await engine.submit(tasks.createWarm, {
           target: templateSubject(template),
           input: {
             parent: { id: template.id, name: template.name, version },
@@ -128,17 +115,21 @@ export class WarmStarts {
   }
 
   async #ofImage(project: string, reference: string | undefined): Promise<Candidate[]> {
-    const image = reference === undefined ? null : this.#parts.image(project, reference);
+    const image = reference === undefined ? null : this.#image(project, reference);
     if (!image) return [];
-    const all = [...this.#parts.records.collection.all()].filter((template) => template.project === project);
+    const all = [...this.#parts.steps.templates.collection.all()].filter((template) => template.project === project);
     const found = await Promise.all(all.map((template) => this.ofTemplate(template, undefined)));
     return found.flat().filter(({ origin }) => origin.warm?.imageId === image.id);
+  }
+
+  #image(project: string, reference: string): Image | null {
+    return this.#parts.steps.images.find(project, reference);
   }
 
   async #withOrigins(versions: readonly Omit<Candidate, 'origin'>[]): Promise<Candidate[]> {
     const found: Candidate[] = [];
     for (const one of versions) {
-      const origin = await this.#parts.records.origin(one.template.id, one.version);
+      const origin = await this.#parts.steps.templates.origin(one.template.id, one.version);
       if (origin?.warm) found.push({ ...one, origin });
     }
     return found;
@@ -149,13 +140,13 @@ export class WarmStarts {
     const memory = template.status.versions.find((one) => one.version === version)?.memory;
     if (!memory || !origin.warm) return 'it is gone';
     if (memory.state !== 'ready') return `it is ${memory.state}: ${memory.reason}`;
-    return (await this.#parts.driver.whyNotUsable(origin.warm.memory)) ?? whyNotWarm(origin.spec, spec);
+    return (await this.#parts.steps.driver.whyNotUsable(origin.warm.memory)) ?? whyNotWarm(origin.spec, spec);
   }
 
   /** Says of VMs that they boot although memory was asked for. */
   async tellCold(vms: readonly { id: string; name: string }[], project: string, reason: string): Promise<void> {
     for (const vm of vms)
-      await this.#parts.events.record({
+      await this.#parts.steps.events.record({
         type: 'vm.started-cold',
         subject: vmSubject({ ...vm, project }),
         message: `VM ${vm.name} boots, and does not go on from prepared memory: ${reason}.`,
@@ -164,7 +155,7 @@ export class WarmStarts {
 
   /** Boots a VM to keep it. */
   async prepare(body: TemplatePrepare, requestedBy: string): Promise<TaskRecord> {
-    const { records } = this.#parts;
+    const records = this.#parts.steps.templates;
     const { project, template: reference, name, spec, version } = body;
     if ((spec === undefined) === (reference === undefined))
       throw invalidField('spec', 'is given, or a template, and not both', spec && 'both');
@@ -182,7 +173,7 @@ export class WarmStarts {
       return this.#prepare({ project, name: template.name, spec: origin.spec, image: null, from }, requestedBy);
     }
     if (version !== undefined) throw invalidField('version', 'is of a template, and a spec was given', version);
-    const image = spec?.image === undefined ? null : this.#parts.image(project, spec.image);
+    const image = spec?.image === undefined ? null : this.#image(project, spec.image);
     if (!image || !spec) throw invalidField('spec.image', 'names the image that the VM boots from', spec?.image);
     return this.#prepare({ project, name: name ?? image.name, spec, image, from: null }, requestedBy);
   }
@@ -203,7 +194,8 @@ export class WarmStarts {
     },
     requestedBy: string,
   ): Promise<TaskRecord> {
-    const { records, service, nodes, engine, prepareTask, references } = this.#parts;
+    const { steps, service, nodes, engine, tasks, references } = this.#parts;
+    const records = steps.templates;
     nodes.requireCapability('fork', 'No VM can be prepared');
     const own: Vm['spec'] = {
       ...spec,
@@ -231,7 +223,7 @@ export class WarmStarts {
       const found = records.collection.byName(project, name);
       if (!found) {
         const id = uuidv7();
-        const { record, part } = engine.prepare(prepareTask, {
+        const { record, part } = engine.prepare(tasks.prepare, {
           target: templateSubject({ id, name, project }),
           input: { ...input, id, version: 1 },
           requestedBy,
@@ -249,7 +241,7 @@ export class WarmStarts {
         ...now,
         lastVersion: now.lastVersion + 1,
       }));
-      return engine.submit(prepareTask, {
+      return engine.submit(tasks.prepare, {
         target: templateSubject(found),
         input: { ...input, id: found.id, version: status.lastVersion },
         requestedBy,
@@ -259,7 +251,7 @@ export class WarmStarts {
 
   /** What there is of a version for VMs to go on from. */
   async prepared(id: string, version: number): Promise<PreparedGuest | null> {
-    const origin = await this.#parts.records.origin(id, version);
+    const origin = await this.#parts.steps.templates.origin(id, version);
     if (!origin?.warm) return null;
     const { memory, status, hasSeed } = origin.warm;
     return {
@@ -267,14 +259,15 @@ export class WarmStarts {
       status,
       disks: origin.disks,
       layers: origin.layers,
-      firmware: templateFirmware(this.#parts, id, version),
-      seed: hasSeed ? seedOfVersion(this.#parts, id, version) : null,
+      firmware: templateFirmware(this.#parts.steps, id, version),
+      seed: hasSeed ? seedOfVersion(this.#parts.steps, id, version) : null,
     };
   }
 
   /** The memory of a version is of no use any more: no VM is made of it from here on, and it is prepared anew. */
   async giveUp(id: string, version: number, state: TemplateMemory['state'], reason: string): Promise<void> {
-    const { records, events, log } = this.#parts;
+    const { steps, log } = this.#parts;
+    const { templates: records, events } = steps;
     const template = records.collection.get(id);
     const memory = template?.status.versions.find((one) => one.version === version)?.memory;
     if (!template || !memory || memory.state !== 'ready') return;
@@ -296,11 +289,11 @@ export class WarmStarts {
   }
 
   async #prepareAgain(template: Template, version: number): Promise<void> {
-    const origin = await this.#parts.records.origin(template.id, version);
+    const origin = await this.#parts.steps.templates.origin(template.id, version);
     if (!origin?.warm) return;
     const { imageId, version: from } = origin.warm;
     const { project, name } = template;
-    const image = imageId === null ? null : this.#parts.image(project, imageId);
+    const image = imageId === null ? null : this.#image(project, imageId);
     if (imageId !== null && !image) return;
     const { spec } = origin;
     await this.#prepare({ project, name, spec, image, from }, 'lodge');
@@ -308,10 +301,10 @@ export class WarmStarts {
 
   /** After the daemon's start: what was saved by another QEMU, or with another processor, is prepared anew. */
   async recover(): Promise<void> {
-    for (const template of [...this.#parts.records.collection.all()])
+    for (const template of [...this.#parts.steps.templates.collection.all()])
       for (const { version, origin } of await this.ofTemplate(template, undefined)) {
         const memory = origin.warm?.memory;
-        const reason = memory ? await this.#parts.driver.whyNotUsable(memory) : null;
+        const reason = memory ? await this.#parts.steps.driver.whyNotUsable(memory) : null;
         if (reason) await this.giveUp(template.id, version, 'outdated', reason);
       }
   }
