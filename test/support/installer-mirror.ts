@@ -28,7 +28,7 @@ export interface InstallerMirrorOptions {
   /** Of the archive, without a slash at its end. */
   url: string;
   suite: string;
-  /** Packages that the installer has in its initial RAM disk: those it does not ask for. */
+  /** Packages that the installer has in its initial RAM disk, in whichever version. */
   installed: ReadonlySet<string>;
   /** Packages that it is told to take besides those it takes by itself. */
   wanted: readonly string[];
@@ -57,12 +57,14 @@ export async function serveInstallerMirror(
   namespace: NetworkNamespace,
   options: InstallerMirrorOptions,
 ): Promise<InstallerMirror> {
-  const { url, suite } = options;
+  const { url, suite, installed } = options;
   const list = 'main/debian-installer/binary-amd64/Packages';
   const all = paragraphs(await unpack(test, await get(`${url}/dists/${suite}/${list}.xz`)));
   const missing = await missingOf(all, options);
+  // It does without a newer one of what it has.
+  const lost = missing.filter((name) => !installed.has(name));
   const there = all.filter(
-    (one) => !missing.includes(nameOf(one)) && !dependsOf(one).some((name) => missing.includes(name)),
+    (one) => !missing.includes(nameOf(one)) && !dependsOf(one).some((name) => lost.includes(name)),
   );
   const shown = Buffer.from(`${there.join('\n\n')}\n`);
   const release = replaceInRelease((await get(`${url}/dists/${suite}/Release`)).toString(), list, shown);
@@ -102,16 +104,13 @@ export async function serveInstallerMirror(
 }
 
 /** Names of the packages that the installer would take and the mirror doesn't have. */
-async function missingOf(
-  all: readonly string[],
-  { url, installed, wanted }: InstallerMirrorOptions,
-): Promise<string[]> {
+async function missingOf(all: readonly string[], { url, wanted }: InstallerMirrorOptions): Promise<string[]> {
   const byName = new Map(all.map((one) => [nameOf(one), one]));
   const standard = all.filter((one) => taken.has(fieldOf(one, 'Priority') ?? '')).map((one) => nameOf(one));
   const names = new Set([...standard, ...wanted]);
   for (const name of names) for (const other of dependsOf(byName.get(name) ?? '')) names.add(other);
   const missing: string[] = [];
-  const left = all.filter((one) => names.has(nameOf(one)) && !installed.has(nameOf(one))).values();
+  const left = all.filter((one) => names.has(nameOf(one))).values();
   const look = async (): Promise<void> => {
     for (const one of left) if (!(await exists(`${url}/${fieldOf(one, 'Filename')}`))) missing.push(nameOf(one));
   };

@@ -136,13 +136,22 @@ async function checkVolumes({ daemon, driver }: Place, { vms, volumes }: Settled
   for (const { id, name } of vms) {
     const { items } = await daemon.client.snapshot.list({ params: { vm: id }, query: { limit: 500 } });
     snapshots.push(...items);
-    const memory = (await filesIn(join(daemon.folder, 'data/vms', id, 'snapshots'))).map((file) => file.split('.')[0]!);
+    const files = await filesIn(join(daemon.folder, 'data/vms', id, 'snapshots'));
+    const kept = (ending: string): string[] =>
+      files.filter((file) => file.endsWith(ending)).map((file) => file.slice(0, -ending.length));
+    const known = items.map((one) => one.id);
     problems.push(
       ...differences(
         `saved memory of VM ${name}:`,
-        memory,
+        kept('.memory'),
         items.filter(({ status }) => status.memoryBytes !== null).map((one) => one.id),
       ),
+      ...kept('.firmware')
+        .filter((snapshotId) => !known.includes(snapshotId))
+        .map((snapshotId) => `the variables of the firmware at snapshot ${snapshotId} of VM ${name} are left over`),
+      ...items
+        .filter((one) => one.status.state === 'ready' && !kept('.firmware').includes(one.id))
+        .map((one) => `the variables of the firmware at snapshot ${one.name} of VM ${name} are missing`),
     );
     if (items.length > 0 && items.filter(({ status }) => status.isCurrent).length > 1)
       problems.push(`VM ${name} goes on from two snapshots`);
