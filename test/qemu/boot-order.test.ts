@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { type Vm } from '../../src/api/vm.ts';
 import { bootSector, makeBiosDisk, makeBootableIso } from '../support/boot-sector.ts';
 import { makeEfiDisk, makeLoader } from '../support/efi-disk.ts';
 import { qemuDaemon } from '../support/qemu-daemon.ts';
@@ -69,14 +68,15 @@ for (const firmware of ['bios', 'uefi'] as const) {
         false,
       );
       await host.done(client.vm.start({ params, query, body: { bootOnce: 'cdrom' } }));
-      const { spec, status } = await host.vm('web1');
+      const { status } = await host.vm('web1');
       assert.equal(status.bootedOnceFrom, 'cdrom');
       assert.deepEqual(await booted(2), ['CDROM', 'DISK'], 'the CD-ROM once, and the disk when the machine is reset');
 
-      const disks = spec.disks.map((one) => (one.name === 'setup' ? { ...one, bootIndex: 1 } : one));
-      await client.vm.update({ params, query, body: { spec: { ...spec, disks } } });
-      const isFirst = (vm: Vm): boolean => vm.status.startedSpec?.disks[1]?.bootIndex === 1;
-      await host.until('web1', 'has another boot order', (vm) => isFirst(vm) && vm.status.taskId === null);
+      await host.change('web1', (spec) => ({
+        ...spec,
+        disks: spec.disks.map((one) => (one.name === 'setup' ? { ...one, bootIndex: 1 } : one)),
+      }));
+      assert.equal((await host.vm('web1')).status.startedSpec?.disks[1]?.bootIndex, 1);
       seen = (await all()).length;
       await client.vm.reset({ params, query });
       assert.deepEqual(await booted(1), ['CDROM'], 'the CD-ROM is the first now');

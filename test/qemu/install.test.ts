@@ -73,11 +73,11 @@ test('a system is installed from an ISO, and boots from its disk then', { timeou
       timeoutMs: 60_000,
       describe: `the guest sees ${wanted} in its drive`,
     });
-  const insert = async (image: string | undefined): Promise<void> => {
-    const { spec } = await host.vm('web1');
-    const disks = spec.disks.map((disk) => (disk.name === 'cdrom' ? { ...disk, image } : disk));
-    await client.vm.update({ params, query, body: { spec: { ...spec, disks } } });
-  };
+  const insert = (image: string | undefined): Promise<unknown> =>
+    host.change('web1', (spec) => ({
+      ...spec,
+      disks: spec.disks.map((disk) => (disk.name === 'cdrom' ? { ...disk, image } : disk)),
+    }));
   await untilMedium('INSTALLER');
   await insert('drivers');
   await untilMedium('DRIVERS');

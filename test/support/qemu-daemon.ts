@@ -9,7 +9,7 @@ import { type Event } from '../../src/api/event.ts';
 import { type Node } from '../../src/api/node.ts';
 import { type Task } from '../../src/api/task.ts';
 import { type Vm } from '../../src/api/vm.ts';
-import { type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { type VmSpec, type VmSpecInput } from '../../src/api/vm-spec.ts';
 import { type LodgeClient } from '../../src/client/client.ts';
 import { waitForTask, waitForTaskEnd } from '../../src/client/follow.ts';
 import { type TinyVariant } from '../../src/host/image/tiny.ts';
@@ -90,6 +90,15 @@ export class QemuDaemon {
 
   vm(name: string): Promise<Vm> {
     return this.client.vm.get({ params: { vm: name }, query });
+  }
+
+  /** Changes a VM's spec, and waits until its guest has what can change while it runs. */
+  async change(name: string, change: (spec: VmSpec) => VmSpec): Promise<Vm> {
+    const { spec } = await this.vm(name);
+    const body = { spec: change(spec) };
+    const { taskId } = (await this.client.vm.update({ params: { vm: name }, query, body })).status;
+    if (taskId !== null) await waitForTask(this.client, taskId, { timeoutMs: taskMs });
+    return this.vm(name);
   }
 
   /** Waits until a VM is as it should be. */
