@@ -182,7 +182,8 @@ function describeClock({ clockBase, hpet, machine }: VmHardware): VmDevice[] {
       name: 'timer',
       kind: 'emulated',
       model: hpet.model,
-      otherKind: null,
+      // Its paravirtual counterpart is the time that the CPU interface tells.
+      otherKind: hpet.model === 'none' ? 'hpet' : 'none',
       field: 'spec.clock.hasHpet',
       why: hpet.why,
     },

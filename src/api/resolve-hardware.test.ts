@@ -292,6 +292,7 @@ describe('The table of devices', () => {
       'emulated: ide-hd on ich9-ahci (q35) | virtio-blk-pci',
     ]);
     assert.deepEqual(of('nic 0'), ['paravirtual: virtio-net-pci | e1000e', 'emulated: e1000e | virtio-net-pci']);
+    assert.deepEqual(of('timer'), ['emulated: none | hpet', 'emulated: hpet | none']);
     assert.deepEqual(of('video'), ['paravirtual: virtio-vga | VGA', 'emulated: VGA | virtio-vga']);
     assert.deepEqual(of('cpu interface'), ['paravirtual: kvm: kvmclock kvm-pv-eoi | none', 'emulated: none | kvm']);
     assert.deepEqual(of('balloon'), ['paravirtual: virtio-balloon-pci | none', 'emulated: none | virtio-balloon-pci']);
