@@ -12,6 +12,20 @@ export const consoleTicket = z
   })
   .meta({ id: 'ConsoleTicket' });
 
+export const serialLine = z.object({
+  number: z.int().describe('From 1, of what is kept'),
+  text: z.string().describe('Plain: without colours, cursor movements and control characters; cut at 4096 characters'),
+});
+
+export const serialLines = z
+  .object({
+    lines: z.array(serialLine),
+    matches: z.int().describe('Lines that were found, those too that are not in the answer'),
+    total: z.int().describe('Lines that are kept'),
+  })
+  .meta({ id: 'SerialLines' });
+export type SerialLines = z.output<typeof serialLines>;
+
 const keyName = z.string().regex(/^[a-z0-9_]{1,20}$/, 'is a key as QEMU names it: ctrl, alt, delete, ret, a, f1');
 const errors = ['not_found', 'wrong_state', 'hypervisor_failed', 'unsupported'] as const;
 
@@ -55,6 +69,26 @@ export const vmConsoleRoutes = {
         .describe('At most this many, from the end'),
     }),
     response: bytes('application/octet-stream', 'Console output as it came'),
+    errors: ['not_found'],
+  }),
+  searchSerialLog: route({
+    method: 'GET',
+    path: '/v1/vms/{vm}/serial-log/lines',
+    tag: 'consoles',
+    summary: 'Search the kept output of the serial console',
+    permission: 'vm.console',
+    query: inProject.extend({
+      contains: z.string().min(1).max(200).optional().describe('Only lines with this text in them; no pattern'),
+      ignoreCase: z.stringbool().or(z.boolean()).default(false).describe('Capital and small letters are the same'),
+      tail: z.coerce
+        .number<number | string>()
+        .int()
+        .min(1)
+        .max(10_000)
+        .default(1000)
+        .describe('At most this many lines, the last ones'),
+    }),
+    response: serialLines,
     errors: ['not_found'],
   }),
   screenshot: route({

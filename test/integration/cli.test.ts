@@ -150,6 +150,11 @@ test('the command line with a daemon', async (t) => {
     assert.match(await cli.fails(2, 'vm', 'cp', 'a', 'b'), /one side of a copy/);
     assert.match(await cli.ok('vm', 'guest', 'agent'), /Guest agent:/);
 
+    assert.match(await cli.ok('vm', 'serial-log', 'agent', '--grep', '^lodge: (ready|up)'), /^lodge: ready$/m);
+    assert.equal(await cli.ok('vm', 'serial-log', 'agent', '--grep', 'LODGE', '-i', '--tail', '1'), 'lodge: ready\n');
+    assert.equal((await cli.run(['vm', 'serial-log', 'agent', '--grep', 'no such line'])).code, 1);
+    assert.match(await cli.fails(2, 'vm', 'serial-log', 'agent', '--grep', '('), /not a regular expression/);
+
     await cli.ok('vm', 'screenshot', 'agent');
     assert.equal((await readFile(join(cli.home, 'agent.png'))).subarray(1, 4).toString(), 'PNG');
   });

@@ -78,6 +78,26 @@ suite('a console', () => {
     await assertRefused(daemon, noKeys, 'invalid_request', /combinations/);
   });
 
+  test('is searched as plain lines, also when the VM is off', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeVm(daemon, 'web1', {}, { start: true });
+    const params = { vm: 'web1' };
+    const serial = await open(daemon, 'web1', 'serial');
+    serial.stream.write('\u001b[31mError: disk\u001b[0m\r\nfine\r\n');
+    await readUntil(serial, 'fine');
+    serial.stream.end();
+    await done(daemon, daemon.client.vm.forceOff({ params }));
+    const found = await daemon.client.vm.searchSerialLog({ params, query: { contains: 'error', ignoreCase: true } });
+    assert.deepEqual(
+      found.lines.map(({ text }) => text),
+      ['Error: disk'],
+    );
+    assert.equal(found.matches, 1);
+    const last = await daemon.client.vm.searchSerialLog({ params, query: { tail: 1 } });
+    assert.deepEqual([last.lines.at(-1)?.text, last.lines.at(-1)?.number], ['fine', last.total]);
+    await assertRefused(daemon, daemon.client.vm.searchSerialLog({ params, query: { tail: 0 } }), 'invalid_request');
+  });
+
   test('takes pictures at most once a second, at any size, and tells when nothing has changed', async (t) => {
     const { daemon } = await lodge(t);
     await makeVm(daemon, 'web1', {}, { start: true });

@@ -10,6 +10,7 @@ import { fetchVms } from '../vm/view.ts';
 import { parseDetachKey, type ConsoleOptions } from '../vm/console.ts';
 import type { CopyOptions } from '../vm/copy.ts';
 import type { ExecOptions } from '../vm/exec.ts';
+import type { SerialLinesOptions } from '../vm/serial-lines.ts';
 import type { SshOptions } from '../vm/ssh.ts';
 import { usageError } from '../usage-error.ts';
 
@@ -36,16 +37,32 @@ export function addConsoleVerbs(vm: Command): void {
   const detach = vm.commands.at(-1)?.options.find((option) => option.long === '--detach-key');
   if (detach) detach.defaultValueDescription = 'ctrl-]';
 
-  verb(vm, 'serial-log <vm>', 'Print the kept output of the serial console', {
-    examples: [['lodge vm serial-log web1 --bytes 4KiB', 'its end']],
+  verb(vm, 'serial-log <vm>', 'Print or search the kept output of the serial console', {
+    description:
+      'Print the kept output of the serial console as it came, also of a VM that is off; or, with one of the options for lines, as plain lines: searched, the last ones, or as they come. With --grep it ends with 1 where nothing was found.',
+    examples: [
+      ['lodge vm serial-log web1 --bytes 4KiB', 'its end, as it came'],
+      ['lodge vm serial-log web1 --grep "panic|BUG:"', 'lines that match a regular expression'],
+      ['lodge vm serial-log web1 --grep error -i --tail 20', 'the last 20 with the word, in capitals or not'],
+      ['lodge vm serial-log web1 --follow --grep "login:"', 'and what comes, until Ctrl-C'],
+    ],
   })
+    .option('--grep <pattern>', 'lines that match this regular expression')
+    .option('-i, --ignore-case', 'capital and small letters are the same to --grep')
+    .option('--tail <lines>', 'at most so many lines, the last ones', wholeNumber(1, 10_000))
+    .option('--follow', 'go on with what comes, while the VM runs')
+    .option('--timestamps', 'put the time before each line that comes with --follow')
     .option(
       '--bytes <size>',
       'at most this much, from the end (default: 64KiB; at most 4MiB)',
       parsedBy((text) => parseBytes(text, 'B')),
     )
     .action(
-      withDaemon<[name: string], { bytes?: number }>(async (session, options, name) => {
+      withDaemon<[name: string], { bytes?: number } & SerialLinesOptions>(async (session, options, name) => {
+        if (options.grep !== undefined || options.tail !== undefined || options.follow === true) {
+          const { printSerialLines } = await import('../vm/serial-lines.ts');
+          return printSerialLines(session, options, name);
+        }
         const log = await withSuggestion(session, name, fetchVms, () =>
           session.client.vm.serialLog({
             params: { vm: name },
@@ -58,6 +75,7 @@ export function addConsoleVerbs(vm: Command): void {
           session.terminal.raw(chunk);
         }
         if (length === 0) session.terminal.note(`The serial console of ${name} has printed nothing.`);
+        return 0;
       }),
     );
 

@@ -13,6 +13,7 @@ import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
 import { withHostDisks } from './host-disks.ts';
+import { searchSerial } from './serial-search.ts';
 import { Screenshots } from './screenshots.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmActions } from './vm-actions.ts';
@@ -21,6 +22,8 @@ import { type VmCloning } from './vm-cloning.ts';
 import { type VmRequest, type VmService } from './vm-service.ts';
 
 const maxProcessLogBytes = 262_144;
+/** More than is kept of a log, unless the daemon was away for long. */
+const maxSerialLogBytes = 4_194_304;
 
 type VmCreation = (given: VmRequest, requestedBy: string) => Promise<TaskRecord>;
 
@@ -117,6 +120,8 @@ export function vmHandlers({
       await join(client, console, context.signal);
     },
     serialLog: async (request) => byteAnswer(await driver.serialLog(service.place(find(request)), request.query.bytes)),
+    searchSerialLog: async (request) =>
+      searchSerial(await driver.serialLog(service.place(find(request)), maxSerialLogBytes), request.query),
     screenshot: async (request) => {
       const target = find(request);
       const guest = service.guest(target, 'console');
