@@ -23,6 +23,7 @@ export const changeKind = z.enum([
   'vm',
   'image',
   'volume',
+  'snapshot',
   'network',
   'template',
   'group',

@@ -397,6 +397,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     objectSource('vm', vmObjects, (vm) => vmFor(caller, vm)),
     objectSource('image', imageObjects),
     objectSource('volume', volumeObjects),
+    {
+      kind: 'snapshot',
+      prefixes: ['/lodge/snapshots/', '/lodge/snapshots-status/'],
+      read: (id) => snapshots.read(id),
+    },
     objectSource('network', networkObjects),
     objectSource('template', templateObjects),
     objectSource('group', groupObjects, (group) => groups.view(group)),

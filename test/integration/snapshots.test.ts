@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { suite, test } from 'node:test';
+import { type Change } from '../../src/api/event.ts';
 import { type SnapshotCreate, type Snapshot } from '../../src/api/snapshot.ts';
 import { run } from '../../src/host/command.ts';
 import { type TestDaemon } from '../support/daemon.ts';
@@ -180,6 +181,31 @@ suite('a snapshot', () => {
     await done(daemon, daemon.client.vm.start({ params }));
     await done(daemon, daemon.client.vm.delete({ params, query: { force: true } }));
     assert.deepEqual(await readdir(volumeFolder(daemon)), []);
+  });
+
+  test('is in the stream of changes, as it is when it is read', async (t) => {
+    const { daemon } = await lodge(t);
+    await makeWeb(daemon);
+    const { revision: since } = await daemon.client.vm.list();
+    const { id } = await take(daemon, 'first');
+    const changes = async (): Promise<Change[]> => {
+      const found: Change[] = [];
+      const query = { since, kinds: 'snapshot' };
+      for await (const change of await daemon.client.event.stream({ query }, { signal: AbortSignal.timeout(20_000) })) {
+        if (change.type === 'synced') break;
+        found.push(change);
+      }
+      return found;
+    };
+    const made = await changes();
+    assert.equal(made[0]?.type, 'created');
+    assert.ok(made.every((change) => change.kind === 'snapshot' && change.id === id));
+    assert.deepEqual(made.at(-1)?.object, await daemon.client.snapshot.get({ params: of('first') }));
+    await done(daemon, daemon.client.snapshot.delete({ params: of('first') }));
+    assert.deepEqual(
+      (await changes()).map(({ type, kind, object }) => [type, kind, object]),
+      [['deleted', 'snapshot', null]],
+    );
   });
 
   test('goes with its VM', async (t) => {

@@ -127,14 +127,25 @@ function addLookVerbs(snapshot: Command): void {
   verb(snapshot, 'list <vm>', 'List the snapshots of a VM', {
     aliases: ['ls'],
     formats: listFormats,
-    examples: [['lodge snapshot list web1', 'with size and depth, oldest first']],
-  }).action(
-    withDaemon<[vm: string], object>(async (session, _options, vm) => {
-      const items = await snapshotsOf(session, vm);
-      const empty = `VM ${vm} has no snapshots. Take one: lodge snapshot create ${vm} before-upgrade`;
-      await printList(session, snapshotPrintable, items, empty);
-    }),
-  );
+    examples: [
+      ['lodge snapshot list web1', 'with size and depth, oldest first'],
+      ['lodge snapshot list web1 --watch', 'as they are taken, merged and deleted'],
+    ],
+  })
+    .option('-w, --watch', 'go on showing it as it changes, until Ctrl-C; not on a terminal, a line a change')
+    .action(
+      withDaemon<[vm: string], { watch?: boolean }>(async (session, options, vm) => {
+        const empty = `VM ${vm} has no snapshots. Take one: lodge snapshot create ${vm} before-upgrade`;
+        const read = (): Promise<Snapshot[]> => snapshotsOf(session, vm);
+        if (options.watch === true) {
+          await read();
+          const { watchList } = await import('../watch-list.ts');
+          await watchList(session, { kind: 'snapshot', printable: snapshotPrintable, read, empty });
+          return;
+        }
+        await printList(session, snapshotPrintable, await read(), empty);
+      }),
+    );
   verb(snapshot, 'tree <vm>', 'Show the snapshots of a VM as a tree', {
     examples: [['lodge snapshot tree web1', 'which was taken after which, and where the VM is']],
   }).action(

@@ -10,7 +10,7 @@ export interface ChangeSource {
   kind: ChangeKind;
   /** First parts of its keys: /lodge/vms/ and /lodge/vms-status/. The first is the one that comes and goes with the object. */
   prefixes: readonly [string, ...string[]];
-  /** The object as clients see it; null: gone. */
+  /** The object as clients see it, or a promise of that; null: gone. */
   read: (id: string) => unknown;
 }
 
@@ -60,7 +60,7 @@ export async function* streamChanges(
   const synced = (revision: number): Change => ({ revision, type: 'synced', kind: null, id: null, object: null });
   if (isSynced) yield synced(since);
   for await (const { revision, events } of store.watch({ prefix: '/lodge/', fromRevision: since + 1 }, signal)) {
-    yield* changesOf(wanted, revision, events);
+    yield* await changesOf(wanted, revision, events);
     if (!isSynced && revision >= now) {
       isSynced = true;
       yield synced(revision);
@@ -69,7 +69,11 @@ export async function* streamChanges(
 }
 
 /** The changes of one revision, one an object. */
-export function changesOf(sources: readonly ChangeSource[], revision: number, events: readonly StoreEvent[]): Change[] {
+export async function changesOf(
+  sources: readonly ChangeSource[],
+  revision: number,
+  events: readonly StoreEvent[],
+): Promise<Change[]> {
   const changes = new Map<string, Change>();
   for (const event of events) {
     for (const { kind, prefixes, read } of sources) {
@@ -81,7 +85,7 @@ export function changesOf(sources: readonly ChangeSource[], revision: number, ev
       const isDeleted = isOwnKey && event.type === 'delete';
       const isCreated = isOwnKey && event.type === 'put' && event.current.createRevision === revision;
       const type = isDeleted ? 'deleted' : isCreated ? 'created' : (before?.type ?? 'updated');
-      const object = type === 'deleted' ? null : read(id);
+      const object = type === 'deleted' ? null : await read(id);
       // The object may be gone by now; its deletion follows in a later revision.
       if (object === null && type !== 'deleted') continue;
       changes.set(`${kind}/${id}`, { revision, type, kind, id, object });

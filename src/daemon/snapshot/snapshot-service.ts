@@ -56,6 +56,14 @@ export class SnapshotService {
     );
   }
 
+  /** A snapshot by its id alone; null: it is gone, or its VM is. */
+  async read(id: string): Promise<Snapshot | null> {
+    const { records, steps } = this.#parts;
+    const kept = records.collection.get(id);
+    const vm = kept && steps.records.collection.get(kept.project);
+    return kept && vm ? this.view(vm, kept) : null;
+  }
+
   viewAll(vm: Vm): Promise<Snapshot[]> {
     return Promise.all(this.#parts.records.of(vm.id).map((kept) => this.view(vm, kept)));
   }
