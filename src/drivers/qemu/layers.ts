@@ -44,6 +44,12 @@ export interface QemuLayersParts {
   withoutTellingState: <T>(work: () => Promise<T>) => Promise<T>;
 }
 
+/** What puts a layer that is open on a disk, as a part of a transaction. */
+interface SwitchAction {
+  type: 'blockdev-snapshot';
+  data: { node: string; overlay: string };
+}
+
 type Job = QmpReturn<'query-jobs'>[number];
 
 const jobPrefix = 'merge-';
@@ -97,18 +103,21 @@ export class QemuLayers implements GuestSnapshots {
 
   async freeze(fresh: readonly FreshLayer[]): Promise<void> {
     await this.open(fresh);
-    await this.#switchTo(fresh);
+    if (fresh.length > 0) await this.#switchBy(await this.#planSwitch(fresh));
   }
 
-  #switchTo(fresh: readonly FreshLayer[]): Promise<void> {
+  async #planSwitch(fresh: readonly FreshLayer[]): Promise<SwitchAction[]> {
+    const graph = await this.#ask('tell the layers of', () => this.#graph());
+    return fresh.map(({ disk, layer }) => ({
+      type: 'blockdev-snapshot',
+      data: { node: this.#topOf(graph, disk).node, overlay: layerNode(disk, layer.path) },
+    }));
+  }
+
+  #switchBy(actions: SwitchAction[]): Promise<void> {
     return this.#ask('freeze the disks of', async () => {
-      const graph = await this.#graph();
-      const actions = fresh.map(({ disk, layer }) => ({
-        type: 'blockdev-snapshot' as const,
-        data: { node: this.#topOf(graph, disk).node, overlay: layerNode(disk, layer.path) },
-      }));
       try {
-        if (actions.length > 0) await this.#parts.qmp.execute('transaction', { actions });
+        await this.#parts.qmp.execute('transaction', { actions });
       } catch (error) {
         if (error instanceof QmpError) await this.#closeUnused(actions.map(({ data }) => data.overlay));
         throw error;
@@ -183,7 +192,9 @@ export class QemuLayers implements GuestSnapshots {
     requireSavable(name, pinned);
     const { uid } = await stat(folder.work);
     await this.open(fresh);
-    return withoutTellingState(() => captureMemory({ name, uid, qmp, folder }, () => this.#switchTo(fresh), options));
+    const actions = await this.#planSwitch(fresh);
+    const freeze = actions.length > 0 ? () => this.#switchBy(actions) : null;
+    return withoutTellingState(() => captureMemory({ name, uid, qmp, folder }, freeze, options));
   }
 
   #graph(): Promise<BlockGraph> {

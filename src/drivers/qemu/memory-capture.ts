@@ -1,10 +1,14 @@
 // A running guest's memory and devices in a file, with its disks frozen in the same moment, while it goes on.
 //
-//   running ─▶ stands still ─▶ disks frozen ─▶ devices saved, writes to memory followed ─▶ running, memory being saved ─▶ saved
+//   running ─▶ QEMU gets ready ──────────────────────────▶ devices saved, writes followed ─▶ running, memory being saved ─▶ saved
+//                  └▶ stands still ─▶ disks frozen (meanwhile)
 //
 // QEMU follows the guest's writes by userfaultfd and saves a page before it changes (capability background-snapshot). Its
 // own pause for that can't have the disks in it: what else is asked of QEMU waits until the guest runs again. So the guest
-// is stopped first, and let run when the first pages were saved, which is when writes are being followed for sure.
+// is stopped and its disks are frozen while QEMU gets ready, which is to walk through all of the guest's memory once
+// (bg_migration_thread of its migration.c, before it takes the lock of the main loop), and it is let run when the first
+// pages were saved, which is when writes are being followed for sure. Should QEMU be ready first, it stops the guest and
+// lets it run before the disks are frozen: then it is stopped twice, and its memory is saved again while it stands still.
 // Where userfaultfd is not allowed, the guest stands still until all of its memory is saved.
 //
 // Promise: however it ends, a guest that ran runs on, and its migration settings are those from before.
@@ -22,11 +26,14 @@ import { type QmpConnection } from './qmp/connection.ts';
 import { QmpError } from './qmp/errors.ts';
 import { runOn } from './saved-state.ts';
 
+/** What is needed of its monitor. */
+export type CaptureMonitor = Pick<QmpConnection, 'execute' | 'on' | 'client'>;
+
 export interface CaptureTarget {
   name: string;
   /** User and group of its process. */
   uid: number;
-  qmp: QmpConnection;
+  qmp: CaptureMonitor;
   folder: Pick<VmFolder, 'descriptorSocket'>;
 }
 
@@ -35,12 +42,12 @@ const defaultMs = 3_600_000;
 const longestPauseMs = 10_000;
 
 /**
- * Begins to save a guest's memory. Answers when the guest runs on; `finished` of the answer resolves when all is saved.
- * `freezeDisks` is called while it stands still. When this throws, nothing was saved; the disks may be frozen.
+ * Begins to save a guest's memory. Answers when the guest runs on; `finish` of the answer resolves when all is saved.
+ * `freezeDisks` is to send one command before it first waits for anything; null: there are none. When this throws, nothing was saved; the disks may be frozen.
  */
 export async function captureMemory(
   target: CaptureTarget,
-  freezeDisks: () => Promise<void>,
+  freezeDisks: (() => Promise<void>) | null,
   options: CaptureOptions,
 ): Promise<MemoryCapture> {
   const { name, qmp } = target;
@@ -50,10 +57,12 @@ export async function captureMemory(
   const wasRunning = (await qmp.execute('query-status')).running;
   await makeFile(path, target.uid);
   let fdset: number | null = null;
+  const pauses = new Pauses(qmp);
   const undo = async (): Promise<void> => {
     await qmp.execute('migrate_cancel').catch(() => {});
     await untilIdle(qmp).catch(() => {});
     if (wasRunning) await runOn(qmp);
+    pauses.close();
     await cleanUp(qmp, fdset);
     await rm(path, { force: true });
   };
@@ -63,20 +72,35 @@ export async function captureMemory(
     const isLive = wasRunning && whyNot === null;
     // No limit: nobody else waits for the disk on this guest's behalf.
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
-    const stoppedAt = performance.now();
-    if (wasRunning) await qmp.execute('stop');
-    await freezeDisks();
-    await options.onStopped?.();
-    await qmp.execute('migrate', { uri: `file:/dev/fdset/${fdset}` });
     if (isLive) {
-      await untilFollowed(target, deadline);
+      const mustStop = freezeDisks !== null || options.onStopped !== undefined;
+      // One after the other for QEMU, and none waits here for the answer to the one before it.
+      await all([
+        qmp.execute('migrate', { uri: uriOf(fdset) }),
+        ...(mustStop ? [qmp.execute('stop')] : []),
+        ...(freezeDisks ? [freezeDisks()] : []),
+      ]);
+      if (pauses.count > 1) {
+        await qmp.execute('migrate_cancel');
+        await untilIdle(qmp);
+        await qmp.execute('remove-fd', { 'fdset-id': fdset });
+        await makeFile(path, target.uid);
+        fdset = await handIn(target, path);
+        await qmp.execute('migrate', { uri: uriOf(fdset) });
+      }
+      await all([options.onStopped?.(), untilFollowed(target, deadline)]);
       await qmp.execute('cont');
+    } else {
+      if (wasRunning) await qmp.execute('stop');
+      await freezeDisks?.();
+      await options.onStopped?.();
+      await qmp.execute('migrate', { uri: uriOf(fdset) });
     }
-    const pauseMs = performance.now() - stoppedAt;
     const finish = async (): Promise<number> => {
       try {
         const bytes = await untilSaved(target, deadline, options);
         if (wasRunning && !isLive) await qmp.execute('cont');
+        pauses.close();
         await cleanUp(qmp, fdset);
         await makeDurable(path);
         await makeDurable(dirname(path));
@@ -86,12 +110,13 @@ export async function captureMemory(
         throw explain(error, name, signal, timeoutMs);
       }
     };
+    const { totalMs: pauseMs } = pauses;
     if (isLive) return { isLive, reason: 'QEMU saves each page before the guest changes it.', pauseMs, finish };
     const bytes = await finish();
     return {
       isLive: false,
       reason: whyNot ?? 'The guest was paused anyway.',
-      pauseMs: wasRunning ? performance.now() - stoppedAt : 0,
+      pauseMs: pauses.totalMs,
       finish: () => Promise.resolve(bytes),
     };
   } catch (error) {
@@ -100,8 +125,39 @@ export async function captureMemory(
   }
 }
 
+/** Waits for the end of all of them, and fails as the first that has failed. */
+async function all(calls: readonly (Promise<unknown> | undefined)[]): Promise<void> {
+  for (const outcome of await Promise.allSettled(calls)) if (outcome.status === 'rejected') throw outcome.reason;
+}
+
+function uriOf(fdset: number): string {
+  return `file:/dev/fdset/${fdset}`;
+}
+
+/** How often and how long the guest stands still, by QEMU's own clock. */
+class Pauses {
+  count = 0;
+  totalMs = 0;
+  readonly #ends: (() => void)[];
+
+  constructor(qmp: CaptureMonitor) {
+    let sinceMs = 0;
+    this.#ends = [
+      qmp.on('STOP', ({ timeMs }) => {
+        this.count++;
+        sinceMs = timeMs;
+      }),
+      qmp.on('RESUME', ({ timeMs }) => void (this.totalMs += timeMs - sinceMs)),
+    ];
+  }
+
+  close(): void {
+    for (const end of this.#ends) end();
+  }
+}
+
 /** Takes back what a daemon that died has begun. Does nothing where nothing was. */
-export async function settleCapture(qmp: QmpConnection): Promise<void> {
+export async function settleCapture(qmp: CaptureMonitor): Promise<void> {
   const capabilities = await qmp.execute('query-migrate-capabilities');
   if (!capabilities.some(({ capability, state }) => capability === 'background-snapshot' && state)) return;
   await qmp.execute('migrate_cancel').catch(() => {});
@@ -147,7 +203,7 @@ async function followWrites({ uid, qmp }: CaptureTarget): Promise<string | null>
   }
 }
 
-function setCapability(qmp: QmpConnection, state: boolean): Promise<unknown> {
+function setCapability(qmp: CaptureMonitor, state: boolean): Promise<unknown> {
   return qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'background-snapshot', state }] });
 }
 
@@ -180,7 +236,7 @@ async function untilSaved(
 }
 
 /** Waits until a migration that was cancelled is over: until then QEMU takes no other. */
-async function untilIdle(qmp: QmpConnection): Promise<void> {
+async function untilIdle(qmp: CaptureMonitor): Promise<void> {
   for (const end = performance.now() + longestPauseMs; performance.now() < end;) {
     const { status = 'none' } = await qmp.execute('query-migrate');
     if (['none', 'completed', 'failed', 'cancelled'].includes(status)) return;
@@ -188,7 +244,7 @@ async function untilIdle(qmp: QmpConnection): Promise<void> {
   }
 }
 
-async function cleanUp(qmp: QmpConnection, fdset: number | null): Promise<void> {
+async function cleanUp(qmp: CaptureMonitor, fdset: number | null): Promise<void> {
   await setCapability(qmp, false).catch(() => {});
   if (fdset !== null) await qmp.execute('remove-fd', { 'fdset-id': fdset }).catch(() => {});
 }

@@ -100,7 +100,7 @@ export async function settleUsedState(qmp: QmpConnection, folder: VmFolder): Pro
 }
 
 /** Lets a guest run on, as soon as QEMU lets it. */
-export async function runOn(qmp: QmpConnection): Promise<void> {
+export async function runOn(qmp: Pick<QmpConnection, 'execute' | 'client'>): Promise<void> {
   for (const end = performance.now() + runOnMs; performance.now() < end && qmp.client !== null;) {
     try {
       await qmp.execute('cont');
