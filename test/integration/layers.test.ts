@@ -162,7 +162,7 @@ class World {
       holdsMerges: () => Promise.resolve(false),
       write: async (disks) => void this.open.set(id, disks[id]!),
     });
-    return { state: 'on', disk: id, snapshots };
+    return { state: 'on', disk: id, snapshots, grow: () => Promise.reject(new Error('nobody grows it here')) };
   }
 }
 

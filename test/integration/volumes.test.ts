@@ -108,9 +108,13 @@ suite('a volume', () => {
     assert.match((await assertRefused(daemon, second, 'in_use')).message, /web1/);
     await assertRefused(daemon, client.volume.delete({ params: { volume: 'data' } }), 'in_use');
     const larger = { spec: { ...volume.spec, sizeMib: 32 } };
-    await assertRefused(daemon, client.volume.update({ params: { volume: 'data' }, body: larger }), 'wrong_state');
+    const grown = await client.volume.update({ params: { volume: 'data' }, body: larger });
+    assert.equal(grown.status.virtualSizeMib, 32, 'also while the VM runs, by its hypervisor');
+    assert.equal(await sizeInFile(daemon, grown), 32);
+    const { status } = await readVm(daemon, 'web1');
+    assert.deepEqual([status.state, status.disks[0]?.sizeMib, status.pendingChanges], ['running', 32, []]);
     await done(daemon, client.vm.stop({ params: { vm: 'web1' }, body: {} }));
-    await client.volume.update({ params: { volume: 'data' }, body: larger });
+    await client.volume.update({ params: { volume: 'data' }, body: { spec: { ...volume.spec, sizeMib: 48 } } });
     await done(daemon, client.vm.delete({ params: { vm: 'web1' } }));
     assert.equal((await read(daemon, 'data')).status.usedBy, null);
     await makeVm(daemon, 'web2', { disks });

@@ -8,7 +8,7 @@ import { type VmGuests } from './vm-guests.ts';
 
 export interface LayerUseParts {
   volumes: Pick<Collection<Volume>, 'get'>;
-  vms: Pick<Collection<Vm>, 'get'>;
+  vms: Pick<Collection<Vm>, 'get' | 'setStatus'>;
   guests: Pick<VmGuests, 'get'>;
 }
 
@@ -20,5 +20,13 @@ export function layerUse({ volumes, vms, guests }: LayerUseParts, volumeId: stri
   const disk = vm.status.disks.find((candidate) => candidate.volume === volumeId)?.name;
   if (disk === undefined) return { state: 'off' };
   const guest = guests.get(vm.id);
-  return guest ? { state: 'on', disk, snapshots: guest.snapshots } : { state: 'unknown', vm: vm.name };
+  if (!guest) return { state: 'unknown', vm: vm.name };
+  const grow = async (sizeMib: number): Promise<void> => {
+    await guest.devices.change({ kind: 'resize-disk', name: disk, sizeMib });
+    await vms.setStatus(vm.id, (status) => ({
+      ...status,
+      disks: status.disks.map((one) => (one.volume === volumeId ? { ...one, sizeMib } : one)),
+    }));
+  };
+  return { state: 'on', disk, snapshots: guest.snapshots, grow };
 }

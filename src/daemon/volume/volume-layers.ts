@@ -30,7 +30,13 @@ import { type LayerChange, type LayerRecords } from './layer-records.ts';
 /** Where a volume's layers are open. `unknown`: its VM is up, but its hypervisor does not answer now. */
 export type LayerUse =
   | { state: 'off' }
-  | { state: 'on'; disk: string; snapshots: GuestSnapshots }
+  | {
+      state: 'on';
+      disk: string;
+      snapshots: GuestSnapshots;
+      /** Makes the disk larger for the guest, which sees it at once. MiB. */
+      grow: (sizeMib: number) => Promise<void>;
+    }
   | { state: 'unknown'; vm: string };
 
 export interface VolumeLayersParts {
@@ -137,6 +143,19 @@ export class VolumeLayers {
   usesImage(imageId: string): boolean {
     for (const layer of this.#parts.records.all()) if (layer.imageId === imageId) return true;
     return false;
+  }
+
+  /** Makes a volume larger where it is: by its guest, which has it open, or else its file. Can be repeated. */
+  async grow(volume: Volume, sizeMib: number, growFile: (top: DiskLayer) => Promise<void>): Promise<void> {
+    await this.within([this.topOf(volume).treeId], async () => {
+      const use = this.#parts.useOf(volume.id);
+      if (use.state === 'unknown')
+        throw new LodgeError('busy', `VM ${use.vm}, which uses volume ${volume.name}, does not answer now.`, {
+          hint: 'Try again when Lodge has reached its hypervisor (lodge vm show), or stop it.',
+        });
+      if (use.state === 'on') await use.grow(sizeMib);
+      else await growFile(this.#parts.files.place(this.topOf(volume)));
+    });
   }
 
   /** How large a layer is, for the guest and on disk. */

@@ -35,6 +35,9 @@ export interface VolumeServiceParts {
   vms: () => Iterable<Vm>;
 }
 
+/** Between them, nobody can tell whether a hypervisor has the file open. */
+const growableVmStates = new Set(['running', 'paused', 'crashed', 'stopped', 'suspended']);
+
 export function initialVolumeStatus(): VolumeStatus {
   return {
     state: 'pending',
@@ -123,7 +126,7 @@ export class VolumeService {
         );
       }
       if (wanted > before) {
-        this.#requireStill(volume, 'grow');
+        this.#requireGrowable(volume);
         await this.#growFile(volume, wanted);
       }
       const updated = await volumes.update(volume.id, change.revision, (draft) => {
@@ -363,12 +366,7 @@ export class VolumeService {
 
   #growFile(volume: Volume, sizeMib: number): Promise<void> {
     const { layers, files } = this.#parts;
-    const { treeId } = layers.topOf(volume);
-    return layers.within([treeId], () => {
-      const [top] = layers.filesOf(layers.topOf(volume));
-      if (!top) throw new LodgeError('internal', `Volume ${volume.name} has no file.`);
-      return files.grow(top.path, top.format, sizeMib);
-    });
+    return layers.grow(volume, sizeMib, (top) => files.grow(top.path, top.format, sizeMib));
   }
 
   /** The volumes that a VM has taken or was made with. */
@@ -479,23 +477,19 @@ export class VolumeService {
   }
 
   /** Refuses what can only be done to a volume that is complete and that no running guest writes to. */
-  #requireStill(volume: Volume, verb: string): void {
+  #requireGrowable(volume: Volume): void {
     const { usedBy, state, reason } = volume.status;
     if (state !== 'ready')
-      throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb}: it is ${state}. ${reason}`, {
+      throw new LodgeError('wrong_state', `Volume ${volume.name} can not grow: it is ${state}. ${reason}`, {
         hint: 'Wait until it is ready.',
       });
-    if (usedBy !== null && this.#isLive(usedBy.id)) {
-      throw new LodgeError('wrong_state', `Volume ${volume.name} can not ${verb} while VM ${usedBy.name} runs.`, {
-        hint: 'Stop the VM first.',
-      });
-    }
-  }
-
-  /** Whether the VM that uses a volume runs or is about to. */
-  #isLive(vmId: string): boolean {
-    for (const vm of this.#parts.vms()) if (vm.id === vmId) return !['stopped', 'suspended'].includes(vm.status.state);
-    return false;
+    for (const vm of this.#parts.vms())
+      if (vm.id === usedBy?.id && !growableVmStates.has(vm.status.state))
+        throw new LodgeError(
+          'wrong_state',
+          `Volume ${volume.name} can not grow while VM ${vm.name} is ${vm.status.state}.`,
+          { hint: 'Wait until it is running or stopped.' },
+        );
   }
 
   /** Name of a VM that names the volume in its spec, whether it has it yet or not. */

@@ -3,6 +3,8 @@
 import { LodgeError } from '../../api/errors.ts';
 import { type VmDiskLimits } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
+import { readLayerSize } from '../../host/image/layer.ts';
+import { resizeVolume } from '../../host/image/volume.ts';
 import { type DeviceChange, type DeviceReport, type GuestDefinition, type GuestDevices } from '../driver.ts';
 import { type FakeProcess } from './fake-guest.ts';
 
@@ -20,6 +22,7 @@ export interface FakeHardware {
 
 const slots = 31;
 const stepMib = 2;
+const mib = 2 ** 20;
 
 export function fakeHardware({ spec, disks, nics }: GuestDefinition): FakeHardware {
   return {
@@ -54,6 +57,13 @@ export function fakeRoom(
     slots: {},
     targets: {},
   };
+}
+
+/** Makes the file of a layer larger, as the hypervisor that has it open does. */
+async function growTop(path: string | undefined, sizeMib: number): Promise<void> {
+  const format = path?.endsWith('.raw') ? 'raw' : 'qcow2';
+  if (path === undefined || (await readLayerSize({ path, format })) >= sizeMib * mib) return;
+  await resizeVolume({ path, format, sizeBytes: sizeMib * mib });
 }
 
 /** The layers that are open after a change: those of a disk that was added are those it was given, the others stay. */
@@ -177,6 +187,7 @@ export class FakeDevices implements GuestDevices {
         return { ...hardware, disks: without(hardware.disks, isIt, `disk ${change.name}`) };
       }
       case 'resize-disk':
+        await growTop(process.disks?.[change.name]?.[0], change.sizeMib);
         return changeDisk(change.name, (disk) => ({ ...disk, sizeMib: change.sizeMib }));
       case 'limits':
         return changeDisk(change.name, (disk) => ({ ...disk, limits: change.limits }));
