@@ -47,6 +47,7 @@ export function describeDevices(hardware: VmHardware, facts: DeviceFacts): VmDev
         sata: ['emulated', `${ide} on ${sata}`],
         ide: ['emulated', `${ide} on piix3-ide`],
         nvme: ['emulated', 'nvme'],
+        usb: ['emulated', 'usb-storage'],
       },
       {
         emulated: isMicrovm ? null : machine === 'pc' ? `${ide} on piix3-ide` : `${ide} on ${sata}`,

@@ -242,8 +242,8 @@ function resolveDisks(
   return disks.map(({ name, device, bus, field }) => {
     const of = { name, device, field };
     const isCdrom = device === 'cdrom';
-    // A CD-ROM has no virtio or NVMe form, and goes where a PC of this type has it.
-    if (bus !== undefined && !(isCdrom && (bus === 'virtio' || bus === 'nvme')))
+    // A CD-ROM has no virtio, NVMe or USB form, and goes where a PC of this type has it.
+    if (bus !== undefined && !(isCdrom && (bus === 'virtio' || bus === 'nvme' || bus === 'usb')))
       return { ...of, model: bus, isAsked: true, why: `${field} says so` };
     const before = kept?.disks.find((one) => one.name === name && one.device === device && !one.isAsked);
     if (before && (before.model !== 'ide' || ideFree-- > 0)) return { ...before, ...of };

@@ -16,8 +16,10 @@ export const hardwarePreset = z
 export type HardwarePreset = z.output<typeof hardwarePreset>;
 
 export const diskBus = z
-  .enum(['virtio', 'scsi', 'sata', 'ide', 'nvme'])
-  .describe('virtio: virtio-blk; scsi: a SCSI disk at a virtio-scsi controller; sata, ide and nvme are emulated')
+  .enum(['virtio', 'scsi', 'sata', 'ide', 'nvme', 'usb'])
+  .describe(
+    'virtio: virtio-blk; scsi: a SCSI disk at a virtio-scsi controller; sata, ide, nvme and usb (a stick) are emulated',
+  )
   .meta({ id: 'DiskBus' });
 export type DiskBus = z.output<typeof diskBus>;
 

@@ -40,7 +40,7 @@ export const vmPinned = z
         baseMemoryMib: z.int().describe('Memory it was started with, MiB; less takes a restart'),
         maxMemoryMib: z.int().describe('Most memory without a restart, MiB'),
         slots: z.record(z.string(), z.int()).describe('Slots of disks and NICs on the bus they can be added to'),
-        targets: z.record(z.string(), z.int()).describe('SCSI targets of disks'),
+        targets: z.record(z.string(), z.int()).describe('SCSI targets of disks, and ports of what is on USB'),
       })
       .optional()
       .describe('What can change while it runs, and where what was added sits'),

@@ -126,6 +126,9 @@ suite('a volume', () => {
     await makeVm(daemon, 'web1', { disks: [{ name: 'data', sizeMib: 2 }] });
     const own = await read(daemon, 'web1-data');
     assert.deepEqual([own.status.usedBy?.name, own.status.isOwnedByVm], ['web1', true]);
+    const larger = { spec: { ...own.spec, sizeMib: 4 } };
+    const refused = client.volume.update({ params: { volume: 'web1-data' }, body: larger });
+    assert.match((await assertRefused(daemon, refused, 'in_use')).hint, /lodge vm disk resize web1/);
     await done(daemon, client.vm.delete({ params: { vm: 'web1' } }));
     assert.deepEqual((await client.volume.list()).items, []);
     await make(daemon, 'web1-data');

@@ -327,34 +327,31 @@ export class VolumeLayers {
    */
   async recover(): Promise<void> {
     const { records, volume, log } = this.#parts;
-    for (const change of [...records.changes()]) {
+    const changes = [...records.changes()];
+    for (const change of changes) {
       await this.within(
         change.fresh.map(({ treeId }) => treeId),
         () => this.#settle(change),
       ).catch((error: unknown) => log.warn({ err: error, change: change.key }, 'a change of layers must wait'));
     }
-    await this.#settleGuests();
+    await this.#settleGuests(changes.flatMap(({ fresh }) => fresh.flatMap(({ volumeId }) => volumeId ?? [])));
     const orphans = [...records.all()].filter(({ volumeId }) => volumeId !== null && volume(volumeId) === null);
     if (orphans.length > 0) for (const layer of orphans) await records.write({ put: [{ ...layer, volumeId: null }] });
     const trees = new Set([...records.all()].map(({ treeId }) => treeId));
     for (const treeId of trees) await this.within([treeId], () => this.#sweep(treeId));
   }
 
-  /** Ends what the last daemon has left under way in guests. */
-  async #settleGuests(): Promise<void> {
-    const { records, useOf, log } = this.#parts;
+  /** Ends what the last daemon has left under way in guests. `touched`: volumes that it was about to change. */
+  async #settleGuests(touched: readonly string[]): Promise<void> {
+    const { records, useOf, volume: volumeOf, log } = this.#parts;
+    const known = [...records.all()].flatMap(({ volumeId }) => volumeId ?? []);
     const guests = new Map<GuestSnapshots, Map<string, string[]>>();
-    for (const layer of records.all()) {
-      const use = useOf(layer.volumeId ?? '');
-      if (use.state !== 'on') continue;
+    for (const id of new Set([...known, ...touched])) {
+      const [use, volume] = [useOf(id), volumeOf(id)];
+      if (use.state !== 'on' || !volume) continue;
       const disks = guests.get(use.snapshots) ?? new Map<string, string[]>();
-      guests.set(
-        use.snapshots,
-        disks.set(
-          use.disk,
-          this.filesOf(layer).map(({ path }) => path),
-        ),
-      );
+      const paths = this.filesOf(this.topOf(volume)).map(({ path }) => path);
+      guests.set(use.snapshots, disks.set(use.disk, paths));
     }
     for (const [guest, disks] of guests)
       await guest

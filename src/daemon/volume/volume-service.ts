@@ -478,7 +478,12 @@ export class VolumeService {
 
   /** Refuses what can only be done to a volume that is complete and that no running guest writes to. */
   #requireGrowable(volume: Volume): void {
-    const { usedBy, state, reason } = volume.status;
+    const { usedBy, state, reason, isOwnedByVm } = volume.status;
+    // Its size stands in the VM's spec, which would have the old one.
+    if (isOwnedByVm && usedBy)
+      throw new LodgeError('in_use', `Volume ${volume.name} is a disk of VM ${usedBy.name}, and grows with that.`, {
+        hint: `Grow the disk: lodge vm disk resize ${usedBy.name} DISK SIZE (lodge vm show ${usedBy.name} names its disks).`,
+      });
     if (state !== 'ready')
       throw new LodgeError('wrong_state', `Volume ${volume.name} can not grow: it is ${state}. ${reason}`, {
         hint: 'Wait until it is ready.',

@@ -124,11 +124,13 @@ export class FakeDevices implements GuestDevices {
       nics: hardware.nics.map(({ mac }) => ({ mac, fixedBy })),
       usbDevices: hardware.usbDevices,
       room: {
-        diskBuses: isFixed ? [] : ['virtio', 'nvme', 'scsi'],
+        diskBuses: isFixed ? [] : ['virtio', 'nvme', 'scsi', 'usb'],
         nicModels: isFixed ? [] : ['virtio', 'e1000', 'e1000e', 'rtl8139'],
         hasUsb: !isFixed,
         slots: isFixed ? 0 : slots - used,
-        reason: isFixed ? 'A microvm takes no devices while it runs.' : 'Disks can be added on virtio, nvme and scsi.',
+        reason: isFixed
+          ? 'A microvm takes no devices while it runs.'
+          : 'Disks can be added on virtio, nvme, scsi and usb.',
       },
     };
   }

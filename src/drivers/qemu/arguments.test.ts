@@ -507,17 +507,23 @@ suite('room to grow', () => {
     const hotplug = first.hotplug!;
     const pinned = {
       ...first,
-      hotplug: { ...hotplug, slots: { ...hotplug.slots, memory0: 7, usb: 9, 'disk-data': 8 } },
+      hotplug: {
+        ...hotplug,
+        slots: { ...hotplug.slots, memory0: 7, usb: 9, 'disk-data': 8 },
+        targets: { 'usb-pointer': 2, 'disk-stick': 4 },
+      },
     };
     const grown: VmSpecInput = { memoryMib: 768, cpu: { count: 3 }, usbDevices: [{ name: 'pointer', type: 'tablet' }] };
-    const definition = define(grown, { pinned, disks: [disk('root'), disk('data')], nics: [nic(1)] });
+    const stick = disk('stick', { bus: 'usb' });
+    const definition = define(grown, { pinned, disks: [disk('root'), disk('data'), stick], nics: [nic(1)] });
     const command = buildCommand(definition, { ...tcg, isRestoring: true });
     assert.equal(value(command, '-m'), 'size=512M,maxmem=2048M');
     assert.match(value(command, '-smp'), /^cpus=3,maxcpus=4/);
     assert.match(device(command, 'memory0'), /^virtio-mem-pci,.*requested-size=256M,bus=hotplug,addr=0x7$/);
     assert.match(device(command, 'disk-data'), /num-queues=1,.*bus=hotplug,addr=0x8$/);
-    assert.match(device(command, 'usb'), /^qemu-xhci,id=usb,bus=hotplug,addr=0x9$/);
-    assert.match(device(command, 'usb-pointer'), /^usb-tablet,id=usb-pointer,bus=usb\.0$/);
+    assert.match(device(command, 'usb'), /^qemu-xhci,id=usb,p2=8,p3=8,bus=hotplug,addr=0x9$/);
+    assert.match(device(command, 'disk-stick'), /^usb-storage,bus=usb\.0,id=disk-stick,serial=stick,.*port=4$/);
+    assert.match(device(command, 'usb-pointer'), /^usb-tablet,id=usb-pointer,bus=usb\.0,port=2$/);
     const afresh = buildCommand(define(grown, { pinned, room, disks: [disk('data')], nics: [nic(1)] }), tcg);
     assert.equal(value(afresh, '-m'), 'size=768M,maxmem=2048M');
     assert.match(device(afresh, 'disk-data'), /addr=0x8$/, 'what has a place keeps it');

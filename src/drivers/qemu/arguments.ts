@@ -9,7 +9,7 @@ import { addDisks, addHotplugBus, addNics, type ArgumentTools } from './device-a
 import { workNames } from './folder.ts';
 import { identityArguments, tellsGeneration } from './identity-arguments.ts';
 import { interfaceOptions } from './cpu-interface.ts';
-import { addMachineDevices } from './machine-devices.ts';
+import { addMachineDevices, addUsb } from './machine-devices.ts';
 import { type IncomingMemory } from './fork/fork.ts';
 import { addMemoryDevice, planRoom, type Room } from './room.ts';
 import { type QemuInstallation } from './installation.ts';
@@ -145,6 +145,7 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   const canUseVhost = context.hasVhostNet && accelerator.accelerator === 'kvm';
   addNics(definition, { canUseVhost, isRestoring: context.isRestoring }, tools);
   addSharedFolders(definition, passFolder, tools);
+  addUsb(definition, hotplug.targets, tools);
   addMachineDevices(definition, tools);
   add(...tpmArguments(definition));
   if (context.isRestoring) add('-incoming', 'defer');

@@ -51,7 +51,7 @@ export function diskProperties(disk: GuestDisk, node: string | null): Record<str
 }
 
 /** Properties as an option of the command line. */
-function propertyText(properties: Readonly<Record<string, string | number>>): string {
+export function propertyText(properties: Readonly<Record<string, string | number>>): string {
   return Object.entries(properties)
     .map(([name, value]) => `${name}=${value}`)
     .join(',');
@@ -91,6 +91,7 @@ export function addDisks(
   let sataUnits = 0;
   let sataControllers = machine === 'q35' ? 1 : 0;
   for (const disk of definition.disks) {
+    if (disk.bus === 'usb') continue;
     const node = addLayers(disk, tools);
     const isCdrom = disk.device === 'cdrom';
     const { bus } = disk;
@@ -156,7 +157,7 @@ export function addDisks(
 }
 
 /** The block graph of a disk, lowest layer first. Returns the node the device uses, null for an empty drive. */
-function addLayers(disk: GuestDisk, { add, passFile }: ArgumentTools): string | null {
+export function addLayers(disk: GuestDisk, { add, passFile }: ArgumentTools): string | null {
   let below: string | null = null;
   for (const [depth, layer] of [...disk.layers.entries()].reverse()) {
     const isWritten = depth === 0 && !disk.isReadOnly && disk.device === 'disk';

@@ -12,6 +12,7 @@
 // From `pending` on both layers are equal and the guest's writes wait (mirror_run in QEMU's block/mirror.c keeps the node
 // drained), so what onSwitch writes down is true before the first write goes to the lower layer.
 import { stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { sendDescriptors, SendDescriptorsError, type MonitorCommand } from '../../host/launch/send-descriptors.ts';
@@ -184,7 +185,23 @@ export class QemuLayers implements GuestSnapshots {
       const now = await this.#graph();
       const used = new Set([...now.disks.values()].flat().map((layer) => layer.node));
       await this.#closeUnused([...now.layers.keys()].filter((name) => !used.has(name)));
+      await this.#forgetGiven(layers);
     });
+  }
+
+  /** Closes files of layers that were handed in by somebody who died before they were opened as layers. */
+  async #forgetGiven(layers: ReadonlyMap<string, readonly string[]>): Promise<void> {
+    const { qmp } = this.#parts;
+    const folders = new Set([...layers.values()].flat().map((path) => dirname(path)));
+    const graph = await this.#graph();
+    const open = new Set([...graph.layers.values()].map(({ fdset }) => fdset));
+    for (const { 'fdset-id': fdset, fds } of await qmp.execute('query-fdsets')) {
+      const path = fds.find(({ opaque }) => opaque !== undefined)?.opaque;
+      if (path === undefined || open.has(fdset) || !folders.has(dirname(path))) continue;
+      for (const disk of layers.keys())
+        await qmp.execute('blockdev-del', { 'node-name': `${layerNode(disk, path)}-file` }).catch(ignoreRefusal);
+      await qmp.execute('remove-fd', { 'fdset-id': fdset }).catch(ignoreRefusal);
+    }
   }
 
   async capture(fresh: readonly FreshLayer[], options: CaptureOptions): Promise<MemoryCapture> {

@@ -4,10 +4,10 @@ import { LodgeError } from '../../api/errors.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type GuestDefinition } from '../driver.ts';
-import { type ArgumentTools } from './device-arguments.ts';
+import { addLayers, diskProperties, propertyText, type ArgumentTools } from './device-arguments.ts';
 import { workNames } from './folder.ts';
-import { usbProperties } from './room.ts';
-import { usbController } from './slots.ts';
+import { usbControllerModel, usbProperties } from './room.ts';
+import { diskId, usbController, usbPorts, type Slots } from './slots.ts';
 
 /** What QEMU calls its side of the clipboard. */
 export const clipboardChardev = 'qemu-vdagent';
@@ -30,7 +30,6 @@ export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTo
   addAgentChannel(definition, tools);
   addClipboard(definition, tools);
   if (hardware.panicDevice.model === 'pvpanic') add('-device', `pvpanic-pci${places.fixed('panic')}`);
-  addUsb(definition, tools);
   if (hardware.video.model === 'none') {
     add('-display', 'none');
     return;
@@ -38,8 +37,11 @@ export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTo
   const adapter = hardware.video.model === 'virtio' ? 'virtio-vga' : 'VGA';
   if (definition.spec.keyboardLayout) add('-k', definition.spec.keyboardLayout);
   add('-vnc', `unix:${workNames.vncSocket}`, '-device', `${adapter},id=video0${places.fixed('video')}`);
-  if (hardware.input.model === 'usb') add('-device', 'usb-tablet,bus=usb.0', '-device', 'usb-kbd,bus=usb.0');
-  else if (hardware.input.model === 'virtio') {
+  if (hardware.input.model === 'usb') {
+    const port = (index: number): string => (hardware.usb.model === 'xhci' ? `,port=${usbPorts + index}` : '');
+    add('-device', `usb-tablet,bus=usb.0${port(1)}`, '-device', `usb-kbd,bus=usb.0${port(2)}`);
+  }
+  if (hardware.input.model === 'virtio') {
     add('-device', `virtio-keyboard-pci,id=keyboard0${places.fixed('keyboard')}`);
     add('-device', `virtio-tablet-pci,id=tablet0${places.fixed('tablet')}`);
   }
@@ -81,14 +83,27 @@ export function requireSavable(name: string, { arguments: args }: Pick<VmPinned,
 
 const usbControllers = { xhci: 'qemu-xhci', ehci: 'usb-ehci', uhci: 'piix3-usb-uhci' } as const;
 
-function addUsb({ hardware: { usb }, spec }: GuestDefinition, { add, places }: ArgumentTools): void {
+/** The USB controller with what is on it: the others are added by themselves. */
+export function addUsb(definition: GuestDefinition, ports: Slots, tools: ArgumentTools): void {
+  const { hardware, spec } = definition;
+  const { add, places } = tools;
+  const disks = definition.disks.filter(({ bus }) => bus === 'usb');
   // A controller that nobody asked for comes with the first device for it.
-  const isNeeded = spec.usbDevices.length > 0 || places.slot(usbController) !== null;
-  const model = usb.model === 'none' && isNeeded ? 'xhci' : usb.model;
-  if (model !== 'none') add('-device', `${usbControllers[model]},id=${usbController}${places.fixed('usb')}`);
+  const isNeeded = spec.usbDevices.length + disks.length > 0 || places.slot(usbController) !== null;
+  const model = hardware.usb.model === 'none' && isNeeded ? 'xhci' : hardware.usb.model;
+  const hasPorts = model === 'xhci';
+  if (model !== 'none') {
+    const count = hasPorts ? `,p2=${usbControllerModel.p2},p3=${usbControllerModel.p3}` : '';
+    add('-device', `${usbControllers[model]},id=${usbController}${count}${places.fixed('usb')}`);
+  }
+  const port = (id: string): string => (hasPorts && ports[id] !== undefined ? `,port=${ports[id]}` : '');
+  for (const disk of disks) {
+    const properties = propertyText(diskProperties(disk, addLayers(disk, tools)));
+    add('-device', `usb-storage,bus=${usbController}.0,${properties}${port(diskId(disk.name))}`);
+  }
   for (const device of spec.usbDevices) {
     const { driver, id, bus } = usbProperties(device);
-    add('-device', `${driver},id=${id},bus=${bus}`);
+    add('-device', `${driver},id=${id},bus=${bus}${port(id)}`);
   }
 }
 
@@ -98,6 +113,7 @@ const diskModels = {
   sata: ['ich9-ahci', 'ide-hd', 'ide-cd'],
   ide: ['ide-hd', 'ide-cd'],
   nvme: ['nvme'],
+  usb: ['usb-storage'],
 } as const;
 
 /** QEMU's devices that a hardware is made of, with the field that asks for each. */

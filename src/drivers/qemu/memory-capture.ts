@@ -38,6 +38,8 @@ export interface CaptureTarget {
 }
 
 const defaultMs = 3_600_000;
+/** Marks the file that memory is saved to among QEMU's descriptors. */
+const handedInFor = 'saved memory';
 /** The longest that the guest may stand still for what should take milliseconds. */
 const longestPauseMs = 10_000;
 
@@ -158,6 +160,12 @@ class Pauses {
 
 /** Takes back what a daemon that died has begun. Does nothing where nothing was. */
 export async function settleCapture(qmp: CaptureMonitor): Promise<void> {
+  await settleMigration(qmp);
+  for (const { 'fdset-id': fdset, fds } of await qmp.execute('query-fdsets'))
+    if (fds.some(({ opaque }) => opaque === handedInFor)) await qmp.execute('remove-fd', { 'fdset-id': fdset });
+}
+
+async function settleMigration(qmp: CaptureMonitor): Promise<void> {
   const capabilities = await qmp.execute('query-migrate-capabilities');
   if (!capabilities.some(({ capability, state }) => capability === 'background-snapshot' && state)) return;
   await qmp.execute('migrate_cancel').catch(() => {});
@@ -180,7 +188,7 @@ async function handIn({ name, folder }: CaptureTarget, path: string): Promise<nu
   try {
     const [given] = (await sendDescriptors({
       socketPath: folder.descriptorSocket,
-      commands: [{ execute: 'add-fd', arguments: {}, descriptor: { path, mode: 'wo' } }],
+      commands: [{ execute: 'add-fd', arguments: { opaque: handedInFor }, descriptor: { path, mode: 'wo' } }],
     })) as { 'fdset-id': number }[];
     return given!['fdset-id'];
   } catch (error) {

@@ -13,6 +13,7 @@ import {
   nicId,
   sharedFolderId,
   usbController,
+  usbPorts,
 } from './slots.ts';
 
 export type Room = NonNullable<VmPinned['hotplug']>;
@@ -32,6 +33,11 @@ export function planRoom(definition: GuestDefinition, isRestoring: boolean): Roo
     ...(definition.sharedFolders ?? []).map(({ name }) => sharedFolderId(name)),
   ];
   const onTargets = [...bus].flatMap(([id, on]) => (on === 'scsi' ? [id] : []));
+  const onUsb = [
+    ...[...bus].flatMap(([id, on]) => (on === 'usb' ? [id] : [])),
+    ...spec.usbDevices.map(({ name }) => usbId(name)),
+  ];
+  const targets = before?.targets ?? {};
   const moreMib = Math.max(0, (room?.memoryMib ?? 0) - spec.memoryMib);
   return {
     baseVcpus: spec.cpu.count,
@@ -39,7 +45,7 @@ export function planRoom(definition: GuestDefinition, isRestoring: boolean): Roo
     baseMemoryMib: spec.memoryMib,
     maxMemoryMib: spec.memoryMib + (isMicrovm ? 0 : Math.ceil(moreMib / memoryBlockMib) * memoryBlockMib),
     slots: isMicrovm ? {} : assignSlots(onSlots, before?.slots ?? {}, hotplugSlots),
-    targets: assignSlots(onTargets, before?.targets ?? {}, lastTarget),
+    targets: { ...assignSlots(onTargets, targets, lastTarget), ...assignSlots(onUsb, targets, usbPorts) },
   };
 }
 
@@ -113,3 +119,6 @@ export function usbId(name: string): string {
 export function usbProperties({ name, type }: VmUsbDevice): { driver: string; id: string; bus: string } {
   return { driver: usbDrivers[type], id: usbId(name), bus: `${usbController}.0` };
 }
+
+/** The controller that a guest gets who asked for none and has a device on USB. */
+export const usbControllerModel = { driver: 'qemu-xhci', p2: usbPorts + 2, p3: usbPorts + 2 } as const;

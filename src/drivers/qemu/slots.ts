@@ -13,6 +13,11 @@ export const hotplugBus = 'hotplug';
 export const hotplugSlots = 31;
 /** The last target of a virtio SCSI controller. */
 export const lastTarget = 255;
+/**
+ * Ports of a USB controller for what is plugged in, each with its own, as saved memory is only good for the same ports.
+ * The two beyond are for the display's tablet and keyboard.
+ */
+export const usbPorts = 6;
 /** Id of the device that brings memory: its slot is taken when memory is first added. */
 export const memoryDevice = 'memory0';
 /** Controllers that may be added for devices that need them. */

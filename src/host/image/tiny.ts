@@ -90,6 +90,7 @@ const OPTIONAL_PC_MODULES = [
   'nvme',
   'ehci_pci',
   'uhci_hcd',
+  'usb_storage',
   'hid_generic',
   'psmouse',
   'atkbd',

@@ -23,7 +23,7 @@ import { diskQueues, netdevId, nicProperties, userNetdev } from '../device-argum
 import { asking } from '../qmp-failure.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { type QemuGuestAgent } from '../agent/guest-agent.ts';
-import { memoryParts, usbId, usbProperties, type Room } from '../room.ts';
+import { memoryParts, usbControllerModel, usbId, usbProperties, type Room } from '../room.ts';
 import {
   diskId,
   freeSlot,
@@ -38,6 +38,7 @@ import {
 } from '../slots.ts';
 import { closeLayers, diskDevice, findDrive, ignoreRefusal, openLayers } from './disks.ts';
 import {
+  freePort,
   placesOf,
   readAddedMemory,
   readBalloon,
@@ -300,7 +301,10 @@ export class QemuDevices implements GuestDevices {
     await this.#notePlaces();
   }
 
-  async #placeFor(disk: GuestDisk, devices: readonly PlacedDevice[]): Promise<{ slot: number } | { target: number }> {
+  async #placeFor(
+    disk: GuestDisk,
+    devices: readonly PlacedDevice[],
+  ): Promise<{ slot: number } | { target: number } | { port: number | null }> {
     const { slots, targets } = placesOf(devices);
     const hasBus = devices.some(({ id }) => id === hotplugBus);
     if (disk.bus === 'scsi') {
@@ -316,6 +320,7 @@ export class QemuDevices implements GuestDevices {
       }
       return { target: requireSlot(freeSlot(targets, lastTarget), this.#parts.name) };
     }
+    if (disk.bus === 'usb') return { port: await this.#portFor(devices) };
     if (disk.bus !== 'virtio' && disk.bus !== 'nvme')
       throw new LodgeError(
         'unsupported',
@@ -455,21 +460,32 @@ export class QemuDevices implements GuestDevices {
   }
 
   async #attachUsb(device: Parameters<typeof usbProperties>[0]): Promise<void> {
-    const { qmp, name } = this.#parts;
+    const { qmp } = this.#parts;
     const devices = await readDevices(qmp);
     if (devices.some(({ id }) => id === usbId(device.name))) return;
-    if (!devices.some(({ id }) => id === usbController)) {
-      const hasBus = devices.some(({ id }) => id === hotplugBus);
-      const slot = requireSlot(hasBus ? freeSlot(placesOf(devices).slots, hotplugSlots) : null, name);
-      await qmp.execute('device_add', {
-        driver: 'qemu-xhci',
-        id: usbController,
-        bus: hotplugBus,
-        addr: slotAddress(slot),
-      });
-      await this.#notePlaces();
+    const port = await this.#portFor(devices);
+    await qmp.execute('device_add', { ...usbProperties(device), ...(port === null ? {} : { port: String(port) }) });
+    await this.#notePlaces();
+  }
+
+  /** Where something can be plugged into USB, with a controller for it. Null: the controller has ports of its own kind. */
+  async #portFor(devices: readonly PlacedDevice[]): Promise<number | null> {
+    const { qmp, name } = this.#parts;
+    if (devices.some(({ id }) => id === usbController)) {
+      const path = `/machine/peripheral/${usbController}`;
+      const model = await qmp.execute('qom-get', { path, property: 'type' });
+      return model === usbControllerModel.driver ? requireSlot(freePort(devices), name) : null;
     }
-    await qmp.execute('device_add', usbProperties(device));
+    const hasBus = devices.some(({ id }) => id === hotplugBus);
+    const slot = requireSlot(hasBus ? freeSlot(placesOf(devices).slots, hotplugSlots) : null, name);
+    await qmp.execute('device_add', {
+      ...usbControllerModel,
+      id: usbController,
+      bus: hotplugBus,
+      addr: slotAddress(slot),
+    });
+    await this.#notePlaces();
+    return 1;
   }
 
   async #unplug(id: string, what: string, options: CallOptions): Promise<void> {

@@ -7,7 +7,7 @@ import { diskProperties, layerMode, layerNode, layerNodes } from '../device-argu
 import { type QmpConnection } from '../qmp/connection.ts';
 import { QmpError } from '../qmp/errors.ts';
 import { type QmpReturn } from '../qmp/commands.ts';
-import { diskId, hotplugBus, scsiController, slotAddress } from '../slots.ts';
+import { diskId, hotplugBus, scsiController, slotAddress, usbController } from '../slots.ts';
 import { readDrives, type Drive } from './inventory.ts';
 
 export interface DiskPlugParts {
@@ -94,12 +94,16 @@ export async function closeLayers({ qmp }: DiskPlugParts, disk: string): Promise
 export function diskDevice(
   disk: GuestDisk,
   node: string | null,
-  place: { slot: number } | { target: number },
+  place: { slot: number } | { target: number } | { port: number | null },
   { ioThread, queues }: { ioThread: string | null; queues: number },
 ): { driver: string; id: string; bus: string; [property: string]: unknown } {
   // Places in the boot order are given together: two devices can't have the same one.
   const properties = diskProperties({ ...disk, bootIndex: undefined }, node);
   const common = { ...properties, id: diskId(disk.name) };
+  if ('port' in place) {
+    const port = place.port === null ? {} : { port: String(place.port) };
+    return { driver: 'usb-storage', ...common, bus: `${usbController}.0`, ...port };
+  }
   if ('target' in place) {
     const driver = disk.device === 'cdrom' ? 'scsi-cd' : 'scsi-hd';
     return { driver, ...common, bus: `${scsiController}.0`, 'scsi-id': place.target };

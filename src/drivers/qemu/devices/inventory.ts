@@ -5,7 +5,17 @@ import { type DeviceReport } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { QmpError } from '../qmp/errors.ts';
 import { type Room } from '../room.ts';
-import { hotplugBus, hotplugSlots, lastTarget, memoryDevice, scsiController, type Slots } from '../slots.ts';
+import {
+  freeSlot,
+  hotplugBus,
+  hotplugSlots,
+  lastTarget,
+  memoryDevice,
+  scsiController,
+  usbController,
+  usbPorts,
+  type Slots,
+} from '../slots.ts';
 
 const mib = 2 ** 20;
 /** Memory is given and taken by blocks of a transparent huge page: virtio-mem's default on x86. */
@@ -18,8 +28,10 @@ export interface PlacedDevice {
   bus: string | null;
   /** Slot on the bus for devices that come and go; null: it is elsewhere. */
   slot: number | null;
-  /** SCSI target; null: it is no SCSI drive. */
+  /** SCSI target, or port of the USB controller; null: it is on neither. */
   target: number | null;
+  /** Whether it is on the USB controller. */
+  isOnUsb: boolean;
 }
 
 export async function readDevices(qmp: QmpConnection): Promise<PlacedDevice[]> {
@@ -31,12 +43,15 @@ export async function readDevices(qmp: QmpConnection): Promise<PlacedDevice[]> {
       const isOn = (name: string): boolean => typeof bus === 'string' && bus.includes(`/machine/peripheral/${name}/`);
       const place = isOn(hotplugBus) ? await readProperty(qmp, id, 'addr') : null;
       const target = isOn(scsiController) ? await readProperty(qmp, id, 'scsi-id') : null;
+      const isOnUsb = isOn(usbController);
+      const port = isOnUsb ? Number(await readProperty(qmp, id, 'port')) : Number.NaN;
       return {
         id,
         bus: typeof bus === 'string' && bus !== '' ? bus : null,
         // Slot and function in one number: PCI_DEVFN of Linux.
         slot: typeof place === 'number' ? place >> 3 : null,
-        target: typeof target === 'number' ? target : null,
+        target: typeof target === 'number' ? target : Number.isInteger(port) ? port : null,
+        isOnUsb,
       };
     }),
   );
@@ -165,20 +180,30 @@ export async function readReport(
         ...((hasBus || devices.some(({ id }) => id === scsiController)) && Object.keys(targets).length < lastTarget
           ? ['scsi']
           : []),
+        ...((hasBus || devices.some(({ id }) => id === usbController)) && hasFreePort(devices) ? ['usb'] : []),
       ],
       nicModels: hasBus ? ['virtio', 'e1000', 'e1000e', 'rtl8139'] : [],
-      hasUsb: hasBus || devices.some(({ id }) => id === 'usb'),
+      hasUsb: (hasBus || devices.some(({ id }) => id === usbController)) && hasFreePort(devices),
       slots: free,
       reason: hasBus
-        ? 'While it runs, disks can be added on virtio, nvme and scsi.'
+        ? 'While it runs, disks can be added on virtio, nvme, scsi and usb.'
         : `The machine of VM ${vm} has no bus that devices can be added to while it runs.`,
     },
   };
 }
 
+/** The first port of the USB controller that nothing is plugged into; null: all are taken. */
+export function freePort(devices: readonly PlacedDevice[]): number | null {
+  return freeSlot(placesOf(devices.filter(({ isOnUsb }) => isOnUsb)).targets, usbPorts);
+}
+
+function hasFreePort(devices: readonly PlacedDevice[]): boolean {
+  return freePort(devices) !== null;
+}
+
 /** Why a device can't be taken out; null: it can. */
 function whyFixed(device: PlacedDevice | undefined): string | null {
-  if (!device || device.slot !== null || device.target !== null) return null;
+  if (!device || device.slot !== null || device.target !== null || device.isOnUsb) return null;
   if (device.bus?.includes('virtio-mmio')) return 'A microvm’s devices stay as long as it runs.';
   if (/\/(ide|ahci\d*)\./.test(device.bus ?? '')) return 'A drive on SATA or IDE can not be taken out while it runs.';
   return 'It sits on a bus that nothing can be taken out of while it runs.';
