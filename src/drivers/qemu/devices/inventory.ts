@@ -147,6 +147,7 @@ export async function readReport(
   const mostMib = Math.max(baseMib, room?.maxMemoryMib ?? baseMib);
   const addedMib = Math.floor((added?.size ?? 0) / mib);
   const hasBus = devices.some(({ id }) => id === hotplugBus);
+  const hasUsb = hasBus || devices.some(({ id }) => id === usbController);
   const { slots, targets } = placesOf(devices);
   const free = hasBus ? hotplugSlots - Object.keys(slots).length : 0;
   return {
@@ -180,10 +181,10 @@ export async function readReport(
         ...((hasBus || devices.some(({ id }) => id === scsiController)) && Object.keys(targets).length < lastTarget
           ? ['scsi']
           : []),
-        ...((hasBus || devices.some(({ id }) => id === usbController)) && hasFreePort(devices) ? ['usb'] : []),
+        ...(hasUsb ? ['usb'] : []),
       ],
       nicModels: hasBus ? ['virtio', 'e1000', 'e1000e', 'rtl8139'] : [],
-      hasUsb: (hasBus || devices.some(({ id }) => id === usbController)) && hasFreePort(devices),
+      hasUsb,
       slots: free,
       reason: hasBus
         ? 'While it runs, disks can be added on virtio, nvme, scsi and usb.'
@@ -195,10 +196,6 @@ export async function readReport(
 /** The first port of the USB controller that nothing is plugged into; null: all are taken. */
 export function freePort(devices: readonly PlacedDevice[]): number | null {
   return freeSlot(placesOf(devices.filter(({ isOnUsb }) => isOnUsb)).targets, usbPorts);
-}
-
-function hasFreePort(devices: readonly PlacedDevice[]): boolean {
-  return freePort(devices) !== null;
 }
 
 /** Why a device can't be taken out; null: it can. */
