@@ -505,18 +505,14 @@ suite('room to grow', () => {
   test('of a guest that is restored is what it was saved with, at the same places', () => {
     const first = buildCommand(define({}, { room, disks: [disk('root')], nics: [nic(1)] }), tcg).pinned;
     const hotplug = first.hotplug!;
+    const targets = { 'usb-pointer': 2, 'disk-stick': 4 };
     const pinned = {
       ...first,
-      hotplug: {
-        ...hotplug,
-        slots: { ...hotplug.slots, memory0: 7, usb: 9, 'disk-data': 8 },
-        targets: { 'usb-pointer': 2, 'disk-stick': 4 },
-      },
+      hotplug: { ...hotplug, slots: { ...hotplug.slots, memory0: 7, usb: 9, 'disk-data': 8 }, targets },
     };
     const grown: VmSpecInput = { memoryMib: 768, cpu: { count: 3 }, usbDevices: [{ name: 'pointer', type: 'tablet' }] };
-    const stick = disk('stick', { bus: 'usb' });
-    const definition = define(grown, { pinned, disks: [disk('root'), disk('data'), stick], nics: [nic(1)] });
-    const command = buildCommand(definition, { ...tcg, isRestoring: true });
+    const disks = [disk('root'), disk('data'), disk('stick', { bus: 'usb' })];
+    const command = buildCommand(define(grown, { pinned, disks, nics: [nic(1)] }), { ...tcg, isRestoring: true });
     assert.equal(value(command, '-m'), 'size=512M,maxmem=2048M');
     assert.match(value(command, '-smp'), /^cpus=3,maxcpus=4/);
     assert.match(device(command, 'memory0'), /^virtio-mem-pci,.*requested-size=256M,bus=hotplug,addr=0x7$/);
