@@ -4,7 +4,10 @@ import assert from 'node:assert/strict';
 import { lstat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { parse } from 'yaml';
+import { mountOf, mountPointOf } from '../../src/api/vm-shared-folder.ts';
 import { findProcesses, signalProcess } from '../../src/host/process.ts';
+import { composeUserData } from '../../src/lib/cloud-config.ts';
 import { qemuDaemon } from '../support/qemu-daemon.ts';
 import {
   inGuest,
@@ -38,6 +41,23 @@ test('virtio-fs', { timeout: 300_000 }, async (context) => {
         otherKind: null,
       })),
     );
+  });
+
+  await context.test('what cloud-init is told to do mounts them, once and for all', async () => {
+    const mounts = vm.spec.sharedFolders.map((folder) => ({
+      source: folder.name,
+      mountPoint: mountPointOf(folder),
+      ...mountOf({ driver: 'virtiofs', access: folder.access }),
+    }));
+    const { bootcmd } = parse(composeUserData({ mounts })) as { bootcmd: string[][] };
+    // The guest's disk may be a copy of one that has done it.
+    for (const time of ['first', 'second']) {
+      await inGuest(host, 'guest', bootcmd[0]!.at(-1)!);
+      assert.equal(await inGuest(host, 'guest', 'grep -c virtiofs /etc/fstab'), '2', time);
+      const read = 'cat /mnt/data/greeting /mnt/documents/greeting | uniq';
+      assert.equal(await inGuest(host, 'guest', read), 'hello from the node', time);
+      await inGuest(host, 'guest', 'umount /mnt/data /mnt/documents');
+    }
   });
 
   await context.test('the guest reads and writes, as the owner of the folder', async () => {
