@@ -7,6 +7,7 @@ import { type Image } from '../../../src/api/image.ts';
 import { type Network } from '../../../src/api/network.ts';
 import { type Vm } from '../../../src/api/vm.ts';
 import { type Snapshot } from '../../../src/api/snapshot.ts';
+import { type Template } from '../../../src/api/template.ts';
 import { type Volume } from '../../../src/api/volume.ts';
 import { findProcesses } from '../../../src/host/process.ts';
 import { type TestDaemon } from '../daemon.ts';
@@ -19,6 +20,7 @@ export interface Settled {
   volumes: Volume[];
   images: Image[];
   networks: Network[];
+  templates: Template[];
 }
 
 interface Place {
@@ -34,12 +36,13 @@ const all = { query: { limit: 500 } };
 /** Everything that is wrong, in words; none when all is as it should be. */
 export async function findProblems(place: Place): Promise<string[]> {
   const { client } = place.daemon;
-  const [tasks, vms, volumes, images, networks] = await Promise.all([
+  const [tasks, vms, volumes, images, networks, templates] = await Promise.all([
     client.task.list({ query: { limit: 500, sort: '-createdAt' } }),
     client.vm.list(all),
     client.volume.list(all),
     client.image.list(all),
     client.network.list(all),
+    client.template.list(all),
   ]);
   const problems: string[] = [];
   for (const task of tasks.items) {
@@ -49,13 +52,20 @@ export async function findProblems(place: Place): Promise<string[]> {
     if (task.steps.some((step) => step.state === 'undo-failed'))
       problems.push(`${about} could not be undone: ${task.error?.message}`);
   }
-  const settled = { vms: vms.items, volumes: volumes.items, images: images.items, networks: networks.items };
+  const settled = {
+    vms: vms.items,
+    volumes: volumes.items,
+    images: images.items,
+    networks: networks.items,
+    templates: templates.items,
+  };
   const found = await Promise.all([
     checkVms(place, settled),
     checkVolumes(place, settled),
     checkImages(place, settled),
     checkLinks(place, settled),
     checkServices(place, settled),
+    checkTemplates(place, settled),
     checkFolders(place),
     checkGroups(place, settled),
   ]);
@@ -129,7 +139,7 @@ async function checkVms({ daemon, driver }: Place, { vms, networks }: Settled): 
   ];
 }
 
-async function checkVolumes({ daemon, driver }: Place, { vms, volumes }: Settled): Promise<string[]> {
+async function checkVolumes({ daemon, driver }: Place, { vms, volumes, templates }: Settled): Promise<string[]> {
   const files = await filesIn(join(daemon.folder, 'data/volumes'));
   const problems: string[] = [];
   const snapshots: Snapshot[] = [];
@@ -166,7 +176,7 @@ async function checkVolumes({ daemon, driver }: Place, { vms, volumes }: Settled
     if (status.parentId !== null && !snapshots.some(({ id }) => id === status.parentId))
       problems.push(`snapshot ${name} of VM ${status.vm} has a parent that is gone`);
   }
-  problems.push(...(await findLayerProblems({ folder: daemon.folder, driver, vms, volumes, snapshots })));
+  problems.push(...(await findLayerProblems({ folder: daemon.folder, driver, vms, volumes, snapshots, templates })));
   for (const file of files)
     if (!/^[0-9a-f-]{36}\.(qcow2|raw)$/.test(file)) problems.push(`volume file ${file} is left over`);
   for (const { name, status, id } of volumes) {
@@ -228,6 +238,25 @@ async function checkGroups({ daemon }: Place, { vms }: Settled): Promise<string[
       seen.add(id);
     }
   }
+  return problems;
+}
+
+/** Templates have versions, and their folders are those of what is there. */
+async function checkTemplates({ daemon }: Place, { templates, vms }: Settled): Promise<string[]> {
+  const folder = join(daemon.folder, 'data/templates');
+  const problems: string[] = [];
+  for (const { name, status } of templates) {
+    if (status.state !== 'ready') problems.push(`template ${name} is ${status.state}: ${status.reason}`);
+    if (status.versions.length === 0) problems.push(`template ${name} has no version`);
+  }
+  for (const id of await filesIn(folder)) {
+    const template = templates.find((one) => one.id === id);
+    const versions = template?.status.versions.map(({ version }) => String(version)) ?? [];
+    for (const version of await filesIn(join(folder, id)))
+      if (!versions.includes(version))
+        problems.push(`folder ${version} of template ${template?.name ?? id} is left over`);
+  }
+  for (const { name } of vms) if (name.startsWith('seal-')) problems.push(`VM ${name}, which was sealed, is left over`);
   return problems;
 }
 

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { type Snapshot } from '../../../src/api/snapshot.ts';
+import { type Template } from '../../../src/api/template.ts';
 import { type Vm } from '../../../src/api/vm.ts';
 import { type Volume } from '../../../src/api/volume.ts';
 import { type FakeProcess } from '../../../src/drivers/fake/fake-guest.ts';
@@ -18,6 +19,14 @@ interface Layer {
   holders: { kind: string; id: string }[];
 }
 
+/** What is kept of a version of a template. */
+interface Origin {
+  /** ID@VERSION */
+  version: string;
+  /** Ids of layers by the name of the disk. */
+  layers: Record<string, string>;
+}
+
 export interface LayerWorld {
   /** The daemon's folder. */
   folder: string;
@@ -25,13 +34,14 @@ export interface LayerWorld {
   vms: readonly Vm[];
   volumes: readonly Volume[];
   snapshots: readonly Snapshot[];
+  templates: readonly Template[];
 }
 
 const upStates = new Set(['running', 'paused', 'crashed']);
 
 /** Everything that is wrong, in words. */
 export async function findLayerProblems(world: LayerWorld): Promise<string[]> {
-  const { layers, changes } = await readLayers(join(world.folder, 'data'));
+  const { layers, changes, origins } = await readLayers(join(world.folder, 'data'));
   const byId = new Map(layers.map((layer) => [layer.id, layer]));
   const tops = new Map(layers.flatMap((layer) => (layer.volumeId === null ? [] : [[layer.volumeId, layer] as const])));
   const problems = changes.map((key) => `a change of layers is left over: ${key}`);
@@ -48,7 +58,7 @@ export async function findLayerProblems(world: LayerWorld): Promise<string[]> {
     if (volumeId !== null && !world.volumes.some((volume) => volume.id === volumeId))
       problems.push(`layer ${id} is the top of a volume that is gone`);
   }
-  problems.push(...checkHolders(world, layers), ...checkMerged(world, layers));
+  problems.push(...checkHolders(world, layers, origins), ...checkMerged(world, layers));
 
   const lineOf = (volumeId: string): string[] => {
     const top = tops.get(volumeId);
@@ -67,7 +77,7 @@ export async function findLayerProblems(world: LayerWorld): Promise<string[]> {
 }
 
 /** From a copy: the daemon lets nobody else open its database. */
-async function readLayers(data: string): Promise<{ layers: Layer[]; changes: string[] }> {
+async function readLayers(data: string): Promise<{ layers: Layer[]; changes: string[]; origins: Origin[] }> {
   const folder = await mkdtemp(join(tmpdir(), 'lodge-look-'));
   try {
     const copy = join(folder, 'lodge.db');
@@ -76,12 +86,21 @@ async function readLayers(data: string): Promise<{ layers: Layer[]; changes: str
     const database = new DatabaseSync(copy);
     try {
       const rows = database
-        .prepare("select key, value from current where key >= '/lodge/layer' and key < '/lodge/layes'")
+        .prepare(
+          "select key, value from current where key >= '/lodge/layer' and key < '/lodge/layes' or key >= '/lodge/template-origins/' and key < '/lodge/template-origins0'",
+        )
         .all() as { key: string; value: string }[];
       const under = (prefix: string): typeof rows => rows.filter(({ key }) => key.startsWith(prefix));
       return {
         layers: under('/lodge/layers/').map(({ value }) => JSON.parse(value) as Layer),
         changes: under('/lodge/layer-changes/').map(({ key }) => key),
+        origins: under('/lodge/template-origins/').map(({ key, value }) => {
+          const [id = '', version = ''] = key.split('/').slice(-2);
+          return {
+            version: `${id}@${version}`,
+            layers: (JSON.parse(value) as { layers: Record<string, string> }).layers,
+          };
+        }),
       };
     } finally {
       database.close();
@@ -98,8 +117,12 @@ function compare(what: string, found: readonly string[], wanted: readonly string
   ];
 }
 
-/** Snapshots hold exactly the layers that they show; nothing else is at work. */
-function checkHolders({ snapshots }: LayerWorld, layers: readonly Layer[]): string[] {
+/** Snapshots hold exactly the layers that they show, templates those that they were made of; nothing else is at work. */
+function checkHolders(
+  { snapshots, templates }: LayerWorld,
+  layers: readonly Layer[],
+  origins: readonly Origin[],
+): string[] {
   const found = layers.flatMap(({ id, holders }) => holders.map((holder) => `${holder.kind} ${holder.id} of ${id}`));
   const kept = new Set(layers.map(({ id }) => id));
   const wanted = snapshots.flatMap(({ id, status }) =>
@@ -108,7 +131,18 @@ function checkHolders({ snapshots }: LayerWorld, layers: readonly Layer[]): stri
       .filter(({ layerId }) => status.state === 'ready' || kept.has(layerId))
       .map(({ layerId }) => `snapshot ${id} of ${layerId}`),
   );
-  return compare('the hold by', found, wanted);
+  const versions = templates.flatMap(({ id, status }) => status.versions.map(({ version }) => `${id}@${version}`));
+  const held = origins.flatMap(({ version, layers: of }) =>
+    Object.values(of).map((layer) => `template ${version} of ${layer}`),
+  );
+  return [
+    ...compare('the hold by', found, [...wanted, ...held]),
+    ...compare(
+      'what is kept of template',
+      origins.map(({ version }) => version),
+      versions,
+    ),
+  ];
 }
 
 /** A layer that nobody needs by itself is there only while several others are based on it, or several guests read it. */

@@ -20,6 +20,7 @@ export interface World {
     networks: string[];
     images: string[];
     groups: string[];
+    templates: string[];
   };
 }
 
@@ -34,6 +35,8 @@ const volumes = ['vol0', 'vol1', 'vol2', 'vol3'] as const;
 const networks = ['net0', 'net1', 'net2'] as const;
 const images = ['img0', 'img1', 'img2'] as const;
 const groups = ['grp0', 'grp1'] as const;
+const templates = ['tpl0', 'tpl1'] as const;
+const snapshots = ['snap0', 'snap1', 'snap2'] as const;
 const prefixes = ['10.201.0.0/24', '10.202.0.0/24', '10.202.0.128/25'] as const;
 
 /** Most operations are for what there is, or for what there isn't yet; some are for anything. */
@@ -61,6 +64,8 @@ const kinds: readonly (readonly [number, (world: World) => Operation])[] = [
   [14, snapshot],
   [10, deleteVm],
   [6, forkVm],
+  [7, cloneVm],
+  [9, template],
   [5, updateVm],
   [6, group],
   [5, actOnMany],
@@ -135,6 +140,62 @@ function forkVm({ client, random, known }: World): Operation {
   };
 }
 
+function cloneVm({ client, random, known }: World): Operation {
+  const vm = existing(random, vms, known.vms.keys());
+  const name = missing(random, vms, known.vms.keys());
+  const mode = random.chance(0.7) ? 'linked' : 'full';
+  const isStarted = random.chance(0.4);
+  const snapshot = random.chance(0.3) ? random.pick(snapshots) : undefined;
+  return {
+    name: `make ${mode} clone ${name} of ${snapshot === undefined ? '' : `snapshot ${snapshot} of `}VM ${vm}${isStarted ? ' and start it' : ''}`,
+    run: () => client.vm.clone({ params: { vm }, body: { name, mode, isStarted, snapshot } }),
+  };
+}
+
+function template({ client, random, known, driver }: World): Operation {
+  const name = existing(random, templates, known.templates);
+  const fresh = missing(random, templates, known.templates);
+  const vm = existing(random, vms, known.vms.keys());
+  const copy = missing(random, vms, known.vms.keys());
+  // The disks of these guests have no system, so that with QEMU no agent would ever answer.
+  const isSealed = driver === 'fake' && random.chance(0.3);
+  const seal = isSealed ? ' and seal it' : '';
+  const params = { template: name };
+  const version = random.chance(0.5) ? 1 + random.below(3) : undefined;
+  const isStarted = random.chance(0.4);
+  const [words, run] = random.weighted<readonly [string, () => Promise<unknown>]>([
+    [
+      4,
+      [
+        `make template ${fresh} of VM ${vm}${seal}`,
+        () => client.template.create({ body: { name: fresh, vm, isSealed } }),
+      ],
+    ],
+    [
+      2,
+      [
+        `add a version to template ${name} of VM ${vm}${seal}`,
+        () => client.template.addVersion({ params, body: { vm, isSealed } }),
+      ],
+    ],
+    [
+      3,
+      [
+        `make VM ${copy} of template ${name}${isStarted ? ' and start it' : ''}`,
+        () => client.template.deploy({ params, body: { name: copy, version, isStarted } }),
+      ],
+    ],
+    [
+      2,
+      [
+        `delete ${version === undefined ? '' : `version ${version} of `}template ${name}`,
+        () => client.template.delete({ params, query: { version } }),
+      ],
+    ],
+  ]);
+  return { name: words, run };
+}
+
 function power({ client, random, known }: World): Operation {
   const vm = existing(random, vms, known.vms.keys());
   const params = { vm };
@@ -160,8 +221,6 @@ function power({ client, random, known }: World): Operation {
   ]);
   return { name: `${name} VM ${vm}`, run };
 }
-
-const snapshots = ['snap0', 'snap1', 'snap2'] as const;
 
 function snapshot({ client, random, known }: World): Operation {
   const vm = existing(random, vms, known.vms.keys());

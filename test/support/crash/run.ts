@@ -87,12 +87,13 @@ export async function runCrashCycles(test: Cleanup, options: CrashOptions): Prom
 }
 
 async function readNames({ client }: TestDaemon): Promise<World['known']> {
-  const [vms, volumes, networks, images, groups] = await Promise.all([
+  const [vms, volumes, networks, images, groups, templates] = await Promise.all([
     client.vm.list(),
     client.volume.list(),
     client.network.list(),
     client.image.list(),
     client.group.list(),
+    client.template.list(),
   ]);
   const names = ({ items }: { items: { name: string }[] }): string[] => items.map(({ name }) => name);
   return {
@@ -101,6 +102,7 @@ async function readNames({ client }: TestDaemon): Promise<World['known']> {
     networks: names(networks),
     images: names(images),
     groups: names(groups),
+    templates: names(templates),
   };
 }
 
@@ -213,13 +215,16 @@ async function clear(daemon: TestDaemon): Promise<void> {
     for (const { id } of groups) await client.group.delete({ params: { group: id } }).catch(ignore);
     const vms = (await client.vm.list()).items;
     for (const { id } of vms) await client.vm.delete({ params: { vm: id }, query: { force: true } }).catch(ignore);
+    const templates = (await client.template.list()).items;
+    for (const { id } of templates) await client.template.delete({ params: { template: id } }).catch(ignore);
     const volumes = (await client.volume.list()).items;
     for (const { id } of volumes) await client.volume.delete({ params: { volume: id } }).catch(ignore);
     const images = (await client.image.list()).items;
     for (const { id } of images) await client.image.delete({ params: { image: id } }).catch(ignore);
     const networks = (await client.network.list()).items;
     for (const { id } of networks) await client.network.delete({ params: { network: id } }).catch(ignore);
-    return groups.length + vms.length + volumes.length + images.length + networks.length === 0;
+    const left = [groups, vms, templates, volumes, images, networks];
+    return left.every((items) => items.length === 0);
   };
   await eventually(empty, { timeoutMs: settleMs, describe: 'everything is deleted', intervalMs: 300 });
 }
