@@ -146,7 +146,7 @@ function addChangeVerbs(vm: Command): void {
   const create = verb(vm, 'create <name>', 'Create a VM, start it, and wait until one can work with it', {
     formats: objectFormats,
     description:
-      'Create a VM and start it. It ends when one can work with it: when ssh answers (with an ssh key, on this machine), else when the guest says that it is up, else when it runs; --wait-for says otherwise. Without --disk the disk is as large as the image’s.',
+      'Create a VM and start it. It ends when one can work with it: when ssh answers (with an ssh key, on this machine), else when the guest says that it is up, else when it runs; --wait-for says otherwise. A guest of an imported image, of which nobody knows whether it will tell, is waited for two minutes (--timeout), and it is no error when it doesn’t. Without --disk the disk is as large as the image’s.',
     examples: [
       [
         'lodge vm create web1 --image debian-12 --cpus 2 --memory 2GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub',

@@ -5,7 +5,7 @@ import type { Vm } from '../../api/vm.ts';
 import { usageError } from '../usage-error.ts';
 import type { Session } from '../connect/session.ts';
 import { collect, withSuggestion } from '../list.ts';
-import { followTask } from '../output/follow.ts';
+import { followTask, followTasks } from '../output/follow.ts';
 import { printList } from '../output/print.ts';
 import { fetchVms, vmPrintable } from './view.ts';
 
@@ -45,8 +45,27 @@ export async function cloneVm(session: Session, options: CloneOptions, vm: strin
   }
   await followTask(session, task, `clone VM ${vm}`, { done: 'cloned' });
   const filter = `status.lineage.forkId=${task.id}`;
-  const clones = await collect((query) => fetchVms(client, query), { project, filter });
+  const read = (): Promise<Vm[]> => collect((query) => fetchVms(client, query), { project, filter });
+  let clones = await read();
+  if (options.start === true) {
+    const left = await followStarts(session, clones);
+    clones = await read();
+    if (left.length > 0) terminal.note(`Not started: ${left.join(', ')}. Why: lodge task list, lodge events`);
+  }
   await printList(session, vmPrintable, clones.toSorted(byNumber), 'They were deleted meanwhile.');
+}
+
+/** Follows the tasks that start clones, which were begun when these were made; names those that didn't start. */
+async function followStarts(session: Session, clones: readonly Vm[]): Promise<string[]> {
+  const query = { filter: 'type=vm.start', sort: '-createdAt', limit: 500 };
+  const { items } = await session.client.task.list({ query });
+  const starts = clones.flatMap(({ id, name }) => {
+    const task = items.find(({ target }) => target.id === id);
+    return task ? [{ task, title: `start VM ${name}`, done: 'started' }] : [];
+  });
+  const ended = await followTasks(session, starts);
+  const started = new Set(ended.flatMap(({ task, error }) => (error === null ? [task.target.id] : [])));
+  return clones.filter(({ id }) => !started.has(id)).map(({ name }) => name);
 }
 
 function byNumber(one: Vm, other: Vm): number {

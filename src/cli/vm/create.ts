@@ -6,6 +6,7 @@ import type { Task } from '../../api/task.ts';
 import type { Vm } from '../../api/vm.ts';
 import { minMemoryMib, type VmSpecInput } from '../../api/vm-spec.ts';
 import { closestWord } from '../../lib/closest-word.ts';
+import { formatDuration } from '../../lib/duration.ts';
 import { askSecret, readStdin } from '../confirm.ts';
 import type { Session } from '../connect/session.ts';
 import { parseLabels } from '../labels.ts';
@@ -41,6 +42,7 @@ const optionOfField: Readonly<Record<string, string>> = {
   'spec.cpu.model': '--cpu-model',
   'spec.memoryMib': '--memory',
   'spec.image': '--image',
+  'spec.nics.0.network': '--network',
   'spec.instanceType': '--type',
   'spec.profiles': '--profile',
   'spec.machine': '--machine',
@@ -100,9 +102,12 @@ export async function createVm(session: Session, options: CreateOptions, name: s
   const read = (): Promise<Vm> => client.vm.get({ params: { vm: name }, query: { project } });
   let vm = await read();
   if (isWarm) await tellWhyCold(session, vm);
-  const goal = options.waitFor ?? (options.start ? await bestGoal(session, vm, spec) : 'created');
+  const wait = await waitOf(session, options, vm, spec);
+  let { goal } = wait;
   if (goal !== 'created' && goal !== 'running') {
-    [vm = vm] = await waitForVms(session, [name], goal, options.timeout ?? defaultGuestTimeoutMs);
+    const reached = await waitedFor(session, name, wait);
+    if (reached === null) goal = 'running';
+    vm = reached ?? (await read());
     // The guest says that it is up a moment before its address is known; it is worth that moment.
     const mostTries = vm.status.nics.length === 0 ? 0 : 10;
     for (let tries = 0; tries < mostTries && addressesOf(vm).length === 0; tries += 1) {
@@ -227,21 +232,64 @@ async function hintAbout(session: Session, spec: VmSpecInput, failure: LodgeErro
   return failure.hint;
 }
 
+/** What is waited for, and how long. */
+interface Wait {
+  goal: VmGoal;
+  timeoutMs: number;
+  /** Nothing tells whether the guest can reach the goal: when it doesn't in time, that is said and no error. */
+  isTry: boolean;
+}
+
+/** How long a guest is waited for of which nobody has said that it will ever tell that it is up. */
+const tryMs = 120_000;
+
+async function waitOf(session: Session, options: CreateOptions, vm: Vm, spec: VmSpecInput): Promise<Wait> {
+  const timeoutMs = options.timeout ?? defaultGuestTimeoutMs;
+  if (options.waitFor !== undefined) return { goal: options.waitFor, timeoutMs, isTry: false };
+  if (!options.start) return { goal: 'created', timeoutMs, isTry: false };
+  const { goal, isTry } = await bestGoal(session, vm, spec);
+  return { goal, isTry, timeoutMs: isTry ? (options.timeout ?? tryMs) : timeoutMs };
+}
+
+/** Waits for it; null: it was a try, and in vain. */
+async function waitedFor(session: Session, name: string, { goal, timeoutMs, isTry }: Wait): Promise<Vm | null> {
+  const { terminal } = session;
+  if (isTry)
+    terminal.note(
+      `The image was imported, so nothing tells whether its guest ${goal === 'ssh' ? 'answers ssh' : 'reports that it is up'}; it is waited for at most ${formatDuration(timeoutMs)}.`,
+    );
+  try {
+    const [vm] = await waitForVms(session, [name], goal, timeoutMs);
+    return vm ?? null;
+  } catch (failure) {
+    if (!isTry || !(failure instanceof LodgeError) || failure.code !== 'timeout') throw failure;
+    const said = goal === 'ssh' ? 'not answered ssh' : 'not reported that it is up';
+    terminal.note(
+      `The guest has ${said} in ${formatDuration(timeoutMs)}. Wait on: lodge vm wait ${name} --for ${goal}`,
+    );
+    return null;
+  }
+}
+
 /**
  * What can be waited for: ssh where it will answer and can be reached from here, the guest's own word where it can give
- * one, else that it runs.
+ * one, else that it runs. Of an imported image nobody knows what is in it: whether it does is tried.
  */
-async function bestGoal(session: Session, vm: Vm, spec: VmSpecInput): Promise<VmGoal> {
-  if (spec.image === undefined) return 'running';
+async function bestGoal(session: Session, vm: Vm, spec: VmSpecInput): Promise<Pick<Wait, 'goal' | 'isTry'>> {
+  const runs = { goal: 'running', isTry: false } as const;
+  if (spec.image === undefined) return runs;
   const image = await session.client.image
     .get({ params: { image: spec.image }, query: { project: session.project } })
     .catch((): Image | null => null);
-  if (image === null || image.status.kind === 'iso') return 'running';
+  if (image === null || image.status.kind === 'iso') return runs;
+  const isImported = image.spec.source.type !== 'build';
   const hasLogin = spec.cloudInit?.sshKeys !== undefined && spec.cloudInit.sshKeys.length > 0;
   const isBridged = vm.status.nics.some((nic) => nic.hostInterface !== null);
-  if (image.status.hasCloudInit && hasLogin && session.isLocal && isBridged) return 'ssh';
+  if ((image.status.hasCloudInit || isImported) && hasLogin && session.isLocal && isBridged)
+    return { goal: 'ssh', isTry: !image.status.hasCloudInit };
   // Only an agent can tell that a guest is up.
-  return image.status.hasAgent && spec.hasAgentChannel !== false ? 'up' : 'running';
+  if (spec.hasAgentChannel === false || !(image.status.hasAgent || isImported)) return runs;
+  return { goal: 'up', isTry: !image.status.hasAgent };
 }
 
 function summary(vm: Vm, goal: VmGoal): string {

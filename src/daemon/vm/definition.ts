@@ -67,7 +67,7 @@ export async function planHardware(
       : chooseFirmware(vm.spec, image, await parts.hasUefi());
   const accelerator = await parts.acceleratorFor(vm.spec);
   const mostQueues = vm.spec.nics.map((nic, index) => {
-    const network = parts.networks.require(vm.project, nic.network);
+    const network = parts.networks.requireFor(vm.project, nic, index);
     const { name, spec } = network;
     const most = parts.networks.mostQueues(network);
     const queues = nic.queues ?? 1;

@@ -398,7 +398,7 @@ export class VmService {
     await this.#parts.sharedFolders.check(spec);
     for (const [index, nic] of spec.nics.entries())
       this.#parts.networks.checkNic(
-        this.#parts.networks.require(project, nic.network),
+        this.#parts.networks.requireFor(project, nic, index),
         null,
         `spec.nics.${index}`,
         nic.ipv4Address,
@@ -424,7 +424,7 @@ export class VmService {
     const { networks, volumes, records, images } = this.#parts;
     const { spec } = vm;
     for (const [index, nic] of spec.nics.entries()) {
-      const network = networks.require(vm.project, nic.network);
+      const network = networks.requireFor(vm.project, nic, index);
       networks.checkNic(network, vm.id, `spec.nics.${index}`, nic.ipv4Address);
       if (!nic.mac) continue;
       for (const other of records.collection.all()) {
