@@ -15,7 +15,6 @@ import {
   type NetworkStatus,
 } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
-import { type VmNic } from '../../api/vm-spec.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
 import { SerialQueues } from '../../lib/serial-queues.ts';
 import { type EventService } from '../event/event-service.ts';
@@ -95,18 +94,6 @@ export class NetworkService {
 
   require(project: string, reference: string): Network {
     return this.#parts.networks.require(project, reference);
-  }
-
-  /** The network that a NIC names. Throws not_found with the field, and with how to make it. */
-  requireFor(project: string, { network }: Pick<VmNic, 'network'>, index: number): Network {
-    const found = this.#parts.networks.find(project, network);
-    if (found) return found;
-    const field = `spec.nics.${index}.network`;
-    const message = `there is no network "${network}" in project "${project}"`;
-    throw new LodgeError('not_found', `${field}: ${message}`, {
-      hint: `Make it (lodge network create ${network}), name one that is there (lodge network list), or leave the VM without a NIC (--network none).`,
-      fields: [{ field, message, value: network }],
-    });
   }
 
   find(project: string, reference: string): Network | null {

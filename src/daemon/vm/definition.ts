@@ -4,6 +4,7 @@ import { bootOrder, placeIn, type BootDevices } from '../../api/boot-order.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
+import { type Network } from '../../api/network.ts';
 import { presetOf } from '../../api/resolve-hardware.ts';
 import { type Vm, type VmPinned } from '../../api/vm.ts';
 import { type DiskBus, type GuestOs, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
@@ -41,6 +42,23 @@ export function imageOf(parts: Pick<DefinitionParts, 'images'>, vm: Pick<Vm, 'pr
   return vm.spec.image ? parts.images.require(vm.project, vm.spec.image) : null;
 }
 
+/** The network that a NIC names. Throws not_found with the field, and with how to make it. */
+export function networkOf(
+  { networks }: Pick<DefinitionParts, 'networks'>,
+  project: string,
+  { network }: Pick<VmNic, 'network'>,
+  index: number,
+): Network {
+  const found = networks.find(project, network);
+  if (found) return found;
+  const field = `spec.nics.${index}.network`;
+  const message = `there is no network "${network}" in project "${project}"`;
+  throw new LodgeError('not_found', `${field}: ${message}`, {
+    hint: `Make it (lodge network create ${network}), name one that is there (lodge network list), or leave the VM without a NIC (--network none).`,
+    fields: [{ field, message, value: network }],
+  });
+}
+
 /** What runs on a VM with this spec, and whether it gets first-boot data. */
 export function systemOf(
   parts: Pick<DefinitionParts, 'images'>,
@@ -67,7 +85,7 @@ export async function planHardware(
       : chooseFirmware(vm.spec, image, await parts.hasUefi());
   const accelerator = await parts.acceleratorFor(vm.spec);
   const mostQueues = vm.spec.nics.map((nic, index) => {
-    const network = parts.networks.requireFor(vm.project, nic, index);
+    const network = networkOf(parts, vm.project, nic, index);
     const { name, spec } = network;
     const most = parts.networks.mostQueues(network);
     const queues = nic.queues ?? 1;

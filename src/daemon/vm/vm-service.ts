@@ -15,7 +15,7 @@ import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
 import { requireBootOnce } from './boot-once.ts';
-import { imageOf, planHardware, plannedDevices, vmDirectory, type DefinitionParts } from './definition.ts';
+import { imageOf, networkOf, planHardware, plannedDevices, vmDirectory, type DefinitionParts } from './definition.ts';
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
 import { namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
 import { checkSpec, effectiveDisks } from './hardware.ts';
@@ -398,7 +398,7 @@ export class VmService {
     await this.#parts.sharedFolders.check(spec);
     for (const [index, nic] of spec.nics.entries())
       this.#parts.networks.checkNic(
-        this.#parts.networks.requireFor(project, nic, index),
+        networkOf(this.#parts, project, nic, index),
         null,
         `spec.nics.${index}`,
         nic.ipv4Address,
@@ -424,7 +424,7 @@ export class VmService {
     const { networks, volumes, records, images } = this.#parts;
     const { spec } = vm;
     for (const [index, nic] of spec.nics.entries()) {
-      const network = networks.requireFor(vm.project, nic, index);
+      const network = networkOf(this.#parts, vm.project, nic, index);
       networks.checkNic(network, vm.id, `spec.nics.${index}`, nic.ipv4Address);
       if (!nic.mac) continue;
       for (const other of records.collection.all()) {
