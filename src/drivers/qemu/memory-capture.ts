@@ -90,7 +90,7 @@ export async function captureMemory(
         fdset = await handIn(target, path);
         await qmp.execute('migrate', { uri: uriOf(fdset) });
       }
-      await all([options.onStopped?.(), untilFollowed(target, deadline)]);
+      await all([Promise.resolve(options.onStopped?.()), untilFollowed(target, deadline)]);
       await qmp.execute('cont');
     } else {
       if (wasRunning) await qmp.execute('stop');
@@ -128,7 +128,7 @@ export async function captureMemory(
 }
 
 /** Waits for the end of all of them, and fails as the first that has failed. */
-async function all(calls: readonly (Promise<unknown> | undefined)[]): Promise<void> {
+async function all(calls: readonly Promise<unknown>[]): Promise<void> {
   for (const outcome of await Promise.allSettled(calls)) if (outcome.status === 'rejected') throw outcome.reason;
 }
 
