@@ -33,7 +33,7 @@ test('nouns, verbs and options are completed', async () => {
   assert.deepEqual(await words('lodge --so'), ['--socket']);
   assert.deepEqual(await words('lodge vm sus'), ['suspend']);
   assert.deepEqual(await words('lodge vm create --user'), ['--user', '--user-data']);
-  assert.deepEqual(await words('lodge help vm sta'), ['start']);
+  assert.deepEqual(await words('lodge help vm sta'), ['stats', 'start']);
 });
 
 test('names come from the daemon, and none twice', async () => {
