@@ -166,7 +166,9 @@ export class Exchange {
     }
     if (!isSchema(route.body))
       return { params, query, body: new RequestBytes(this.#raw, limits, route.body.mediaType) };
-    const body = (await readJson(this.#raw, limits)) ?? {};
+    const given = await readJson(this.#raw, limits);
+    // None at all is an empty one; null is a body, and no object.
+    const body = given === undefined ? {} : given;
     context.sent = body;
     return { params, query, body: validate(route.body, body, 'body') };
   }
