@@ -425,11 +425,13 @@ async function observe(folder: string, { vms, volumes, images, snapshots }: Obje
   const named = (text: string): string =>
     text.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g, (id) => names.get(id) ?? 'of nobody');
   const files = (await readdir(folder, { recursive: true, withFileTypes: true }))
-    // A console's log is kept whatever becomes of the start that wrote it; an upload that failed is sent again.
-    .filter((entry) => entry.isFile() && !/^(lodge\.db.*|serial\.log|.*\.upload)$/.test(entry.name))
+    // A console's log is kept whatever becomes of the start that wrote it; an upload that failed is sent again; a guest
+    // that runs writes down what it is whenever it likes, under another name first.
+    .filter((entry) => entry.isFile() && !/^(lodge\.db.*|serial\.log|.*\.upload|.*\.json\.new)$/.test(entry.name))
     .map((entry) => named(join(entry.parentPath, entry.name).slice(folder.length)));
   const guests: Record<string, unknown> = {};
   for (const file of await readdir(join(folder, 'fake-guests'))) {
+    if (!file.endsWith('.json')) continue;
     const text = await readFile(join(folder, 'fake-guests', file), 'utf8');
     const { state, hardware } = JSON.parse(text) as FakeProcess;
     const { vcpus, memoryMib, disks, nics } = hardware;
