@@ -148,7 +148,7 @@ export class ImageService {
       requestedBy,
     });
     await this.#parts.images.create({ ...given, id }, part);
-    return this.#parts.engine.require(record.id);
+    return this.#parts.engine.written(record);
   }
 
   /** Takes the content of an image whose source is an upload, and begins to import it. */

@@ -123,7 +123,7 @@ export class SnapshotService {
       { id, name: body.name, project: vm.id, labels: body.labels, spec: body.spec },
       part,
     );
-    return engine.require(record.id);
+    return engine.written(record);
   }
 
   async update(

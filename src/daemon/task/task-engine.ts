@@ -197,6 +197,12 @@ export class TaskEngine {
     return { record, part: this.#records.creation(record) };
   }
 
+  /** A task of `prepare()` whose transaction has succeeded, as it is: the object may be seen before its task is. */
+  async written({ id }: TaskRecord): Promise<TaskRecord> {
+    await this.#records.catchUp();
+    return this.require(id);
+  }
+
   /** Asks a task to end and to be undone. Resolves when the request is durable, not when it has ended: see wait(). */
   async cancel(id: string): Promise<TaskRecord> {
     const record = this.require(id);

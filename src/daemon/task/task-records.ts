@@ -92,6 +92,11 @@ export class TaskRecords implements InformerTarget<StoredTask | null> {
     return result.succeeded;
   }
 
+  /** Waits until everything that is in the store now is known here. */
+  async catchUp(): Promise<void> {
+    await this.#informer.reached(await this.#store.revision());
+  }
+
   /** The task that was made with the key, or null. */
   async byIdempotencyKey(requestedBy: string, idempotencyKey: string): Promise<TaskRecord | null> {
     const holder = await this.#store.get(idempotencyKeyOf(requestedBy, idempotencyKey));

@@ -128,7 +128,7 @@ export class TemplateService {
         requestedBy,
       });
       await records.collection.create({ ...given, id, status: initialTemplateStatus() }, part);
-      return engine.require(record.id);
+      return engine.written(record);
     });
   }
 

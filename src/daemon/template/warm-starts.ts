@@ -231,7 +231,7 @@ export class WarmStarts {
         const described = { description: `Prepared from image ${image?.name ?? ''}` };
         const status = initialTemplateStatus();
         await records.collection.create({ id, name, project, labels: {}, spec: described, status }, part);
-        return engine.require(record.id);
+        return engine.written(record);
       }
       if (found.status.state !== 'ready')
         throw new LodgeError('wrong_state', `Template ${name} is ${found.status.state}: ${found.status.reason}`, {

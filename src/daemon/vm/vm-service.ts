@@ -85,7 +85,7 @@ export class VmService {
         requestedBy,
       });
       await records.collection.create({ ...given, id }, part);
-      return engine.require(record.id);
+      return engine.written(record);
     });
   }
 

@@ -93,7 +93,7 @@ export class VolumeService {
         requestedBy,
       });
       await volumes.create({ ...given, id }, part);
-      return engine.require(record.id);
+      return engine.written(record);
     });
   }
 
