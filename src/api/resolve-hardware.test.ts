@@ -192,13 +192,14 @@ describe('Disks', () => {
     assert.equal(models(again)['disks'], models(hardware)['disks']);
   });
 
-  it('on virtio share at most four threads, and no more than there are vCPUs', () => {
+  it('on virtio and scsi have as many threads of their own as are asked for, one for each at most', () => {
     const disks = Array.from({ length: 6 }, (_, index) => ({ name: `d${index}`, sizeMib: 1 }));
-    assert.equal(resolve({ disks, cpu: { count: 2 } }).ioThreads.count, 2);
-    assert.equal(resolve({ disks, cpu: { count: 8 } }).ioThreads.count, 4);
-    assert.equal(resolve({ disks: disks.slice(0, 1), cpu: { count: 8 } }).ioThreads.count, 1);
-    assert.equal(resolve({ disks: [] }).ioThreads.count, 0);
-    assert.equal(resolve({ disks, hardware: 'emulated' }).ioThreads.count, 0);
+    assert.equal(resolve({ disks }).ioThreads.count, 0);
+    assert.match(resolve({ disks }).ioThreads.why, /not asked for/);
+    assert.equal(resolve({ disks, ioThreads: 2 }).ioThreads.count, 2);
+    assert.equal(resolve({ disks: disks.slice(0, 1), ioThreads: 8 }).ioThreads.count, 1);
+    assert.equal(resolve({ disks: [], ioThreads: 2 }).ioThreads.count, 0);
+    assert.equal(resolve({ disks, ioThreads: 2, hardware: 'emulated' }).ioThreads.count, 0);
   });
 });
 

@@ -39,7 +39,6 @@ const interfaceOfOs: Record<GuestOs, CpuInterface> = { linux: 'kvm', bsd: 'kvm',
 /** Drives on the two IDE channels of a PC. */
 export const ideDrives = 4;
 /** Beyond these, threads for disks wait for each other more than they help. */
-const maxIoThreads = 4;
 /** Beyond these, queues cost more memory and descriptors than a guest's network has use for. */
 const maxChosenQueues = 8;
 
@@ -102,14 +101,14 @@ export function resolveHardware(question: HardwareQuestion): VmHardware {
   const paravirtualDisks = disks.filter(
     ({ device, model }) => device === 'disk' && (model === 'virtio' || model === 'scsi'),
   ).length;
-  const hasThreads = !isEmulated && paravirtualDisks > 0;
   const ioThreads = {
-    count: hasThreads ? Math.min(paravirtualDisks, spec.cpu.count, maxIoThreads) : 0,
-    why: hasThreads
-      ? 'one for each disk on virtio or scsi, at most one for each vCPU'
-      : isEmulated
-        ? presetWhy
-        : 'no disk is on virtio or scsi',
+    count: Math.min(paravirtualDisks, spec.ioThreads ?? 0),
+    why:
+      spec.ioThreads === undefined
+        ? 'not asked for: with QEMU 10.0 they can stop a guest while layers of its disks change'
+        : paravirtualDisks === 0
+          ? 'no disk is on virtio or scsi'
+          : 'spec.ioThreads says so, at most one for each disk on virtio or scsi',
   };
 
   const withDrivers = isEmulated ? ('none' as const) : ('virtio' as const);

@@ -64,6 +64,14 @@ export const vmDeviceChoices = {
   input: inputModel.optional(),
   usb: usbController.optional(),
   rng: z.enum(['virtio', 'none']).optional().describe('Source of random numbers'),
+  ioThreads: z
+    .int()
+    .min(0)
+    .max(16)
+    .optional()
+    .describe(
+      'Threads of QEMU that serve disks on virtio and scsi, at most one for each of these. More throughput where several disks are busy. Without it, none: with them, QEMU 10.0 can stand still for good while layers of a busy disk are frozen or merged',
+    ),
   balloon: z
     .enum(['virtio', 'none'])
     .optional()
