@@ -9,7 +9,7 @@ import { bootOrder } from '../../api/boot-order.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
 import { type Vm } from '../../api/vm.ts';
-import { type VmSpec } from '../../api/vm-spec.ts';
+import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
 import { type DeviceChange, type Guest } from '../../drivers/driver.ts';
 import { type Log } from '../store/informer.ts';
 import { planChanges, withStep, type Configuration, type PlanStep } from './change-plan.ts';
@@ -51,15 +51,7 @@ export function provideAddedDisks(parts: VmStepParts): VmStep {
       for (const { action } of steps) {
         if (action.kind !== 'attach-disk') continue;
         const disk = wanted.disks.find(({ name }) => name === action.name);
-        if (!disk) continue;
-        const known = { name: disk.name, volume: null, image: null, sizeMib: null };
-        if (disk.device === 'cdrom') {
-          await noteDisk(parts, id, known);
-          continue;
-        }
-        const volume = await parts.volumes.provide(vm, disk);
-        const { imageId: image, virtualSizeMib: sizeMib } = volume.status;
-        await noteDisk(parts, id, { ...known, volume: volume.id, image, sizeMib });
+        if (disk) await provideDisk(parts, vm, disk);
       }
     },
     undo: async ({ input: { id }, state }) => {
@@ -75,6 +67,17 @@ export function provideAddedDisks(parts: VmStepParts): VmStep {
       await records.patch(id, { disks: before.disks });
     },
   };
+}
+
+async function provideDisk(parts: VmStepParts, vm: Vm, disk: VmDisk): Promise<void> {
+  const known = { name: disk.name, volume: null, image: null, sizeMib: null };
+  if (disk.device === 'cdrom') {
+    await noteDisk(parts, vm.id, known);
+    return;
+  }
+  const volume = await parts.volumes.provide(vm, disk);
+  const { imageId: image, virtualSizeMib: sizeMib } = volume.status;
+  await noteDisk(parts, vm.id, { ...known, volume: volume.id, image, sizeMib });
 }
 
 async function noteDisk(parts: VmStepParts, id: string, disk: Vm['status']['disks'][number]): Promise<void> {
@@ -157,6 +160,11 @@ async function makeStep(
   guest: Guest,
   { step, wanted, refused, way }: { step: PlanStep; wanted: Configuration; refused: Record<string, string>; way: Way },
 ): Promise<void> {
+  const { action } = step;
+  const added = action.kind === 'attach-disk' ? wanted.disks.find(({ name }) => name === action.name) : undefined;
+  // The guest had no room for it when disks were made, and has now.
+  const isMissing = added && !parts.records.byId(id).status.disks.some(({ name }) => name === added.name);
+  if (isMissing) await provideDisk(parts, parts.records.byId(id), added);
   const vm = parts.records.byId(id);
   const now = effectiveConfiguration(parts, vm);
   if (!now) return;
