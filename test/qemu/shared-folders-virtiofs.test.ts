@@ -88,11 +88,11 @@ test('virtio-fs', { timeout: 300_000 }, async (context) => {
   await context.test('its memory can not be saved, with the reason', async () => {
     const vmCall = { params: { vm: 'guest' }, query: { project: 'default' } } as const;
     for (const call of [
-      host.client.vm.suspend(vmCall),
-      host.client.vm.fork({ ...vmCall, body: { count: 1 } }),
-      host.client.snapshot.create({ ...vmCall, body: { name: 'whole', withMemory: true } }),
+      () => host.client.vm.suspend(vmCall),
+      () => host.client.vm.fork({ ...vmCall, body: { count: 1 } }),
+      () => host.client.snapshot.create({ ...vmCall, body: { name: 'whole', withMemory: true } }),
     ]) {
-      const error = await refusal(call);
+      const error = await refusal(call());
       assert.equal(error.code, 'unsupported');
       assert.match(error.message, /shared folders \(data, documents\)/);
     }
