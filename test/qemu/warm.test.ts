@@ -175,6 +175,14 @@ test('VMs start from a guest that was prepared', { timeout: 600_000 }, async (co
       { timeoutMs: 300_000, describe: 'it was prepared anew', intervalMs: 200 },
     );
     assert.equal(anew.version, 2);
+    // The version takes the other's place before that one's files go, with the end of the task.
+    await eventually(
+      async () =>
+        (await host.client.task.list({ query: { limit: 500 } })).items.every(
+          ({ target, endedAt }) => target.id !== id || endedAt !== null,
+        ),
+      { timeoutMs: 60_000, describe: 'nothing works on the template', intervalMs: 100 },
+    );
     await assert.rejects(stat(path), { code: 'ENOENT' });
     const vm = await createWarm(host, 'four');
     assert.equal(vm.status.lineage?.kind, 'warm');
