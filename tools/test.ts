@@ -39,7 +39,7 @@ const KILL_AFTER_MS = 5000;
 const IS_SHARED_MACHINE = process.env['LODGE_TEST_SHARED'] === '1';
 
 /** More files than these failing at once are no accident, and a second run would only take time. */
-const MOST_SECOND_RUNS = 3;
+const MOST_SECOND_RUNS = 5;
 
 /** The checks tell what they found on standard output and end with a code other than 0. */
 const ANY_EXIT_CODE = Array.from({ length: 256 }, (_, code) => code);
