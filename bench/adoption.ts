@@ -1,10 +1,10 @@
 // Taking over guests after the daemon was killed: how long a new daemon needs from its start until it has control of all
 // of them, against what looking at as many QEMU monitors one by one takes by itself. Run: node bench/adoption.ts [guests]
 import { readFileSync } from 'node:fs';
-import { waitForTask } from '../src/client/follow.ts';
 import { QmpClient } from '../src/drivers/qemu/qmp/client.ts';
 import { startDaemon } from '../test/support/daemon.ts';
 import { networkNamespace } from '../test/support/namespace.ts';
+import { deleteIdleGuests, makeIdleGuests } from './idle-guests.ts';
 import { benchmark, median } from './measure.ts';
 
 const count = Number(process.argv[2] ?? 100);
@@ -14,16 +14,7 @@ await benchmark(async (scope) => {
   const namespace = await networkNamespace(scope);
   const daemon = await startDaemon(scope, { driver: 'qemu', namespace });
   const { client } = daemon;
-  // No disk, no network and no system: the firmware finds nothing to boot, and pausing keeps the processor free.
-  for (let index = 0; index < count; index++) {
-    const task = await client.vm.create({
-      query: { start: true },
-      body: { name: `vm-${index}`, spec: { memoryMib: 16, nics: [], display: 'none', hasAgentChannel: false } },
-    });
-    const ended = await waitForTask(client, task.id);
-    if (ended.state !== 'succeeded') throw new Error(`vm-${index}: ${ended.error?.message}`);
-    await client.vm.pause({ params: { vm: `vm-${index}` } });
-  }
+  await makeIdleGuests(client, count);
   const before = await states();
   const times: number[] = [];
   for (let round = 0; round < rounds; round++) {
@@ -50,9 +41,7 @@ await benchmark(async (scope) => {
   console.log(`| | median of ${rounds} | worst |\n|---|---|---|`);
   console.log(`| Lodge | ${median(times).toFixed(0)} ms | ${Math.max(...times).toFixed(0)} ms |`);
   console.log(`| connecting to ${count} monitors one by one, without any daemon | ${plainMs.toFixed(0)} ms | |`);
-  for (let index = 0; index < count; index++)
-    await client.vm.delete({ params: { vm: `vm-${index}` }, query: { force: true } });
-  for (let left = count; left > 0;) left = (await client.vm.list({ query: { limit: 1 } })).total;
+  await deleteIdleGuests(client, count);
 
   /** Id, state, process and start of that process for every VM, by name. */
   async function states(): Promise<[string, string, number | null, string][]> {

@@ -3,12 +3,12 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { waitForTask } from '../src/client/follow.ts';
 import { vmSeries } from '../src/api/metrics.ts';
 import { MetricsHistory } from '../src/daemon/metrics/metrics-history.ts';
 import { startDaemon } from '../test/support/daemon.ts';
 import { networkNamespace } from '../test/support/namespace.ts';
 import { temporaryFolder } from '../test/support/temporary.ts';
+import { deleteIdleGuests, makeIdleGuests } from './idle-guests.ts';
 import { benchmark, median, percentile } from './measure.ts';
 
 const count = Number(process.argv[2] ?? 200);
@@ -19,15 +19,7 @@ await benchmark(async (scope) => {
   const daemon = await startDaemon(scope, { driver: 'qemu', namespace });
   const { client } = daemon;
   const without = await idlePercent();
-  for (let index = 0; index < count; index++) {
-    const task = await client.vm.create({
-      query: { start: true },
-      body: { name: `vm-${index}`, spec: { memoryMib: 16, nics: [], display: 'none', hasAgentChannel: false } },
-    });
-    const ended = await waitForTask(client, task.id);
-    if (ended.state !== 'succeeded') throw new Error(`vm-${index}: ${ended.error?.message}`);
-    await client.vm.pause({ params: { vm: `vm-${index}` } });
-  }
+  await makeIdleGuests(client, count);
   await delay(10_000);
   const with200 = await idlePercent();
   const { series, count: steps } = await client.vm.metrics({
@@ -63,9 +55,7 @@ await benchmark(async (scope) => {
   console.log(
     `\nA day of ${ids.length} VMs at once: median ${median(times).toFixed(0)} ms, p99 ${percentile(times, 0.99).toFixed(0)} ms`,
   );
-  for (let index = 0; index < count; index++)
-    await client.vm.delete({ params: { vm: `vm-${index}` }, query: { force: true } });
-  for (let left = count; left > 0;) left = (await client.vm.list({ query: { limit: 1 } })).total;
+  await deleteIdleGuests(client, count);
 
   async function idlePercent(): Promise<number> {
     const before = cpuTicks();
