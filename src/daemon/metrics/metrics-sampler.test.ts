@@ -3,10 +3,10 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { type VmSeries } from '../../api/metrics.ts';
 import { type DiskCounters, type Guest, type GuestCounters } from '../../drivers/driver.ts';
+import { type MachineCounters } from '../../host/machine-counters.ts';
 import { temporaryFolder } from '../../../test/support/temporary.ts';
 import { MetricsHistory } from './metrics-history.ts';
 import { MetricsSampler } from './metrics-sampler.ts';
-import { parseDiskStats, parsePressureTotal, type NodeCounters } from './node-counters.ts';
 
 const startMs = 1_800_000_000_000;
 const idle: DiskCounters = { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0 };
@@ -16,7 +16,7 @@ class World {
   readonly sampler: MetricsSampler;
   readonly guests = new Map<string, { counters: GuestCounters; disks: DiskCounters | null; askedDisks: number }>();
   readonly warnings: unknown[] = [];
-  node: NodeCounters = {
+  node: MachineCounters = {
     cpu: { busy: 0, total: 0 },
     memoryUsedMib: 1000,
     pressure: { cpu: 0, memory: 0, io: null },
@@ -195,20 +195,3 @@ for (const [what, request, field] of [
     );
   });
 }
-
-test('whole disks are summed, and their partitions are not', () => {
-  const text = `   8       0 sda 100 0 2000 50 200 0 4000 60 0 0 0
-   8       1 sda1 100 0 2000 50 200 0 4000 60 0 0 0
- 253       0 dm-0 1 0 2 0 0 0 0 0 0 0 0
- 259       0 nvme0n1 1 0 8 0 1 0 16 0 0 0 0`;
-  assert.deepEqual(
-    parseDiskStats(text, (name) => ['sda', 'nvme0n1'].includes(name)),
-    { readBytes: 2008 * 512, writtenBytes: 4016 * 512 },
-  );
-});
-
-test('the time in which something waited is the total of the line "some"', () => {
-  const text = 'some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=99';
-  assert.equal(parsePressureTotal(text), 12_345);
-  assert.equal(parsePressureTotal(''), null);
-});

@@ -9,15 +9,15 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { nodeSeries, vmSeries, type NodeSeries, type VmSeries } from '../../api/metrics.ts';
 import { type DiskCounters, type Guest, type GuestCounters } from '../../drivers/driver.ts';
 import { busyPercent } from '../../host/cpu.ts';
+import { type MachineCounters } from '../../host/machine-counters.ts';
 import { type Log } from '../store/informer.ts';
 import { type MetricsHistory } from './metrics-history.ts';
-import { type NodeCounters } from './node-counters.ts';
 import { type SeenCounters } from './vm-exposition.ts';
 
 export interface MetricsSamplerParts {
   guests: () => readonly { id: string; guest: Guest }[];
   nodeId: () => string;
-  readNode: () => NodeCounters;
+  readNode: () => MachineCounters;
   /** Used on the file system of the data, MiB. */
   storageUsedMib: () => Promise<number>;
   history: MetricsHistory;
@@ -65,7 +65,7 @@ export class MetricsSampler {
   readonly #parts: MetricsSamplerParts;
   readonly #stopping = new AbortController();
   readonly #known = new Map<string, Known>();
-  #node: { atMs: number; counters: NodeCounters } | null = null;
+  #node: { atMs: number; counters: MachineCounters } | null = null;
   /** Where the turn of asking about disks is. */
   #diskTurn = 0;
   #running: Promise<void> | null = null;
@@ -198,7 +198,7 @@ export class MetricsSampler {
     const seconds = (atMs - before.atMs) / 1000;
     const cpuPercent = busyPercent(before.counters.cpu, counters.cpu);
     // Microseconds of waiting in each second, as percent of it.
-    const pressure = (kind: keyof NodeCounters['pressure']): number =>
+    const pressure = (kind: keyof MachineCounters['pressure']): number =>
       Math.min(100, rate(before.counters.pressure[kind], counters.pressure[kind], seconds) / 10_000);
     const values: Record<NodeSeries, number> = {
       cpuPercent,

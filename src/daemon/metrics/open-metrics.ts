@@ -1,6 +1,7 @@
 // Everything that counts, put together: the daemon's own instruments, the look at guests and machine each second, and what is
 // kept of it.
 import { type Vm } from '../../api/vm.ts';
+import { MachineMeter } from '../../host/machine-counters.ts';
 import { createMetrics, type HttpMetrics } from '../http/metrics.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type Collection } from '../store/collection.ts';
@@ -8,7 +9,6 @@ import { type Log } from '../store/informer.ts';
 import { type VmGuests } from '../vm/vm-guests.ts';
 import { MetricsHistory } from './metrics-history.ts';
 import { MetricsSampler } from './metrics-sampler.ts';
-import { NodeMeter } from './node-counters.ts';
 import { exposeVms } from './vm-exposition.ts';
 
 export interface MetricsParts {
@@ -30,7 +30,7 @@ export function openMetrics({ directory, vms, guests, nodes, revision, log }: Me
 } {
   const metrics = createMetrics();
   const history = new MetricsHistory(directory, (id) => id === nodes.self.id || vms.get(id) !== null);
-  const meter = new NodeMeter();
+  const meter = new MachineMeter();
   const sampler = new MetricsSampler({
     guests: () => guests.all(),
     nodeId: () => nodes.self.id,

@@ -1,11 +1,12 @@
 // What this machine as a whole has used so far, read from the kernel in a few short reads. Sources: proc(5) (/proc/stat,
 // /proc/meminfo, /proc/diskstats, /proc/net/dev), the kernel's Documentation/accounting/psi.rst.
 import { readFileSync, readdirSync, statSync } from 'node:fs';
-import { parseCpuTimes, type CpuTimes } from '../../host/cpu.ts';
-import { memoryOf } from '../../host/memory.ts';
-import { readAllLinkCounters } from '../../host/network/tap-usage.ts';
+import { parseCpuTimes, type CpuTimes } from './cpu.ts';
+import { memoryOf } from './memory.ts';
+import { readAllLinkCounters } from './network/tap-usage.ts';
 
-export interface NodeCounters {
+/** Counters of a machine since it started, and what it uses at this moment. */
+export interface MachineCounters {
   cpu: CpuTimes;
   memoryUsedMib: number;
   /** Microseconds in which something waited, since the machine started; null where the kernel doesn't count them. */
@@ -51,7 +52,7 @@ function isThere(path: string): boolean {
 }
 
 /** Reads the counters of this machine. What hardware there is was looked at once. */
-export class NodeMeter {
+export class MachineMeter {
   /** NICs and disks that are hardware (or look so to this machine): those with a device behind them. */
   readonly #links: ReadonlySet<string>;
   readonly #disks: ReadonlySet<string>;
@@ -68,7 +69,7 @@ export class NodeMeter {
     this.#disks = withDevice('/sys/block');
   }
 
-  read(): NodeCounters {
+  read(): MachineCounters {
     const memory = memoryOf(readFileSync('/proc/meminfo', 'utf8'));
     const links = readAllLinkCounters(200);
     const network = { receivedBytes: 0, sentBytes: 0 };
