@@ -1,6 +1,6 @@
 // What a guest has used, from the kernel and from QEMU. What can't be read at a moment is null; nothing here fails.
 import { readProcessMemory, readProcessStat, isAlive, type ProcessIdentity } from '../../host/process.ts';
-import { readAllLinkCounters, readLinkCounters, readTapsOf, type LinkCounters } from '../../host/network/tap-usage.ts';
+import { readAllLinkCounters, readTapsOf } from '../../host/network/tap-usage.ts';
 import { type DiskCounters, type GuestCounters, type GuestUsage } from '../driver.ts';
 import { type QmpConnection } from './qmp/connection.ts';
 
@@ -35,7 +35,7 @@ export class GuestMeter {
     const [memory, disks, network] = await Promise.all([
       readProcessMemory(pid).catch(() => null),
       this.#qmp.execute('query-blockstats', {}, { timeoutMs: answerMs }).catch(() => null),
-      this.#network().catch(() => null),
+      this.#network(0).catch(() => null),
     ]);
     const stat = isAlive(this.#identity) ? readProcessStat(pid) : null;
     return {
@@ -54,17 +54,12 @@ export class GuestMeter {
   async counters(): Promise<GuestCounters> {
     const stat = readProcessStat(this.#identity.pid);
     if (stat?.startTicks !== this.#identity.startTicks) return noCounters;
-    const taps = (this.#taps ??= await readTapsOf(this.#identity.pid));
-    const links = readAllLinkCounters(linksAgeMs);
-    const sumOf = (of: (link: LinkCounters) => number): number | null =>
-      taps.length > 0 && taps.every((tap) => links.has(tap))
-        ? taps.reduce((sum, tap) => sum + of(links.get(tap)!), 0)
-        : null;
+    const network = await this.#network(linksAgeMs);
     return {
       cpuSeconds: (stat.userMicroseconds + stat.systemMicroseconds) / 1e6,
       memoryMib: stat.residentBytes / 2 ** 20,
-      networkReceivedBytes: sumOf(({ sentBytes }) => sentBytes),
-      networkSentBytes: sumOf(({ receivedBytes }) => receivedBytes),
+      networkReceivedBytes: network && network.receivedBytes,
+      networkSentBytes: network && network.sentBytes,
     };
   }
 
@@ -87,12 +82,12 @@ export class GuestMeter {
   }
 
   /** Of its taps; a user-mode network is not counted by anybody. The host's point of view turned into the guest's. */
-  async #network(): Promise<{ receivedBytes: number; sentBytes: number } | null> {
+  async #network(maxAgeMs: number): Promise<{ receivedBytes: number; sentBytes: number } | null> {
     this.#taps ??= await readTapsOf(this.#identity.pid);
     if (this.#taps.length === 0) return null;
-    const counters = await Promise.all(this.#taps.map(readLinkCounters));
-    const known = counters.filter((counter) => counter !== null);
-    if (known.length < counters.length) return null;
+    const links = readAllLinkCounters(maxAgeMs);
+    const known = this.#taps.flatMap((tap) => links.get(tap) ?? []);
+    if (known.length < this.#taps.length) return null;
     return {
       receivedBytes: known.reduce((sum, link) => sum + link.sentBytes, 0),
       sentBytes: known.reduce((sum, link) => sum + link.receivedBytes, 0),

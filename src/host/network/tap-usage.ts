@@ -1,5 +1,5 @@
 // What goes through the taps of a process: which links it holds open, and what the kernel counted on them.
-// Sources: tun_chr_show_fdinfo in the kernel's drivers/net/tun.c, Documentation/ABI/testing/sysfs-class-net-statistics.
+// Sources: tun_chr_show_fdinfo in the kernel's drivers/net/tun.c, proc(5) (/proc/net/dev).
 import { readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 
@@ -25,16 +25,6 @@ export async function readTapsOf(pid: number): Promise<string[]> {
     if (tap !== null) taps.add(tap);
   }
   return [...taps];
-}
-
-/** The counters of a link in this process's network namespace; null when there is none of this name. */
-export async function readLinkCounters(name: string): Promise<LinkCounters | null> {
-  const read = async (counter: string): Promise<number | null> => {
-    const text = await readFile(`/sys/class/net/${name}/statistics/${counter}`, 'utf8').catch(ignoreGone<null>(null));
-    return text === null ? null : Number(text);
-  };
-  const [receivedBytes, sentBytes] = await Promise.all([read('rx_bytes'), read('tx_bytes')]);
-  return receivedBytes === null || sentBytes === null ? null : { receivedBytes, sentBytes };
 }
 
 function ignoreGone<T>(instead: T): (error: NodeJS.ErrnoException) => T {
