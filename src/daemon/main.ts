@@ -53,8 +53,10 @@ import { SnapshotRecords } from './snapshot/snapshot-records.ts';
 import { SnapshotService } from './snapshot/snapshot-service.ts';
 import { type SnapshotStepParts } from './snapshot/snapshot-steps.ts';
 import { snapshotTasks } from './snapshot/snapshot-tasks.ts';
+import { recordForms } from './record-forms.ts';
 import { ReferenceLock } from './store/reference-lock.ts';
 import { SqliteStore } from './store/sqlite.ts';
+import { upgradeRecords } from './store/upgrade.ts';
 import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
 import { toTask } from './task/task.ts';
@@ -102,6 +104,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const folders = await makeFolders(config);
 
   const store = await SqliteStore.open({ file: join(config.dataDir, 'lodge.db') });
+  await upgradeRecords(store, recordForms, log);
   const objects = openObjects(store, log);
   const {
     nodeObjects,

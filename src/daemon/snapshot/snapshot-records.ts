@@ -34,7 +34,7 @@ export interface SnapshotOrigin {
 
 const originPrefix = '/lodge/snapshot-origins/';
 
-function initialStatus(): KeptStatus {
+export function initialSnapshotStatus(): KeptStatus {
   return {
     state: 'creating',
     reason: 'It is being taken.',
@@ -61,7 +61,7 @@ export class SnapshotRecords {
       store,
       noun: 'snapshot',
       plural: 'snapshots',
-      initialStatus,
+      initialStatus: initialSnapshotStatus,
       log,
     });
   }
