@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import { nodeMetricsRoutes } from './metrics.ts';
 import { nodeChecks, nodeHardware } from './node-hardware.ts';
+import { nodeTopology } from './node-topology.ts';
 import { listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
@@ -135,6 +136,17 @@ export const nodeRoutes = {
       'VT-x or AMD-V with their abilities, KVM, IOMMU, SR-IOV, confidential computing and the weaknesses of the processor, each with its meaning and where it was read. It is read anew each time.',
     permission: 'node.read',
     response: nodeHardware,
+    errors: ['not_found'],
+  }),
+  topology: route({
+    method: 'GET',
+    path: '/v1/nodes/{node}/topology',
+    tag: 'nodes',
+    summary: 'Read how a node’s processors and memory are arranged',
+    description:
+      'Sockets, dies, cores and threads with their frequencies, the caches with who shares them, and the NUMA nodes with their memory, distances and huge pages. It is read anew each time.',
+    permission: 'node.read',
+    response: nodeTopology,
     errors: ['not_found'],
   }),
   check: route({

@@ -1,16 +1,7 @@
 // Processors: recorded texts of /proc and the arithmetic on them.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { arrangementOf, busyPercent, formatCpuList, parseCpuInfo, parseCpuList, parseCpuTimes } from './cpu.ts';
-
-test('a list of processors is read and written in the kernel’s form', () => {
-  assert.deepEqual(parseCpuList('0-3,8,10-11\n'), [0, 1, 2, 3, 8, 10, 11]);
-  assert.deepEqual(parseCpuList('\n'), []);
-  assert.equal(formatCpuList([11, 8, 0, 1, 2, 3, 10, 3]), '0-3,8,10-11');
-  assert.equal(formatCpuList([]), '');
-  for (const bad of ['3-1', '-1', '1-', 'a', '0,,1', '0-99999999999'])
-    assert.throws(() => parseCpuList(bad), RangeError, bad);
-});
+import { arrangementOf, busyPercent, parseCpuInfo, parseCpuTimes } from './cpu.ts';
 
 test('cpuinfo gives vendor, model and hardware virtualization', () => {
   const intel = `processor\t: 0

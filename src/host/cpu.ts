@@ -2,6 +2,7 @@
 // are. Promises: parsers are pure; what a machine doesn't show has a stated fallback. Sources: the kernel's
 // Documentation/ABI/stable/sysfs-devices-system-cpu, Documentation/admin-guide/cputopology.rst, proc(5).
 import { readFile, readdir } from 'node:fs/promises';
+import { parseNumberList } from '../lib/number-list.ts';
 
 /** Hardware assistance for virtualization that the processor shows: Intel's VT-x or AMD's AMD-V. */
 export type HardwareVirtualization = 'vmx' | 'svm' | 'none';
@@ -35,38 +36,6 @@ export interface CpuFacts {
 export interface CpuTimes {
   readonly busy: number;
   readonly total: number;
-}
-
-/** The most processors a list may name; more is damage, not a machine. */
-const MAX_LISTED = 65_536;
-
-/** Parses a kernel list such as `0-3,8`. Empty text is an empty list. Throws RangeError for anything else. */
-export function parseCpuList(text: string): number[] {
-  const trimmed = text.trim();
-  if (trimmed === '') return [];
-  const ids: number[] = [];
-  for (const part of trimmed.split(',')) {
-    const match = /^(\d+)(?:-(\d+))?$/.exec(part);
-    const first = Number(match?.[1]);
-    const last = Number(match?.[2] ?? match?.[1]);
-    if (!match || last < first || last - first + ids.length >= MAX_LISTED) {
-      throw new RangeError(`"${trimmed.slice(0, 100)}" is not a list of processors such as 0-3,8`);
-    }
-    for (let id = first; id <= last; id += 1) ids.push(id);
-  }
-  return ids;
-}
-
-/** Writes a kernel list: ascending, runs joined. */
-export function formatCpuList(ids: Iterable<number>): string {
-  const sorted = [...new Set(ids)].toSorted((a, b) => a - b);
-  const runs: [number, number][] = [];
-  for (const id of sorted) {
-    const run = runs.at(-1);
-    if (run && id === run[1] + 1) run[1] = id;
-    else runs.push([id, id]);
-  }
-  return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(',');
 }
 
 /** Reads the first processor of /proc/cpuinfo; they are alike on the machines Lodge runs on. */
@@ -128,7 +97,7 @@ async function readNodesOfProcessors(): Promise<Map<number, number>> {
   for (const entry of entries) {
     const node = /^node(\d+)$/.exec(entry)?.[1];
     if (node === undefined) continue;
-    for (const id of parseCpuList(await readOr(`/sys/devices/system/node/${entry}/cpulist`, '')))
+    for (const id of parseNumberList(await readOr(`/sys/devices/system/node/${entry}/cpulist`, '')))
       nodes.set(id, Number(node));
   }
   return nodes;
@@ -139,7 +108,7 @@ export async function readCpu(): Promise<CpuFacts> {
   const info = parseCpuInfo(await readFile('/proc/cpuinfo', 'utf8'));
   const nodes = await readNodesOfProcessors();
   const processors: LogicalProcessor[] = [];
-  for (const id of parseCpuList(await readOr('/sys/devices/system/cpu/online', '0'))) {
+  for (const id of parseNumberList(await readOr('/sys/devices/system/cpu/online', '0'))) {
     const topology = `/sys/devices/system/cpu/cpu${id}/topology`;
     // -1 stands for "unknown" in sockets of some virtual machines.
     const socket = Math.max(0, Number(await readOr(`${topology}/physical_package_id`, '0')));

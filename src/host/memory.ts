@@ -2,7 +2,7 @@
 // Promises: parsers are pure; sizes are bytes. Sources: proc(5) (/proc/meminfo), the kernel's
 // Documentation/admin-guide/mm/hugetlbpage.rst, Documentation/accounting/psi.rst.
 import { readFile, readdir } from 'node:fs/promises';
-import { parseCpuList } from './cpu.ts';
+import { parseNumberList } from '../lib/number-list.ts';
 
 /** Memory of the whole machine, in bytes. */
 export interface MemoryFacts {
@@ -108,7 +108,7 @@ export async function readNumaNodes(): Promise<NumaNode[]> {
       id: Number(id),
       totalBytes: meminfo.get('MemTotal') ?? 0,
       freeBytes: meminfo.get('MemFree') ?? 0,
-      processors: parseCpuList(await text('cpulist')),
+      processors: parseNumberList(await text('cpulist')),
       distances: (await text('distance')).split(/\s+/).filter(Boolean).map(Number),
     });
   }

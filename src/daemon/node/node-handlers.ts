@@ -2,6 +2,8 @@
 import { type NounHandlers } from '../../api/contract.ts';
 import { node, type Node } from '../../api/node.ts';
 import { readHardware } from '../../host/hardware/hardware.ts';
+import { thisMachine } from '../../host/hardware/source.ts';
+import { readTopology } from '../../host/topology.ts';
 import { type ByteSource, type RequestContext } from '../http/context.ts';
 import { type Collection } from '../store/collection.ts';
 import { type MetricsHistory } from '../metrics/metrics-history.ts';
@@ -9,6 +11,7 @@ import { lister } from '../store/list-page.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { toTask, type TaskType } from '../task/task.ts';
 import { type NodeService } from './node-service.ts';
+import { shownTopology } from './shown-topology.ts';
 
 export function nodeHandlers(
   nodes: NodeService,
@@ -27,6 +30,10 @@ export function nodeHandlers(
     hardware: async ({ params }) => {
       nodes.require(params.node);
       return readHardware();
+    },
+    topology: async ({ params }) => {
+      nodes.require(params.node);
+      return shownTopology(readTopology(thisMachine()));
     },
     metrics: async ({ params, query }) => parts.history.ofNode(nodes.require(params.node).id, query, Date.now() / 1000),
     check: async ({ params }) => {
