@@ -4,6 +4,7 @@ import { creation, inProject, listQuery, metadata, page, timestamp, update } fro
 import { route, type RouteTable } from './route.ts';
 
 export const ipv4Address = z.ipv4().describe('IPv4 address');
+export const ipv6Address = z.ipv6().describe('IPv6 address');
 export const ipv4Cidr = z.cidrv4().describe('IPv4 prefix, such as 10.77.0.0/24');
 
 export const ipv6Cidr = z.cidrv6().describe('IPv6 prefix, such as fd00:77::/64');

@@ -1,7 +1,7 @@
 // What a user may ask of a VM: its hardware, disks, NICs, first boot and behaviour.
 import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
-import { ipv4Address, macAddress } from './network.ts';
+import { ipv4Address, ipv6Address, macAddress } from './network.ts';
 import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { vmSharedFolder } from './vm-shared-folder.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
@@ -123,6 +123,7 @@ export const vmNic = z
       .describe('Pairs of queues of a virtio NIC. Without it, one for each vCPU where the network allows it'),
     mac: macAddress.optional().describe('Without it, Lodge makes one and keeps it'),
     ipv4Address: ipv4Address.optional().describe('Reserved for this NIC in the network’s DHCP'),
+    ipv6Address: ipv6Address.optional().describe('Reserved for this NIC in the network’s DHCPv6'),
     isConnected: z.boolean().default(true).describe('Whether the link is up'),
     bootIndex,
   })

@@ -11,7 +11,7 @@ import { type Vm } from '../api/vm.ts';
 import { type Volume } from '../api/volume.ts';
 import { initialGroupStatus } from './group/group-service.ts';
 import { initialImageStatus } from './image/image-service.ts';
-import { initialNetworkStatus } from './network/network-service.ts';
+import { initialNetworkStatus } from './network/network-status.ts';
 import { initialSourceStatus } from './profile/source-status.ts';
 import { SpecSources } from './profile/spec-sources.ts';
 import { Collection } from './store/collection.ts';

@@ -242,6 +242,25 @@ suite('a network', () => {
       const call = client.vm.create({ body: { name: 'web2', spec } });
       assert.match((await assertRefused(daemon, call, 'invalid_request', 'spec.nics.0.ipv4Address')).message, why);
     }
+    for (const [nics, field] of [
+      [[{ network: 'web', mac }], 'spec.nics.0.mac'],
+      [[{ network: 'web', mac: '00:00:00:00:00:00' }], 'spec.nics.0.mac'],
+      [[{ network: 'web', mac: '53:54:00:12:34:56' }], 'spec.nics.0.mac'],
+      [[{ network: 'web', ipv6Address: 'fd00:220::5' }], 'spec.nics.0.ipv6Address'],
+      [
+        [
+          { network: 'web', ipv4Address: '10.220.0.79' },
+          { network: 'web', ipv4Address: '10.220.0.79' },
+        ],
+        'spec.nics.1.ipv4Address',
+      ],
+    ] as const)
+      await assertRefused(
+        daemon,
+        client.vm.create({ body: { name: 'web2', spec: { nics: nics.map((nic) => ({ ...nic })) } } }),
+        'invalid_request',
+        field,
+      );
     // What is planned for a running VM counts when it has ended.
     await done(daemon, client.vm.start({ params: { vm: 'web1' } }));
     const planned = { ...vm.spec, nics: [{ network: 'web', ipv4Address: '10.220.0.78' }] };
@@ -250,6 +269,31 @@ suite('a network', () => {
     await done(daemon, client.vm.forceOff({ params: { vm: 'web1' } }));
     await eventually(async () => (await hosts()) === `${mac},10.220.0.78,web1\n`);
     await done(daemon, client.vm.delete({ params: { vm: 'web1' } }));
+    assert.equal(await hosts(), '');
+  });
+});
+
+suite('an IPv6 address that is reserved', () => {
+  test('is told to DHCPv6 in its short form, and is nobody else’s', async (t) => {
+    const { daemon } = await lodge(t);
+    const { client } = daemon;
+    const network = await client.network.create({
+      body: { name: 'six', spec: { ipv4Cidr: '10.226.0.0/24', ipv6Cidr: 'fd00:226::/64' } },
+    });
+    const hosts = (): Promise<string> => readFile(join(daemon.folder, 'run/networks', network.id, 'hosts'), 'utf8');
+    const nic = { network: 'six', ipv6Address: 'fd00:226:0::77' };
+    const vm = await makeVm(daemon, 'six1', { nics: [nic] });
+    assert.equal(await hosts(), `${vm.status.nics[0]?.mac},[fd00:226::77],six1\n`);
+    for (const [ipv6Address, why] of [
+      ['fd00:226::77', /six1/],
+      ['fd00:226::1', /host/],
+      ['fd00:226::', /itself/],
+      ['fd00:227::5', /fd00:226::\/64/],
+    ] as const) {
+      const call = client.vm.create({ body: { name: 'six2', spec: { nics: [{ network: 'six', ipv6Address }] } } });
+      assert.match((await assertRefused(daemon, call, 'invalid_request', 'spec.nics.0.ipv6Address')).message, why);
+    }
+    await done(daemon, client.vm.delete({ params: { vm: 'six1' } }));
     assert.equal(await hosts(), '');
   });
 });

@@ -14,9 +14,10 @@ import { EventService } from '../../src/daemon/event/event-service.ts';
 import { groupTasks } from '../../src/daemon/group/group-tasks.ts';
 import { ImageService, initialImageStatus } from '../../src/daemon/image/image-service.ts';
 import { imageTasks } from '../../src/daemon/image/image-tasks.ts';
-import { NatNetworks } from '../../src/daemon/network/nat-networks.ts';
+import { RouterNetworks } from '../../src/daemon/network/router-networks.ts';
 import { makeNetworkModes } from '../../src/daemon/network/network-modes.ts';
-import { initialNetworkStatus, NetworkService } from '../../src/daemon/network/network-service.ts';
+import { NetworkService } from '../../src/daemon/network/network-service.ts';
+import { initialNetworkStatus } from '../../src/daemon/network/network-status.ts';
 import { stopGuestsTask } from '../../src/daemon/node/stop-guests.ts';
 import { SnapshotRecords } from '../../src/daemon/snapshot/snapshot-records.ts';
 import { forgetSnapshots } from '../../src/daemon/snapshot/snapshot-steps.ts';
@@ -61,7 +62,7 @@ import { type Cleanup } from './cleanup.ts';
 import { temporaryFolder } from './temporary.ts';
 
 /** Without a bridge there is nothing to filter. */
-class NoNatNetworks extends NatNetworks {
+class NoRouterNetworks extends RouterNetworks {
   override ensureFirewall(): Promise<string[]> {
     return Promise.resolve([]);
   }
@@ -119,7 +120,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     networks,
     events,
     log: silentLog,
-    modes: { ...modes, routed: new NoNatNetworks('tasks', join(folder, 'networks'), modes.taps) },
+    modes: { ...modes, routed: new NoRouterNetworks('tasks', join(folder, 'networks'), modes.taps) },
     references,
     vms: () => vms.all(),
     checkIntervalMs: 3_600_000,

@@ -231,6 +231,7 @@ function addNicVerbs(vm: Command): void {
     .option('--model <model>', `one of ${choicesAt(vmSpec, ['nics', 0, 'model']).join(', ')}`)
     .option('--mac <address>', 'its address (default: one that Lodge makes)')
     .option('--ip <address>', 'reserved for it in the network’s DHCP')
+    .option('--ip6 <address>', 'reserved for it in the network’s DHCPv6')
     .option(...noWait)
     .action(
       withDaemon<[name: string, network: string | undefined], ChangeOptions & Record<string, string | undefined>>(
@@ -242,6 +243,7 @@ function addNicVerbs(vm: Command): void {
               model: options['model'] as VmSpec['nics'][number]['model'],
               mac: options['mac']?.toLowerCase(),
               ipv4Address: options['ip'],
+              ipv6Address: options['ip6'],
               isConnected: true,
             };
             return { ...spec, nics: [...keptNics(before), added] };

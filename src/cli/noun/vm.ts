@@ -219,6 +219,7 @@ function addChangeVerbs(vm: Command): void {
     )
     .option('--mac <address>', 'MAC address of the first NIC')
     .option('--ip <address>', 'IPv4 address that the network’s DHCP gives to the first NIC')
+    .option('--ip6 <address>', 'IPv6 address that the network’s DHCPv6 gives to the first NIC')
     .addOption(
       choice('--os <system>', 'operating system it is to run (default: the image’s)', choicesAt(vmSpec, ['os'])),
     )

@@ -22,6 +22,7 @@ export interface CreateSpecOptions {
   share?: string[];
   mac?: string;
   ip?: string;
+  ip6?: string;
   os?: string;
   hardware?: string;
   diskBus?: string;
@@ -168,7 +169,7 @@ function cdrom(image: string, index: number): Disk {
   return { name: index === 0 ? 'cdrom' : `cdrom${index + 1}`, image, device: 'cdrom', isReadOnly: true };
 }
 
-const nicKeys = ['network', 'model', 'mac', 'ip', 'connected'] as const;
+const nicKeys = ['network', 'model', 'mac', 'ip', 'ip6', 'connected'] as const;
 
 /** A NIC: the name of a network, or keys: "network=lab,model=e1000,mac=52:54:00:12:34:56,ip=10.77.0.9". */
 export function parseNic(text: string): Nic {
@@ -179,6 +180,7 @@ export function parseNic(text: string): Nic {
     model: fields['model'] as Nic['model'],
     mac: fields['mac']?.toLowerCase(),
     ipv4Address: fields['ip'],
+    ipv6Address: fields['ip6'],
     isConnected: fields['connected'] === undefined ? undefined : yesOrNo('--network connected', fields['connected']),
   });
 }
@@ -208,11 +210,11 @@ function tagOf(path: string): string {
 
 function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
   const given = options.network ?? [];
-  const hasAddress = options.mac !== undefined || options.ip !== undefined;
+  const hasAddress = [options.mac, options.ip, options.ip6].some((given) => given !== undefined);
   const { nicModel } = options;
   if (given.length === 1 && given[0] === 'none') {
     if (!hasAddress) return [];
-    throw usageError('--mac and --ip are for a NIC, and there is none with --network none');
+    throw usageError('--mac, --ip and --ip6 are for a NIC, and there is none with --network none');
   }
   if (given.length === 0 && !hasAddress && nicModel === undefined) return undefined;
   const parsed: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
@@ -223,6 +225,7 @@ function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
       ...first,
       mac: options.mac?.toLowerCase() ?? first?.mac,
       ipv4Address: options.ip ?? first?.ipv4Address,
+      ipv6Address: options.ip6 ?? first?.ipv6Address,
     }),
     ...others,
   ];

@@ -14,7 +14,7 @@ import {
 } from '../../host/network/packet-path.ts';
 import { listUplinks, type Uplink } from '../../host/network/uplink.ts';
 import { boundsOf, formatIp, parseCidr } from '../../lib/ip-address.ts';
-import { hasDhcp, isRouterOf } from './nat-networks.ts';
+import { hasDhcp, isRouterOf } from './router-networks.ts';
 
 /** A packet, and what of the network it stands for. */
 interface Probe {

@@ -1,6 +1,7 @@
 // Who is on which network, read from the VMs as they are: no second record of it that could differ from them.
 import { type Lease, type Network } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
+import { formatIp, parseIp } from '../../lib/ip-address.ts';
 import { type DhcpLease } from '../../host/network/dnsmasq-config.ts';
 
 /** A NIC on a network. */
@@ -10,6 +11,7 @@ export interface NetworkMember {
   hostname: string | null;
   /** Reserved for it. */
   ipv4Address: string | null;
+  ipv6Address: string | null;
   /** Id and name of its VM. */
   vmId: string;
   vm: string;
@@ -45,10 +47,17 @@ export function readNetworkUse(networks: Iterable<Network>, vms: Iterable<Vm>): 
       // The name belongs to the first NIC on the network; a second one there has only its address.
       const hostname = named.has(use) ? null : vm.name;
       named.add(use);
-      use.members.push({ mac, hostname, ipv4Address: nic.ipv4Address ?? null, vmId: vm.id, vm: vm.name });
+      const { ipv4Address = null, ipv6Address = null } = nic;
+      use.members.push({ mac, hostname, ipv4Address, ipv6Address: canonicalIp(ipv6Address), vmId: vm.id, vm: vm.name });
     }
   }
   return uses;
+}
+
+/** An address as everybody writes it: IPv6 has many spellings of one. */
+function canonicalIp<Text extends string | null>(text: Text): string | Text {
+  const address = text === null ? null : parseIp(text);
+  return address ? formatIp(address) : text;
 }
 
 /** The VM, other than `exceptVmId`, that has reserved an address on a network, now or at its next start. */
@@ -57,7 +66,11 @@ export function reservedBy(network: Network, vms: Iterable<Vm>, address: string,
     if (vm.id === exceptVmId || vm.project !== network.project) continue;
     const nics = [...vm.spec.nics, ...(vm.status.startedSpec?.nics ?? [])];
     const hasIt = nics.some(
-      (nic) => nic.ipv4Address === address && (nic.network === network.name || nic.network === network.id),
+      (nic) =>
+        [nic.ipv4Address, nic.ipv6Address].some(
+          (one) => one !== undefined && canonicalIp(one) === canonicalIp(address),
+        ) &&
+        (nic.network === network.name || nic.network === network.id),
     );
     if (hasIt) return vm;
   }

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { type NetworkModeName } from '../../api/network.ts';
 import { BridgedNetworks } from './bridged-networks.ts';
 import { MacvtapNetworks } from './macvtap-networks.ts';
-import { NatNetworks } from './nat-networks.ts';
+import { RouterNetworks } from './router-networks.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { NetworkTaps } from './network-taps.ts';
 import { OvsNetworks } from './ovs-networks.ts';
@@ -17,7 +17,7 @@ export interface NetworkModes {
   instance: string;
   taps: NetworkTaps;
   /** Those that the host is the router of: their packet filter is one table. */
-  routed: NatNetworks;
+  routed: RouterNetworks;
 }
 
 /**
@@ -26,7 +26,7 @@ export interface NetworkModes {
  */
 export function makeNetworkModes(instance: string, runtimeFolder: string): NetworkModes {
   const taps = new NetworkTaps(instance);
-  const routed = new NatNetworks(instance, runtimeFolder, taps);
+  const routed = new RouterNetworks(instance, runtimeFolder, taps);
   // Beside the folder of networks, in which everything belongs to a DHCP server.
   const bridged = new BridgedNetworks(instance, join(dirname(runtimeFolder), 'uplinks'), taps);
   const modes: Record<NetworkModeName, NetworkMode> = {

@@ -2,37 +2,66 @@
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Network, type NetworkSpec } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
-import { hasDhcp, isRouterOf } from './nat-networks.ts';
+import { type VmNic } from '../../api/vm-spec.ts';
+import { compareIp, parseIp } from '../../lib/ip-address.ts';
+import { hasDhcp, isRouterOf } from './router-networks.ts';
 import { reservedBy } from './network-members.ts';
 import { isWithin, requireNoOverlap } from './network-spec-check.ts';
 
-/** Refuses a network that a VM can't be connected to, and a reserved address that it can't give to this VM. */
+/** What a NIC asks of its network. */
+export type NicAddresses = Pick<VmNic, 'mac' | 'ipv4Address' | 'ipv6Address'>;
+
+/** Refuses a network that a VM can't be connected to, and reserved addresses that it can't give to this VM. */
 export function requireNicPlace(
   network: Network,
   vms: Iterable<Vm>,
   vmId: string | null,
   field: string,
-  address: string | undefined,
+  { mac, ipv4Address, ipv6Address }: NicAddresses,
 ): void {
   if (network.status.state === 'deleting')
     throw invalidField(`${field}.network`, `network ${network.name} is being deleted`, network.name);
-  if (address === undefined) return;
-  const addressField = `${field}.ipv4Address`;
+  if (mac === '00:00:00:00:00:00')
+    throw invalidField(
+      `${field}.mac`,
+      'is nobody’s address: take one that begins with 52:54:00, or leave it away',
+      mac,
+    );
+  const all = [...vms];
+  for (const [name, address] of Object.entries({ ipv4Address, ipv6Address }))
+    if (address !== undefined) requireAddress(network, all, vmId, { field: `${field}.${name}`, address });
+}
+
+function requireAddress(
+  network: Network,
+  vms: readonly Vm[],
+  vmId: string | null,
+  { field, address }: { field: string; address: string },
+): void {
   if (!isRouterOf(network) || !hasDhcp(network))
     throw invalidField(
-      addressField,
+      field,
       `network ${network.name} is in mode ${network.spec.mode}${isRouterOf(network) ? ', without DHCP,' : ''} and has no reservations`,
       address,
     );
-  const cidr = network.spec.ipv4Cidr ?? network.status.ipv4Cidr;
+  const isIpv6 = address.includes(':');
+  const cidr = isIpv6 ? network.status.ipv6Cidr : (network.spec.ipv4Cidr ?? network.status.ipv4Cidr);
+  if (isIpv6 && cidr === null)
+    throw invalidField(field, `network ${network.name} has no IPv6 (spec.ipv6Cidr, or --subnet6 auto)`, address);
   if (cidr && !isWithin(cidr, address))
-    throw invalidField(addressField, `is not in ${cidr} of network ${network.name}`, address);
+    throw invalidField(field, `is not in ${cidr} of network ${network.name}`, address);
   if (cidr && !isWithin(cidr, address, { isHost: true }))
-    throw invalidField(addressField, `is an address of network ${network.name} itself`, address);
-  if (network.status.gateway === address)
-    throw invalidField(addressField, `is the host’s own address on network ${network.name}`, address);
+    throw invalidField(field, `is an address of network ${network.name} itself`, address);
+  const gateway = isIpv6 ? network.status.ipv6Gateway : network.status.gateway;
+  if (gateway !== null && isSameIp(gateway, address))
+    throw invalidField(field, `is the host’s own address on network ${network.name}`, address);
   const other = reservedBy(network, vms, address, vmId);
-  if (other) throw invalidField(addressField, `is reserved for VM ${other.name} already`, address);
+  if (other) throw invalidField(field, `is reserved for VM ${other.name} already`, address);
+}
+
+function isSameIp(one: string, other: string): boolean {
+  const [first, second] = [parseIp(one), parseIp(other)];
+  return first !== null && second !== null && first.family === second.family && compareIp(first, second) === 0;
 }
 
 /** Refuses to take a bridge away that was made for one network and that others use by now. */

@@ -7,13 +7,7 @@
 // - The prefix that Lodge picked is kept in status, so that a network keeps its addresses.
 // - A network that could not be made leaves nothing, also when the daemon died while it was made.
 import { LodgeError } from '../../api/errors.ts';
-import {
-  type Lease,
-  type Network,
-  type NetworkFinding,
-  type NetworkSpec,
-  type NetworkStatus,
-} from '../../api/network.ts';
+import { type Lease, type Network, type NetworkFinding, type NetworkSpec } from '../../api/network.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
 import { SerialQueues } from '../../lib/serial-queues.ts';
@@ -21,13 +15,15 @@ import { type EventService } from '../event/event-service.ts';
 import { ConditionFailedError, type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
-import { describeHostProblem, isRouterOf } from './nat-networks.ts';
+import { describeHostProblem } from './host-problem.ts';
+import { isRouterOf } from './router-networks.ts';
 import { leasesOfMembers, readNetworkUse, type NetworkMember } from './network-members.ts';
 import { diagnoseNetwork } from './network-doctor.ts';
 import { type NetworkMode } from './network-mode.ts';
 import { type NetworkModes } from './network-modes.ts';
+import { initialNetworkStatus } from './network-status.ts';
 import { type NetworkTaps } from './network-taps.ts';
-import { requireFree, requireNicPlace, requireNotShared } from './network-refusals.ts';
+import { requireFree, requireNicPlace, requireNotShared, type NicAddresses } from './network-refusals.ts';
 import { checkNetworkSpec } from './network-spec-check.ts';
 import { requireServable } from './tftp-folder.ts';
 
@@ -51,24 +47,6 @@ const movedBy = ['mode', 'ipv4Cidr', 'ipv6Cidr', 'hasHost', 'bridge', 'uplink', 
 const queueKey = 'networks';
 /** Remembers that the default network was made once: whoever deletes it doesn't get it back. */
 const defaultMadeKey = '/lodge/flags/default-network';
-
-export function initialNetworkStatus(): NetworkStatus {
-  return {
-    state: 'pending',
-    reason: 'It is being created.',
-    problems: [],
-    bridge: null,
-    ipv4Cidr: null,
-    ipv6Cidr: null,
-    gateway: null,
-    ipv6Gateway: null,
-    routes: [],
-    uplink: null,
-    dhcpRange: null,
-    leaseCount: 0,
-    usedBy: [],
-  };
-}
 
 export class NetworkService {
   readonly #parts: NetworkServiceParts;
@@ -267,9 +245,9 @@ export class NetworkService {
     );
   }
 
-  /** Refuses a network that a VM can't be connected to, and a reserved address that it can't give to this VM. */
-  checkNic(network: Network, vmId: string | null, field: string, address: string | undefined): void {
-    requireNicPlace(network, this.#parts.vms(), vmId, field, address);
+  /** Refuses a network that a VM can't be connected to, and reserved addresses that it can't give to this VM. */
+  checkNic(network: Network, vmId: string | null, field: string, nic: NicAddresses): void {
+    requireNicPlace(network, this.#parts.vms(), vmId, field, nic);
   }
 
   /** Brings the network up if it isn't, and connects a NIC: for a bridge, by a tap made for it. */

@@ -11,7 +11,7 @@ import {
   parseCidr,
   parseIp,
 } from '../../lib/ip-address.ts';
-import { isRouterOf } from './nat-networks.ts';
+import { isRouterOf } from './router-networks.ts';
 
 /** Blocks that no guest can have an address of: RFC 6890. */
 const unusable = ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4'].map((text) =>

@@ -206,6 +206,13 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
     if (nic.mac && macs.has(nic.mac))
       throw invalidField(`spec.nics.${index}.mac`, 'two NICs can not have the same address', nic.mac);
     if (nic.mac) macs.add(nic.mac);
+    for (const field of ['ipv4Address', 'ipv6Address'] as const) {
+      const isTaken = spec.nics.some(
+        (other, place) => place < index && other.network === nic.network && other[field] === nic[field],
+      );
+      if (nic[field] !== undefined && isTaken)
+        throw invalidField(`spec.nics.${index}.${field}`, 'is reserved for another NIC of the VM already', nic[field]);
+    }
   }
   if (image && image.status.state !== 'ready') {
     throw new LodgeError('wrong_state', `Image ${image.name} is ${image.status.state}: ${image.status.reason}`, {

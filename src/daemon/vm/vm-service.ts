@@ -397,12 +397,7 @@ export class VmService {
     await this.#parts.driver.check(spec, hardware);
     await this.#parts.sharedFolders.check(spec);
     for (const [index, nic] of spec.nics.entries())
-      this.#parts.networks.checkNic(
-        networkOf(this.#parts, project, nic, index),
-        null,
-        `spec.nics.${index}`,
-        nic.ipv4Address,
-      );
+      this.#parts.networks.checkNic(networkOf(this.#parts, project, nic, index), null, `spec.nics.${index}`, nic);
   }
 
   /** Refuses a spec before anything is made of it. */
@@ -425,7 +420,7 @@ export class VmService {
     const { spec } = vm;
     for (const [index, nic] of spec.nics.entries()) {
       const network = networkOf(this.#parts, vm.project, nic, index);
-      networks.checkNic(network, vm.id, `spec.nics.${index}`, nic.ipv4Address);
+      networks.checkNic(network, vm.id, `spec.nics.${index}`, nic);
       if (!nic.mac) continue;
       for (const other of records.collection.all()) {
         if (other.id === vm.id) continue;

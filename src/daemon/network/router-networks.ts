@@ -1,23 +1,17 @@
 // Networks that this host is the router of (modes nat, routed and isolated): from the object to the host's bridge,
-// addresses, packet filter, DHCP and DNS, and from the host's errors to Lodge's. What runs lies in src/host/network.
+// addresses, packet filter, DHCP and DNS. What runs lies in src/host/network.
 import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { LodgeError } from '../../api/errors.ts';
 import { type Network, type NetworkModeName, type NetworkSpec, type NetworkStatus } from '../../api/network.ts';
 import { maxNicQueues } from '../../api/vm-spec.ts';
 import { type NicAttachment } from '../../drivers/driver.ts';
-import { CommandError } from '../../host/command.ts';
-import { DnsmasqDefinitionError, type DhcpLease, type DhcpReservation } from '../../host/network/dnsmasq-config.ts';
-import { DnsmasqError, listDnsmasqs, readLeases, removeDnsmasq } from '../../host/network/dnsmasq.ts';
+import { type DhcpLease, type DhcpReservation } from '../../host/network/dnsmasq-config.ts';
+import { listDnsmasqs, readLeases, removeDnsmasq } from '../../host/network/dnsmasq.ts';
 import { ensureFirewall, type FirewallNetwork, type NetworkReach } from '../../host/network/firewall.ts';
-import { ensureForwarding, SysctlMissingError } from '../../host/network/forwarding.ts';
-import { GuardedChangeError } from '../../host/network/guarded-change.ts';
-import { deleteLink, deriveLinkName, LinkError, listMarkedLinks } from '../../host/network/link.ts';
-import { NftablesError } from '../../host/network/nftables.ts';
+import { ensureForwarding } from '../../host/network/forwarding.ts';
+import { deleteLink, deriveLinkName, listMarkedLinks } from '../../host/network/link.ts';
 import {
-  BridgeInUseError,
-  BridgeNameTakenError,
   defaultDhcpAddresses,
   dnsmasqFolder,
   ensureAddresses,
@@ -30,23 +24,14 @@ import {
   type NatNetworkDefinition,
   type NatNetworkMembers,
 } from '../../host/network/nat-network.ts';
-import {
-  defaultSubnets,
-  listUsedSubnets,
-  NoFreeSubnetError,
-  pickFreeSubnet,
-  SubnetOverlapError,
-} from '../../host/network/subnet.ts';
-import { VlanUnsupportedError } from '../../host/network/bridge-vlan.ts';
-import { OvsError } from '../../host/network/open-vswitch.ts';
-import { UplinkError } from '../../host/network/uplink-bridge.ts';
+import { defaultSubnets, listUsedSubnets, pickFreeSubnet } from '../../host/network/subnet.ts';
 import { listUplinks } from '../../host/network/uplink.ts';
 import { boundsOf, compareIp, formatCidr, isInside, networkOf, parseCidr, parseIp } from '../../lib/ip-address.ts';
 import { type NetworkMember } from './network-members.ts';
 import { type NetworkMode, type NicPlace, type PlannedStatus } from './network-mode.ts';
 import { type NetworkTaps } from './network-taps.ts';
 
-export class NatNetworks implements NetworkMode {
+export class RouterNetworks implements NetworkMode {
   readonly readiness = 'Bridge, addresses, packet filter, DHCP and DNS are as they should be.';
   readonly mostQueues = maxNicQueues;
   readonly #instance: string;
@@ -233,85 +218,30 @@ function ipv6CidrOf({ id, spec }: Network): string | null {
 
 /** What the DHCP server is told of the members: each address and name once, and only addresses it can give. */
 function membersOf(definition: NatNetworkDefinition, members: readonly NetworkMember[]): NatNetworkMembers {
-  const cidr = definition.ipv4 ? parseCidr(definition.ipv4.cidr) : null;
   const seen = new Set<string>();
   const isFirst = (value: string): boolean => seen.size !== seen.add(value).size;
-  const reservations = members.flatMap(({ mac, hostname, ipv4Address }): DhcpReservation[] => {
+  const usable = (text: string | null, network: NatNetworkDefinition['ipv4']): string | null =>
+    text !== null && network !== null && isGivable(text, network.cidr) && isFirst(text) ? text : null;
+  const reservations = members.flatMap(({ mac, hostname, ipv4Address, ipv6Address }): DhcpReservation[] => {
     if (!isFirst(mac)) return [];
-    const address = ipv4Address === null ? null : parseIp(ipv4Address);
-    const bounds = cidr && boundsOf(cidr);
-    // A network whose prefix was changed may have reservations of the old one; they count for nothing.
-    const isUsable =
-      ipv4Address !== null &&
-      cidr &&
-      bounds &&
-      address &&
-      isInside(address, cidr) &&
-      ![cidr.address, bounds.first, bounds.last].some((taken) => compareIp(taken, address) === 0) &&
-      isFirst(ipv4Address);
+    const [ipv4, ipv6] = [usable(ipv4Address, definition.ipv4), usable(ipv6Address, definition.ipv6)];
     return [
       {
         macAddress: mac,
         ...(hostname !== null && isFirst(hostname) ? { hostName: hostname } : {}),
-        ...(isUsable ? { ipv4: ipv4Address } : {}),
+        ...(ipv4 === null ? {} : { ipv4 }),
+        ...(ipv6 === null ? {} : { ipv6 }),
       },
     ];
   });
   return { reservations, records: [] };
 }
 
-/** The host's own error as Lodge's. */
-export function describeHostProblem(error: unknown, field: string): LodgeError {
-  if (error instanceof LodgeError) return error;
-  if (error instanceof BridgeNameTakenError) {
-    const message = error.message.replace(/^bridgeName /, '');
-    return new LodgeError('host_conflict', `spec.bridge: ${message}.`, {
-      cause: error,
-      fields: [{ field: 'spec.bridge', message, value: error.value }],
-    });
-  }
-  if (error instanceof SubnetOverlapError) {
-    const message = error.message.replace(/^ipv[46]\.cidr /, '');
-    const prefix = error.field === 'ipv6.cidr' ? 'spec.ipv6Cidr' : 'spec.ipv4Cidr';
-    return new LodgeError('host_conflict', `${prefix}: ${message}.`, {
-      cause: error,
-      fields: [{ field: prefix, message, value: error.value }],
-    });
-  }
-  if (error instanceof UplinkError)
-    return new LodgeError('host_conflict', `spec.uplink: ${error.message}.`, {
-      cause: error,
-      fields: [{ field: 'spec.uplink', message: error.message, value: error.uplink }],
-      hint: `${error.advice[0]?.toUpperCase()}${error.advice.slice(1)}.`,
-    });
-  if (error instanceof VlanUnsupportedError)
-    return new LodgeError('unsupported', `spec.mode: ${error.message}.`, {
-      cause: error,
-      hint: 'Use a network in mode ovs, or a kernel with VLAN filtering.',
-    });
-  if (error instanceof OvsError)
-    return new LodgeError(error.reason === 'other' ? 'host_failed' : 'unsupported', `${error.message}.`, {
-      cause: error,
-      hint: `${error.advice[0]?.toUpperCase()}${error.advice.slice(1)}.`,
-    });
-  if (error instanceof NoFreeSubnetError) return new LodgeError('host_conflict', `${error.message}.`, { cause: error });
-  if (error instanceof BridgeInUseError) return new LodgeError('in_use', `${error.message}.`, { cause: error });
-  if (error instanceof DnsmasqError && error.reason === 'address-in-use')
-    return new LodgeError('host_conflict', `${error.message}.`, {
-      cause: error,
-      hint: 'See which process listens there (ss -lunp), and stop it or let it listen on its own addresses only.',
-    });
-  if (error instanceof RangeError || error instanceof DnsmasqDefinitionError)
-    return new LodgeError('invalid_request', `${field}: ${error.message}.`, { cause: error });
-  if (
-    error instanceof GuardedChangeError ||
-    error instanceof LinkError ||
-    error instanceof NftablesError ||
-    error instanceof DnsmasqError ||
-    error instanceof SysctlMissingError ||
-    error instanceof CommandError
-  ) {
-    return new LodgeError('host_failed', `${error.message}.`, { cause: error });
-  }
-  return new LodgeError('host_failed', 'The network could not be set up on this host.', { cause: error });
+/** A network whose prefix was changed may have reservations of the old one; they count for nothing. */
+function isGivable(text: string, routerCidr: string): boolean {
+  const [address, cidr] = [parseIp(text), parseCidr(routerCidr)];
+  if (!address || !cidr || !isInside(address, cidr)) return false;
+  const { first, last } = boundsOf(cidr);
+  const taken = address.family === 4 ? [cidr.address, first, last] : [cidr.address, first];
+  return taken.every((one) => compareIp(one, address) !== 0);
 }
