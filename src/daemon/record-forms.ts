@@ -12,7 +12,7 @@ import { vmSpec } from '../api/vm-spec.ts';
 import { volume, volumeSpec } from '../api/volume.ts';
 import { initialGroupStatus } from './group/group-service.ts';
 import { initialImageStatus } from './image/image-service.ts';
-import { initialNetworkStatus } from './network/network-service.ts';
+import { initialNetworkStatus } from './network/network-status.ts';
 import { initialSnapshotStatus } from './snapshot/snapshot-records.ts';
 import { type RecordForm } from './store/upgrade.ts';
 import { initialTemplateStatus } from './template/template-records.ts';
