@@ -15,7 +15,10 @@ export const consoleTicket = z
 export const serialLine = z.object({
   number: z.int().describe('From 1, of what is kept'),
   text: z.string().describe('Plain: without colours, cursor movements and control characters; cut at 4096 characters'),
+  at: timestamp.nullable().describe('When its end had been printed, to a quarter of a second; null: not known'),
+  isComplete: z.boolean().describe('Whether its end has come'),
 });
+export type SerialLine = z.output<typeof serialLine>;
 
 export const serialLines = z
   .object({
@@ -87,6 +90,7 @@ export const vmConsoleRoutes = {
         .max(10_000)
         .default(1000)
         .describe('At most this many lines, the last ones'),
+      since: timestamp.optional().describe('Only what was printed then or later'),
     }),
     response: serialLines,
     errors: ['not_found'],

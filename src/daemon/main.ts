@@ -164,7 +164,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     },
     onUnaskedEnd: (vm, exit) => supervisor.considerRestart(vm, exit),
     onAnswer: (id, guest) => cloneIdentity.consider(id, guest),
-    serialLog: (id, maxBytes) => driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes),
+    serialLog: async (id, maxBytes) =>
+      (await driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes)).bytes,
     onDevices: (id) => void live.goOn(id, true),
   });
   const definitionParts: DefinitionParts = {

@@ -227,10 +227,11 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
       assert.match(error.message, /memory/);
       await subject.driver.forget(definition, 'everything');
       await subject.driver.forget(definition, 'everything');
-      assert.deepEqual(Buffer.from(await subject.driver.serialLog(definition, 1000)), Buffer.alloc(0));
+      assert.equal((await subject.driver.serialLog(definition, 1000)).bytes.length, 0);
     });
 
     check('the serial console shows what was before, and then lives in both directions', async (subject) => {
+      const startedAtMs = Date.now();
       const { guest, definition } = await subject.start();
       await subject.given.untilUp(guest);
       const { typed, answer } = subject.given.dialogue;
@@ -248,9 +249,18 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
       second.close();
 
       await guest.end();
-      const kept = Buffer.from(await subject.driver.serialLog(definition, 65_536)).toString('latin1');
-      assert.match(kept, new RegExp(answer), 'the log is there after the end');
-      assert.equal((await subject.driver.serialLog(definition, 5)).length, 5, 'as much as was asked for');
+      const kept = await subject.driver.serialLog(definition, 65_536);
+      assert.match(Buffer.from(kept.bytes).toString('latin1'), new RegExp(answer), 'the log is there after the end');
+      const { bytes, times } = await subject.driver.serialLog(definition, 5);
+      assert.equal(bytes.length, 5, 'as much as was asked for');
+      for (const [output, length] of [
+        [kept.times, kept.bytes.length],
+        [times, 5],
+      ] as const) {
+        assert.equal(output.at(-1)?.end, length, 'with when it came, up to its end');
+        // Files have the time of the kernel's last tick.
+        for (const { atMs } of output) assert.ok(atMs !== null && atMs >= startedAtMs - 20 && atMs <= Date.now());
+      }
       assert.equal(typeof (await subject.driver.processLog(definition, 1000)), 'string');
     });
 

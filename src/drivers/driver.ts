@@ -301,6 +301,16 @@ export interface DeviceReport {
   room: { diskBuses: string[]; nicModels: string[]; hasUsb: boolean; slots: number; reason: string };
 }
 
+/** What a serial console has printed. */
+export interface SerialOutput {
+  bytes: Uint8Array;
+  /**
+   * When it came, from its beginning to its end: each piece ends before the byte `end` and had come by `atMs`, milliseconds
+   * since 1970; null: not known. The last one ends with the output.
+   */
+  times: readonly { end: number; atMs: number | null }[];
+}
+
 /** An empty layer that is to be put on a disk of a guest. Its file is there. */
 export interface FreshLayer {
   /** Name of the disk. */
@@ -555,8 +565,8 @@ export interface Driver {
    */
   copyFirmware(copy: FirmwareCopy): Promise<void>;
 
-  /** The last bytes of the serial console's kept output; works while the guest doesn't exist too. */
-  serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array>;
+  /** The last of the serial console's kept output; works while the guest doesn't exist too. */
+  serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<SerialOutput>;
   /** The last bytes of what the hypervisor's process printed. */
   processLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<string>;
 

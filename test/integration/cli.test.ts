@@ -154,6 +154,9 @@ test('the command line with a daemon', async (t) => {
     assert.equal(await cli.ok('vm', 'serial-log', 'agent', '--grep', 'LODGE', '-i', '--tail', '1'), 'lodge: ready\n');
     assert.equal((await cli.run(['vm', 'serial-log', 'agent', '--grep', 'no such line'])).code, 1);
     assert.match(await cli.fails(2, 'vm', 'serial-log', 'agent', '--grep', '('), /not a regular expression/);
+    const timed = ['vm', 'serial-log', 'agent', '--since', '1h', '--timestamps', '--grep', 'ready'] as const;
+    assert.match(await cli.ok(...timed), /^\d{4}-\d\d-\d\dT[\d:.]{12}Z lodge: ready\n$/);
+    assert.equal(await cli.ok('vm', 'serial-log', 'agent', '--since', '0s'), '');
 
     await cli.ok('vm', 'screenshot', 'agent');
     assert.equal((await readFile(join(cli.home, 'agent.png'))).subarray(1, 4).toString(), 'PNG');

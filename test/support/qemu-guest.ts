@@ -67,11 +67,14 @@ export async function defineTiny(
 
 /** Waits until `tiny` says on its console that it is up. */
 export async function untilReady(driver: Driver, definition: Pick<GuestDefinition, 'id' | 'directory'>): Promise<void> {
-  await eventually(async () => Buffer.from(await driver.serialLog(definition, 65_536)).includes('lodge: ready'), {
-    timeoutMs: bootMs,
-    describe: `the guest ${definition.id} is up`,
-    intervalMs: 100,
-  });
+  await eventually(
+    async () => Buffer.from((await driver.serialLog(definition, 65_536)).bytes).includes('lodge: ready'),
+    {
+      timeoutMs: bootMs,
+      describe: `the guest ${definition.id} is up`,
+      intervalMs: 100,
+    },
+  );
 }
 
 /** Ends a guest's process as the kernel would. */

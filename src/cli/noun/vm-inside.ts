@@ -39,19 +39,21 @@ export function addConsoleVerbs(vm: Command): void {
 
   verb(vm, 'serial-log <vm>', 'Print or search the kept output of the serial console', {
     description:
-      'Print the kept output of the serial console as it came, also of a VM that is off; or, with one of the options for lines, as plain lines: searched, the last ones, or as they come. With --grep it ends with 1 where nothing was found.',
+      'Print the kept output of the serial console as it came, also of a VM that is off; or, with one of the options for lines, as plain lines: searched, the last ones, those of the last minutes, or as they come. The time of a line is that at which its end was printed. With --grep it ends with 1 where nothing was found.',
     examples: [
       ['lodge vm serial-log web1 --bytes 4KiB', 'its end, as it came'],
       ['lodge vm serial-log web1 --grep "panic|BUG:"', 'lines that match a regular expression'],
       ['lodge vm serial-log web1 --grep error -i --tail 20', 'the last 20 with the word, in capitals or not'],
+      ['lodge vm serial-log web1 --since 10m --timestamps', 'of the last ten minutes, with the time of each line'],
       ['lodge vm serial-log web1 --follow --grep "login:"', 'and what comes, until Ctrl-C'],
     ],
   })
     .option('--grep <pattern>', 'lines that match this regular expression')
     .option('-i, --ignore-case', 'capital and small letters are the same to --grep')
     .option('--tail <lines>', 'at most so many lines, the last ones', wholeNumber(1, 10_000))
+    .option('--since <duration>', 'lines that were printed so long ago or later: 10m, 2h', parsedBy(parseDurationMs))
     .option('--follow', 'go on with what comes, while the VM runs')
-    .option('--timestamps', 'put the time before each line that comes with --follow')
+    .option('--timestamps', 'put the time before each line')
     .option(
       '--bytes <size>',
       'at most this much, from the end (default: 64KiB; at most 4MiB)',
@@ -59,7 +61,8 @@ export function addConsoleVerbs(vm: Command): void {
     )
     .action(
       withDaemon<[name: string], { bytes?: number } & SerialLinesOptions>(async (session, options, name) => {
-        if (options.grep !== undefined || options.tail !== undefined || options.follow === true) {
+        const { grep, tail, since, timestamps, follow } = options;
+        if ([grep, tail, since].some((option) => option !== undefined) || timestamps === true || follow === true) {
           const { printSerialLines } = await import('../vm/serial-lines.ts');
           return printSerialLines(session, options, name);
         }

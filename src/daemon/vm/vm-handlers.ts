@@ -119,7 +119,8 @@ export function vmHandlers({
       }
       await join(client, console, context.signal);
     },
-    serialLog: async (request) => byteAnswer(await driver.serialLog(service.place(find(request)), request.query.bytes)),
+    serialLog: async (request) =>
+      byteAnswer((await driver.serialLog(service.place(find(request)), request.query.bytes)).bytes),
     searchSerialLog: async (request) =>
       searchSerial(await driver.serialLog(service.place(find(request)), maxSerialLogBytes), request.query),
     screenshot: async (request) => {

@@ -17,6 +17,7 @@ import {
   type GuestDefinition,
   type SavedMemory,
   type SaveForManyRequest,
+  type SerialOutput,
   type StartOptions,
 } from '../driver.ts';
 import { fakeHardware, fakeRoom } from './fake-devices.ts';
@@ -282,9 +283,12 @@ export class FakeDriver implements Driver {
     });
   }
 
-  async serialLog(definition: Pick<GuestDefinition, 'directory'>, maxBytes: number): Promise<Uint8Array> {
-    const content = await readFile(join(definition.directory, 'serial.log')).catch(() => Buffer.alloc(0));
-    return content.subarray(Math.max(0, content.length - maxBytes));
+  async serialLog(definition: Pick<GuestDefinition, 'directory'>, maxBytes: number): Promise<SerialOutput> {
+    const path = join(definition.directory, 'serial.log');
+    const content = await readFile(path).catch(() => Buffer.alloc(0));
+    const bytes = content.subarray(Math.max(0, content.length - maxBytes));
+    const atMs = bytes.length === 0 ? null : Math.floor((await stat(path)).mtimeMs);
+    return { bytes, times: bytes.length === 0 ? [] : [{ end: bytes.length, atMs }] };
   }
 
   async processLog(): Promise<string> {

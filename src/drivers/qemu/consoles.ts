@@ -4,11 +4,14 @@ import { LodgeError } from '../../api/errors.ts';
 import { type VmFolder } from './folder.ts';
 import { dial, DialError } from './qmp/dial.ts';
 import { SerialBroker } from './serial/broker.ts';
+import { type TimedTail } from './serial/log.ts';
 
 export interface GuestConsoles {
   readonly hasDisplay: boolean;
   openSerial(): Promise<Duplex>;
   openVnc(): Promise<Duplex>;
+  /** The end of what the serial console has shown. */
+  serialTail(maxBytes: number): Promise<TimedTail>;
   /** Ends all of them. */
   close(): Promise<void>;
 }
@@ -17,7 +20,7 @@ const vncDialMs = 5000;
 
 /** The consoles of a running guest. */
 export function openConsoles(name: string, folder: VmFolder, hasDisplay: boolean): GuestConsoles {
-  const serial = new SerialBroker(folder.serialSocket, folder.serialLog);
+  const serial = new SerialBroker(folder.serialSocket, folder.serialLog, { timesPath: folder.serialTimes });
   return {
     hasDisplay,
     openSerial: async () => {
@@ -35,6 +38,7 @@ export function openConsoles(name: string, folder: VmFolder, hasDisplay: boolean
         throw unopened(name, 'display', error);
       }
     },
+    serialTail: (maxBytes) => serial.log.tail(maxBytes),
     close: () => serial.close(),
   };
 }

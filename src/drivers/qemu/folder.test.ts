@@ -59,7 +59,7 @@ suite('preparing the folder', () => {
     for (const path of [folder.savedState, folder.serialLog, folder.processLog]) await writeFile(path, 'x');
     await prepareFolder(folder, ownUid);
     assert.deepEqual((await readdir(folder.work)).toSorted(), ['memory.state', 'serial.log']);
-    assert.deepEqual(await readdir(folder.directory), ['qemu']);
+    assert.deepEqual((await readdir(folder.directory)).toSorted(), ['qemu', 'serial.times']);
     assert.ok((await readFile('/etc/passwd', 'utf8')).length > 0);
   });
 

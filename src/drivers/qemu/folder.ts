@@ -6,6 +6,7 @@ import { chmod, chown, lstat, mkdir, open, readdir, rm } from 'node:fs/promises'
 import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { LodgeError } from '../../api/errors.ts';
+import { SerialTimes } from './serial/times.ts';
 
 export interface VmFolder {
   directory: string;
@@ -18,6 +19,8 @@ export interface VmFolder {
   agentSocket: string;
   vncSocket: string;
   serialLog: string;
+  /** When the output came that is in the log. */
+  serialTimes: string;
   screenshot: string;
   savedState: string;
   /** The saved memory while a guest is let go on from it: it may be used once only. */
@@ -69,6 +72,7 @@ export function vmFolder(directory: string): VmFolder {
     agentSocket: inWork('agentSocket'),
     vncSocket: inWork('vncSocket'),
     serialLog: inWork('serialLog'),
+    serialTimes: join(directory, 'serial.times'),
     screenshot: inWork('screenshot'),
     savedState: inWork('savedState'),
     usedState: inWork('usedState'),
@@ -91,7 +95,7 @@ export async function prepareFolder(folder: VmFolder, uid: number): Promise<void
   await chmod(folder.work, 0o700);
   await Promise.all([
     removeLeftovers(folder),
-    removeUnlessOwn(folder.serialLog, uid),
+    prepareSerialLog(folder, uid),
     rm(folder.processLog, { force: true }),
     rm(folder.tpmLog, { force: true }),
     rm(folder.sharedFoldersLog, { force: true }),
@@ -99,10 +103,11 @@ export async function prepareFolder(folder: VmFolder, uid: number): Promise<void
 }
 
 /** QEMU goes on with a log that is its own; anything else under the name would keep it from starting. */
-async function removeUnlessOwn(path: string, uid: number): Promise<void> {
-  const stat = await lstat(path).catch(() => null);
-  if (stat && !(stat.isFile() && stat.uid === uid && stat.nlink === 1))
-    await rm(path, { force: true, recursive: true });
+async function prepareSerialLog({ serialLog, serialTimes }: VmFolder, uid: number): Promise<void> {
+  const stat = await lstat(serialLog).catch(() => null);
+  if (stat?.isFile() && stat.uid === uid && stat.nlink === 1) return;
+  if (stat) await rm(serialLog, { force: true, recursive: true });
+  await new SerialTimes(serialTimes).begin();
 }
 
 /** Removes what has no meaning without a process. Only while no process of the VM's user runs. */

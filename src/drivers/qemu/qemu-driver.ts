@@ -19,6 +19,7 @@ import {
   type KnownGuest,
   type SavedMemory,
   type SaveForManyRequest,
+  type SerialOutput,
   type StartOptions,
 } from '../driver.ts';
 import { memoryBlock } from './arguments.ts';
@@ -353,10 +354,14 @@ export class QemuDriver implements Driver {
     return copyFirmware(copy);
   }
 
-  async serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<Uint8Array> {
-    const { serialLog } = vmFolder(definition.directory);
+  async serialLog(definition: Pick<GuestDefinition, 'id' | 'directory'>, maxBytes: number): Promise<SerialOutput> {
+    const { serialLog, serialTimes: timesPath } = vmFolder(definition.directory);
+    const guest = [...this.#launcher.guests].find(({ id }) => id === definition.id);
     try {
-      return (await new SerialLog(serialLog).tail(maxBytes)).bytes;
+      // While it runs, its log may be rotated at any moment, by who has it in hand.
+      const { bytes, times } = await (guest?.serialTail(maxBytes) ??
+        new SerialLog(serialLog, { timesPath }).tail(maxBytes));
+      return { bytes, times };
     } catch (error) {
       throw new LodgeError('hypervisor_failed', `The kept output of the serial console can’t be read: ${serialLog}.`, {
         hint: 'Only the VM’s own hypervisor process can have changed it; see the cause in the daemon’s log.',

@@ -51,7 +51,7 @@ import { type QmpEvent } from './qmp/events.ts';
 import { type RunState } from './qmp/commands.ts';
 import { saveMemory } from './saved-state.ts';
 import { hasEnded, hasSharedMemory, type SharedFolderServer } from './shared-folders.ts';
-import { SerialLog } from './serial/log.ts';
+import { SerialLog, type TimedTail } from './serial/log.ts';
 import { type TpmProcess } from './tpm.ts';
 
 export interface QemuGuestParts {
@@ -320,6 +320,11 @@ export class QemuGuest implements Guest {
   get forkable(): { name: string; qmp: QmpConnection; descriptorSocket: string; folder: VmFolder } {
     const { name, qmp, folder } = this.#parts;
     return { name, qmp, descriptorSocket: folder.descriptorSocket, folder };
+  }
+
+  /** The end of what its serial console has shown. */
+  serialTail(maxBytes: number): Promise<TimedTail> {
+    return this.#parts.consoles.serialTail(maxBytes);
   }
 
   openSerial(): Promise<Duplex> {

@@ -25,6 +25,7 @@ import { dial } from '../qmp/dial.ts';
 import { SerialLog, type SerialLogOptions } from './log.ts';
 import { bytesBefore } from './splice.ts';
 import { SerialViewer } from './viewer.ts';
+import { SerialWatch } from './watch.ts';
 
 export interface SerialBrokerOptions extends SerialLogOptions {
   /** What a viewer gets of earlier output, in bytes. Default 64 KiB. */
@@ -35,7 +36,7 @@ export interface SerialBrokerOptions extends SerialLogOptions {
   lingerMs?: number;
   /** To connect to QEMU, in milliseconds. Default 5 s. */
   connectTimeoutMs?: number;
-  /** How often the size of the log is looked at, in milliseconds. Default 5 s. */
+  /** How often the size of the log is looked at, in milliseconds. Default 5 s. When it grows is noted as it does. */
   rotationCheckMs?: number;
   /** Told when the log could not be rotated or read; the console goes on. Default: a process warning. */
   onLogError?: (error: unknown) => void;
@@ -61,6 +62,7 @@ export class SerialBroker {
   readonly #replayBytes: number;
   readonly #viewers = new Set<SerialViewer>();
   readonly #rotationTimer: NodeJS.Timeout;
+  readonly #watch: SerialWatch | null;
   readonly #maxFileBytes: number;
   #feed: Feed | null = null;
   #isClosed = false;
@@ -76,6 +78,10 @@ export class SerialBroker {
     this.#maxFileBytes = options.maxFileBytes ?? 1024 * 1024;
     this.#rotationTimer = setInterval(() => void this.#checkLog(), options.rotationCheckMs ?? 5000);
     this.#rotationTimer.unref();
+    this.#watch =
+      options.timesPath === undefined
+        ? null
+        : new SerialWatch(this.log, { onError: (error) => this.#reportLogError(error) });
   }
 
   get viewerCount(): number {
@@ -129,6 +135,7 @@ export class SerialBroker {
     if (!this.#isClosed) {
       this.#isClosed = true;
       clearInterval(this.#rotationTimer);
+      this.#watch?.close();
       for (const viewer of this.#viewers) viewer.finish();
     }
     const feed = this.#feed;
@@ -160,6 +167,7 @@ export class SerialBroker {
   }
 
   async #checkLog(): Promise<void> {
+    this.#watch?.look();
     if (this.#isRotating || this.#feed?.isJoining) return;
     this.#isRotating = true;
     this.#bytesSinceCheck = 0;

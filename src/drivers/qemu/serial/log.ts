@@ -13,12 +13,15 @@ import { ftruncateSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:fs';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { CommandError, run } from '../../../host/command.ts';
+import { type OutputTime, SerialTimes } from './times.ts';
 
 export interface SerialLogOptions {
   /** Rotate when the current file has more, in bytes. Default 1 MiB. */
   maxFileBytes?: number;
   /** How many files are kept, with the current one. Default 3. */
   files?: number;
+  /** The file in which it is kept when the output came. Without it, that is not kept. */
+  timesPath?: string;
 }
 
 /** The log is not what it should be: a link, a device, a folder. */
@@ -32,6 +35,11 @@ export interface LogTail {
   readonly end: number;
 }
 
+/** The last of the output, with when it came. */
+export interface TimedTail extends LogTail {
+  readonly times: readonly OutputTime[];
+}
+
 const COPY_BYTES = 256 * 1024;
 const COLLAPSE_TIMEOUT_MS = 5000;
 const NO_SYMLINK = constants.O_NOFOLLOW | constants.O_NONBLOCK;
@@ -40,28 +48,52 @@ export class SerialLog {
   readonly path: string;
   readonly #maxFileBytes: number;
   readonly #files: number;
+  readonly #times: SerialTimes | null;
   /** Calls that must not overlap run one after another. */
   #last: Promise<unknown> = Promise.resolve();
   #canCollapse = true;
+  /** Of the current file, when it was observed last. */
+  #observedBytes = 0;
 
   constructor(path: string, options: SerialLogOptions = {}) {
     this.path = path;
     this.#maxFileBytes = options.maxFileBytes ?? 1024 * 1024;
     this.#files = Math.max(1, options.files ?? 3);
+    this.#times = options.timesPath === undefined ? null : new SerialTimes(options.timesPath);
   }
 
   /** The last bytes, from older files too where the current one has fewer. Nothing was logged: empty. */
-  tail(maxBytes: number): Promise<LogTail> {
+  tail(maxBytes: number): Promise<TimedTail> {
     return this.#inTurn(async () => {
       let bytes: Buffer = Buffer.alloc(0);
       let end = 0;
       for (let number = 0; number < this.#files && bytes.length < maxBytes; number++) {
         const part = await this.#lastOf(this.#name(number), maxBytes - bytes.length);
         if (!part) break;
-        if (number === 0) end = part.size;
+        if (number === 0) {
+          end = part.size;
+          await this.#times?.note(end, part.changedMs);
+        }
         bytes = Buffer.concat([part.bytes, bytes]);
       }
-      return { bytes, end };
+      return { bytes, end, times: this.#times?.of(bytes.length, end) ?? [] };
+    });
+  }
+
+  /** Notes when the output came that has come since. Answers whether any has. */
+  observe(): Promise<boolean> {
+    return this.#inTurn(async () => {
+      const file = this.#times && (await openPlain(this.path, constants.O_RDONLY));
+      if (!file) return false;
+      try {
+        const { size, mtimeMs } = await file.stat();
+        await this.#times?.note(size, mtimeMs);
+        const hasGrown = size > this.#observedBytes;
+        this.#observedBytes = size;
+        return hasGrown;
+      } finally {
+        await file.close();
+      }
     });
   }
 
@@ -87,9 +119,12 @@ export class SerialLog {
       const file = await openPlain(this.path, constants.O_RDWR);
       if (!file) return false;
       try {
-        const { size } = await file.stat();
+        const { size, mtimeMs } = await file.stat();
         if (size <= this.#maxFileBytes) return false;
-        await this.#rotate(file, size);
+        await this.#times?.note(size, mtimeMs);
+        const cut = await this.#rotate(file, size);
+        this.#observedBytes = Math.max(0, this.#observedBytes - cut);
+        await this.#times?.cut(cut, (this.#files - 1) * this.#maxFileBytes + cut);
         return true;
       } finally {
         await file.close();
@@ -102,6 +137,7 @@ export class SerialLog {
     return this.#inTurn(async () => {
       for (let number = 0; number < this.#files; number++) await rm(this.#name(number), { force: true });
       await rm(this.#unfinished, { force: true });
+      await this.#times?.remove();
     });
   }
 
@@ -119,27 +155,29 @@ export class SerialLog {
     return result;
   }
 
-  async #lastOf(path: string, maxBytes: number): Promise<{ bytes: Buffer; size: number } | null> {
+  async #lastOf(path: string, maxBytes: number): Promise<{ bytes: Buffer; size: number; changedMs: number } | null> {
     const file = await openPlain(path, constants.O_RDONLY);
     if (!file) return null;
     try {
-      const { size } = await file.stat();
+      const { size, mtimeMs } = await file.stat();
       const start = Math.max(0, size - maxBytes);
       const bytes = await readRange(file, start, size - start);
-      return { bytes, size: start + bytes.length };
+      return { bytes, size: start + bytes.length, changedMs: mtimeMs };
     } finally {
       await file.close();
     }
   }
 
-  async #rotate(file: FileHandle, size: number): Promise<void> {
+  /** Answers how many bytes the file has lost at its beginning. */
+  async #rotate(file: FileHandle, size: number): Promise<number> {
     const { blksize } = await file.stat();
     // Only whole blocks can be cut off, and not up to the end of the file.
     const cut = this.#canCollapse ? Math.floor((size - 1) / blksize) * blksize : size;
     if (this.#files === 1) {
       // Nothing older is kept: there is nothing to copy.
-      if (!(await this.#collapse(file, cut))) ftruncateSync(file.fd, 0);
-      return;
+      if (await this.#collapse(file, cut)) return cut;
+      ftruncateSync(file.fd, 0);
+      return size;
     }
     await rm(this.#unfinished, { force: true });
     const older = await open(this.#unfinished, 'wx', 0o600);
@@ -156,7 +194,7 @@ export class SerialLog {
         await rename(this.#name(number - 1), this.#name(number)).catch(ignoreMissing);
       }
       await rename(this.#unfinished, this.#name(1));
-      if (!(await this.#collapse(file, cut))) copyRestAndTruncate(file.fd, cut, older.fd);
+      return (await this.#collapse(file, cut)) ? cut : copyRestAndTruncate(file.fd, cut, older.fd);
     } finally {
       await older.close();
     }
@@ -219,16 +257,21 @@ async function copyRange(from: FileHandle, start: number, end: number, to: FileH
   }
 }
 
-/** In one go, because each byte that QEMU writes between the last read and the truncation is lost. */
-function copyRestAndTruncate(from: number, start: number, to: number): void {
+/**
+ * In one go, because each byte that QEMU writes between the last read and the truncation is lost. Answers how long the file
+ * was.
+ */
+function copyRestAndTruncate(from: number, start: number, to: number): number {
   const buffer = Buffer.alloc(COPY_BYTES);
-  for (let at = start; ;) {
+  let at = start;
+  for (;;) {
     const length = readSync(from, buffer, 0, buffer.length, at);
     if (length === 0) break;
     writeSync(to, buffer, 0, length);
     at += length;
   }
   ftruncateSync(from, 0);
+  return at;
 }
 
 function ignoreMissing(error: NodeJS.ErrnoException): void {
