@@ -1,5 +1,7 @@
 // The whole contract: every noun's routes. A route's id is `noun.verb`.
+import { addressSetRoutes } from './address-set.ts';
 import { eventRoutes } from './event.ts';
+import { firewallRoutes } from './firewall.ts';
 import { groupRoutes } from './group.ts';
 import { imageRoutes } from './image.ts';
 import { instanceTypeRoutes } from './instance-type.ts';
@@ -7,6 +9,7 @@ import { networkRoutes } from './network.ts';
 import { nodeRoutes } from './node.ts';
 import { profileRoutes } from './profile.ts';
 import type { Route, RouteAnswer, RouteInput, RouteRequest, RouteTable } from './route.ts';
+import { securityGroupRoutes } from './security-group.ts';
 import { serverRoutes } from './server.ts';
 import { snapshotRoutes } from './snapshot.ts';
 import { taskRoutes } from './task.ts';
@@ -28,6 +31,9 @@ export const contract = {
   image: imageRoutes,
   volume: volumeRoutes,
   network: networkRoutes,
+  securityGroup: securityGroupRoutes,
+  addressSet: addressSetRoutes,
+  firewall: firewallRoutes,
   task: taskRoutes,
   event: eventRoutes,
   token: tokenRoutes,

@@ -25,6 +25,8 @@ export const changeKind = z.enum([
   'volume',
   'snapshot',
   'network',
+  'security-group',
+  'address-set',
   'template',
   'group',
   'profile',

@@ -1,5 +1,6 @@
 // Networks: what guests are connected to. A network's mode decides how its guests reach the world and each other.
 import * as z from 'zod';
+import { firewallPolicy } from './firewall-policy.ts';
 import { creation, inProject, listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 
@@ -138,6 +139,9 @@ export const networkSpec = z
       .describe('How long a change of the uplink waits to be confirmed before it is put back, seconds'),
     mtu: z.int().min(576).max(65_535).default(1500),
     boot: networkBoot.optional().describe('What guests that boot over the network are given. Without it, nothing'),
+    firewall: firewallPolicy
+      .optional()
+      .describe('What counts for the NICs on it where no rule of theirs decides. Without it, what the project says'),
   })
   .meta({ id: 'NetworkSpec' });
 export type NetworkSpec = z.output<typeof networkSpec>;

@@ -74,6 +74,7 @@ export const tagDescriptions: Readonly<Record<string, string>> = {
   volumes: 'Disks that guests write to.',
   groups: 'VMs that are started together in an order, and stopped in the opposite one.',
   networks: 'What guests are connected to.',
+  'security groups': 'The virtual firewall: which connections of guests are allowed, by which rule, and why.',
   tasks: 'Operations that take longer than a request.',
   events: 'What happened, and a stream of every change to every object.',
   tokens: 'Access tokens: what remote clients sign in with.',

@@ -46,6 +46,8 @@ export const permissions = [
   'network.create',
   'network.update',
   'network.delete',
+  'firewall.read',
+  'firewall.update',
   'task.read',
   'task.cancel',
   'event.read',
@@ -73,6 +75,7 @@ const viewerPermissions: ReadonlySet<Permission> = new Set<Permission>([
   'image.read',
   'volume.read',
   'network.read',
+  'firewall.read',
   'task.read',
   'event.read',
 ]);

@@ -125,6 +125,29 @@ export const vmNic = z
     ipv4Address: ipv4Address.optional().describe('Reserved for this NIC in the network’s DHCP'),
     ipv6Address: ipv6Address.optional().describe('Reserved for this NIC in the network’s DHCPv6'),
     isConnected: z.boolean().default(true).describe('Whether the link is up'),
+    securityGroups: z
+      .array(objectReference)
+      .max(16)
+      .optional()
+      .describe('Groups whose rules count for it, beside those of its network and project. Changes count at once'),
+    hasAntiSpoofing: z
+      .boolean()
+      .optional()
+      .describe(
+        'Whether it is kept from sending under the MAC and IP addresses of others, and from answering as DHCP server or router. Without it, true where its network’s mode can do that',
+      ),
+    allowedAddresses: z
+      .array(
+        z
+          .string()
+          .max(64)
+          .regex(/^[0-9a-fA-F.:]+(\/\d{1,3})?$/, 'is an address or a prefix: 10.20.0.0/16, fd00::5'),
+      )
+      .max(64)
+      .optional()
+      .describe(
+        'Addresses and prefixes that it may send from beside those that Lodge gives it, such as of a virtual router. With them, or a reserved address, it may send from no others',
+      ),
     bootIndex,
   })
   .meta({ id: 'VmNic' });

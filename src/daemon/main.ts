@@ -27,6 +27,8 @@ import { IdempotencyRecords } from './http/idempotency.ts';
 import { configuredLimits } from './http/limits.ts';
 import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
+import { addressSetHandlers, firewallHandlers, securityGroupHandlers } from './firewall/firewall-handlers.ts';
+import { openFirewall } from './firewall/open-firewall.ts';
 import { makeFolders } from './folders.ts';
 import { groupHandlers } from './group/group-handlers.ts';
 import { GroupService } from './group/group-service.ts';
@@ -142,11 +144,13 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const references = new ReferenceLock();
   const imageJobs = imageTasks({ images: imageObjects, directory: folders.images, cacheDirectory: cacheDir() });
   const volumeJobs = volumeTasks(() => volumes);
+  const modes = makeNetworkModes(config.instance, folders.networks);
+  const firewall = openFirewall({ objects, modes, references });
   const networks = new NetworkService({
     networks: networkObjects,
     events,
     log,
-    modes: makeNetworkModes(config.instance, folders.networks),
+    modes,
     references,
     vms: () => vmObjects.all(),
     checkIntervalMs: config.networks.checkIntervalS * 1000,
@@ -176,6 +180,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       return volumes;
     },
     networks,
+    firewall,
     directory: folders.vms,
     hasUefi: () => nodes.hasCapability('uefi'),
     hasVirtiofs: () => nodes.hasCapability('virtiofs'),
@@ -407,6 +412,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       read: (id) => snapshots.read(id),
     },
     objectSource('network', networkObjects),
+    objectSource('security-group', objects.securityGroupObjects, (group) => firewall.viewGroups([group])[0] ?? group),
+    objectSource('address-set', objects.addressSetObjects, (set) => firewall.viewSet(set)),
     objectSource('template', templateObjects),
     objectSource('group', groupObjects, (group) => groups.view(group)),
     objectSource('profile', sources.profiles, (profile) => profileFor(caller, profile)),
@@ -456,7 +463,10 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       instanceType: instanceTypeHandlers(instanceTypes, sources),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
       group: groupHandlers(groups, groupObjects),
-      network: networkHandlers(networks, networkObjects),
+      network: networkHandlers(networks, networkObjects, firewall),
+      securityGroup: securityGroupHandlers(firewall, objects.securityGroupObjects),
+      addressSet: addressSetHandlers(firewall, objects.addressSetObjects),
+      firewall: firewallHandlers(firewall, vmObjects),
       task: taskHandlers(engine),
       event: eventHandlers({ store, events, sources: changeSources }),
       token: tokenHandlers(tokens),

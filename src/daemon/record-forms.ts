@@ -3,13 +3,16 @@
 // which nothing was observed yet.
 import * as z from 'zod';
 import { group, groupSpec } from '../api/group.ts';
+import { addressSet, addressSetSpec } from '../api/address-set.ts';
 import { image, imageSpec } from '../api/image.ts';
 import { network, networkSpec } from '../api/network.ts';
+import { securityGroup, securityGroupSpec } from '../api/security-group.ts';
 import { snapshot } from '../api/snapshot.ts';
 import { template, templateSpec } from '../api/template.ts';
 import { vm, vmStatus } from '../api/vm.ts';
 import { vmSpec } from '../api/vm-spec.ts';
 import { volume, volumeSpec } from '../api/volume.ts';
+import { initialSecurityGroupStatus } from './firewall/firewall-service.ts';
 import { initialGroupStatus } from './group/group-service.ts';
 import { initialImageStatus } from './image/image-service.ts';
 import { initialNetworkStatus } from './network/network-status.ts';
@@ -69,6 +72,12 @@ export const recordForms: readonly RecordForm[] = [
   ...objectForms('networks', { schema: network, spec: networkSpec, initialStatus: initialNetworkStatus() }),
   ...objectForms('templates', { schema: template, spec: templateSpec, initialStatus: initialTemplateStatus() }),
   ...objectForms('groups', { schema: group, spec: groupSpec, initialStatus: initialGroupStatus() }),
+  ...objectForms('security-groups', {
+    schema: securityGroup,
+    spec: securityGroupSpec,
+    initialStatus: initialSecurityGroupStatus(),
+  }),
+  ...objectForms('address-sets', { schema: addressSet, spec: addressSetSpec, initialStatus: { usedBy: [] } }),
   ...objectForms('snapshots', { schema: snapshot, initialStatus: initialSnapshotStatus() }),
   {
     prefix: '/lodge/snapshot-origins/',

@@ -184,6 +184,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     images: imageService,
     volumes: volumeService,
     networks: networkService,
+    firewall: { checkNic: () => {} },
     directory: join(folder, 'vms'),
     hasUefi: async () => true,
     hasVirtiofs: async () => true,

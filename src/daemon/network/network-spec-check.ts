@@ -1,6 +1,12 @@
 // What a network may be asked to be, checked before anything is made of it. Pure.
 import { LodgeError, invalidField } from '../../api/errors.ts';
-import { type Network, type NetworkModeName, type NetworkSpec, type NetworkVlan } from '../../api/network.ts';
+import {
+  networkMode,
+  type Network,
+  type NetworkModeName,
+  type NetworkSpec,
+  type NetworkVlan,
+} from '../../api/network.ts';
 import {
   boundsOf,
   compareIp,
@@ -40,6 +46,8 @@ const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
   vlan: ['vlan', 'ovs'],
   macvtapMode: ['macvtap'],
   boot: ['nat', 'routed', 'isolated'],
+  // Which modes can be filtered, and why others can't, is the firewall's to say.
+  firewall: networkMode.options,
 };
 
 /** Throws invalid_request that names the field. */

@@ -9,10 +9,10 @@ import { labelKey, labelValue } from '../../api/object.ts';
 
 export type Labels = Readonly<Record<string, string>>;
 
-/** Makes a test of labels from a selector. Throws invalid_request for query.selector. */
-export function parseSelector(text: string): (labels: Labels) => boolean {
+/** Makes a test of labels from a selector. Throws invalid_request for the field that it stands in. */
+export function parseSelector(text: string, field = 'query.selector'): (labels: Labels) => boolean {
   if (text.trim() === '') return () => true;
-  const reader = new SelectorReader(text);
+  const reader = new SelectorReader(text, field);
   const tests: ((labels: Labels) => boolean)[] = [];
   do tests.push(reader.requirement());
   while (reader.takeComma());
@@ -24,10 +24,12 @@ const token = /\s*(==|!=|[=!,()<>]|[^\s=!,()<>]+)\s*/y;
 class SelectorReader {
   readonly #text: string;
   readonly #tokens: string[] = [];
+  readonly #field: string;
   #next = 0;
 
-  constructor(text: string) {
+  constructor(text: string, field: string) {
     this.#text = text;
+    this.#field = field;
     token.lastIndex = 0;
     while (token.lastIndex < text.length) {
       const match = token.exec(text);
@@ -126,6 +128,6 @@ class SelectorReader {
 
   #problem(message: string): Error {
     const expected = 'a label selector reads like app=web,tier!=db,env in (prod,test),!legacy';
-    return invalidField('query.selector', `${message}; ${expected}`, this.#text);
+    return invalidField(this.#field, `${message}; ${expected}`, this.#text);
   }
 }

@@ -294,9 +294,17 @@ function planNics(now: Configuration, wanted: Configuration, report: DeviceRepor
   }
 }
 
-/** Whether both are one NIC at most switched on or off, or moved in the boot order. */
+/** Whether both are one NIC at most switched on or off, moved in the boot order, or filtered otherwise, which counts at once. */
 function isSameNic(before: VmNic, after: VmNic): boolean {
-  const constant = ({ isConnected: _connected, bootIndex: _index, mac: _mac, ...rest }: VmNic): object => rest;
+  const constant = ({
+    isConnected: _connected,
+    bootIndex: _index,
+    mac: _mac,
+    securityGroups: _groups,
+    hasAntiSpoofing: _guard,
+    allowedAddresses: _allowed,
+    ...rest
+  }: VmNic): object => rest;
   return isDeepStrictEqual(constant(before), constant(after));
 }
 

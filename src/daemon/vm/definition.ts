@@ -10,6 +10,7 @@ import { type Vm, type VmPinned } from '../../api/vm.ts';
 import { type DiskBus, type GuestOs, type VmDevice, type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmDisk, type VmNic, type VmSpec } from '../../api/vm-spec.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drivers/driver.ts';
+import { type FirewallService } from '../firewall/firewall-service.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
@@ -21,6 +22,7 @@ export interface DefinitionParts {
   images: ImageService;
   volumes: VolumeService;
   networks: NetworkService;
+  firewall: Pick<FirewallService, 'checkNic'>;
   /** Folder in which every VM has its own. */
   directory: string;
   hasUefi: () => Promise<boolean>;

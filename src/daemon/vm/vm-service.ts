@@ -4,7 +4,7 @@ import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { hasOtherSources } from '../../api/expand-spec.ts';
 import { type VmFork } from '../../api/vm-fork.ts';
-import { type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
+import { type VmNic, type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { type VmAction } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Driver, type Guest } from '../../drivers/driver.ts';
@@ -396,8 +396,14 @@ export class VmService {
     const { hardware } = await planHardware(this.#parts, { ...vm, status: { pinned: null } });
     await this.#parts.driver.check(spec, hardware);
     await this.#parts.sharedFolders.check(spec);
-    for (const [index, nic] of spec.nics.entries())
-      this.#parts.networks.checkNic(networkOf(this.#parts, project, nic, index), null, `spec.nics.${index}`, nic);
+    for (const [index, nic] of spec.nics.entries()) this.#checkNic({ id: null, project }, nic, index);
+  }
+
+  #checkNic({ id, project }: Pick<Vm, 'project'> & { id: string | null }, nic: VmNic, index: number): void {
+    const { networks, firewall } = this.#parts;
+    const network = networkOf(this.#parts, project, nic, index);
+    networks.checkNic(network, id, `spec.nics.${index}`, nic);
+    firewall.checkNic(project, nic, network, `spec.nics.${index}`);
   }
 
   /** Refuses a spec before anything is made of it. */
@@ -416,11 +422,10 @@ export class VmService {
 
   /** Refuses what is not there, is going, or is somebody else's. Asked again while references can't change. */
   #checkReferences(vm: Pick<Vm, 'name' | 'project' | 'spec'> & { id: string | null }): void {
-    const { networks, volumes, records, images } = this.#parts;
+    const { volumes, records, images } = this.#parts;
     const { spec } = vm;
     for (const [index, nic] of spec.nics.entries()) {
-      const network = networkOf(this.#parts, vm.project, nic, index);
-      networks.checkNic(network, vm.id, `spec.nics.${index}`, nic);
+      this.#checkNic(vm, nic, index);
       if (!nic.mac) continue;
       for (const other of records.collection.all()) {
         if (other.id === vm.id) continue;
