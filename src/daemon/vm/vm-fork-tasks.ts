@@ -33,6 +33,8 @@ const forkTimeoutMs = 300_000;
 const identityTimeoutMs = 600_000;
 /** How long an agent that was there in the original may take to answer in a copy. */
 const agentMs = 20_000;
+/** How long those that answer wait for the others before they are given an identity. */
+const firstAnswersMs = 5000;
 /** Guests that are given an identity at a time: each works for it. */
 const identitiesAtOnce = 4;
 
@@ -69,8 +71,8 @@ function makeObjects(parts: VmStepParts): ForkStep {
         hasOwnIdentity: false,
       };
       await Promise.all(copies.map((copy) => mkdir(vmDirectory(parts, copy.id), { recursive: true, mode: 0o711 })));
-      for (const copy of copies) {
-        if (records.collection.get(copy.id)) continue;
+      const made = copies.map(async (copy) => {
+        if (records.collection.get(copy.id)) return;
         const uid = parts.uids.take(records.collection.all());
         const macs = assignMacs(spec.nics, [], inUse);
         for (const mac of macs) inUse.add(mac);
@@ -80,7 +82,10 @@ function makeObjects(parts: VmStepParts): ForkStep {
         const copied = { what: `VM ${original.name}`, status: original.status };
         const status = statusOfCopy(copied, initialVmStatus(at), own);
         await records.collection.create({ ...copy, project, labels, spec, status });
-      }
+      });
+      // Together, as the store writes down together what it is given together; all are over before anything is undone.
+      await Promise.allSettled(made);
+      await Promise.all(made);
     },
     undo: async ({ input: { id, copies, isIsolated }, taskId }) => {
       for (const copy of copies) await removeCopy(parts, copy.id);
@@ -182,6 +187,7 @@ export async function settleCopies(
   { signal, progress }: { signal: AbortSignal; progress: (step: StepProgress) => void },
 ): Promise<void> {
   await parts.networks.membersChanged();
+  await untilMostAnswer(parts, copies, signal);
   const left = copies.entries();
   let done = 0;
   const work = async (): Promise<void> => {
@@ -193,6 +199,21 @@ export async function settleCopies(
     }
   };
   await Promise.all(Array.from({ length: Math.min(identitiesAtOnce, copies.length) }, work));
+}
+
+/** Guests that work for their identity take the processors from those that have not even gone on: all answer first. */
+async function untilMostAnswer(
+  { guests }: VmStepParts,
+  copies: readonly { id: string }[],
+  signal: AbortSignal,
+): Promise<void> {
+  const options = { timeoutMs: firstAnswersMs, signal };
+  const ask = async ({ id }: { id: string }): Promise<unknown> =>
+    guests
+      .get(id)
+      ?.agent.isAnswering(options)
+      .catch(() => false);
+  await Promise.all(copies.map(ask));
 }
 
 async function settleCopy(

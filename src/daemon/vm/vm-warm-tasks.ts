@@ -99,9 +99,9 @@ function makeObjects(parts: WarmTaskParts): WarmStep {
         at,
         hasOwnIdentity: false,
       };
-      for (const copy of copies) {
-        await mkdir(vmDirectory(parts, copy.id), { recursive: true, mode: 0o711 });
-        if (records.collection.get(copy.id)) continue;
+      await Promise.all(copies.map((copy) => mkdir(vmDirectory(parts, copy.id), { recursive: true, mode: 0o711 })));
+      const made = copies.map(async (copy) => {
+        if (records.collection.get(copy.id)) return;
         const uid = parts.uids.take(records.collection.all());
         const macs = assignMacs(spec.nics, [], inUse);
         for (const mac of macs) inUse.add(mac);
@@ -109,7 +109,9 @@ function makeObjects(parts: WarmTaskParts): WarmStep {
         const copied = { what: whatOf(parent), status: prepared.status };
         const status = statusOfCopy(copied, initialVmStatus(at), own);
         await records.collection.create({ ...copy, project, labels: ownLabels, spec, status });
-      }
+      });
+      await Promise.allSettled(made);
+      await Promise.all(made);
     },
     undo: async ({ input: { copies }, taskId }) => {
       for (const { id } of copies) await removeCopy(parts, id);

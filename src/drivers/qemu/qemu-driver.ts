@@ -246,11 +246,14 @@ export class QemuDriver implements Driver {
         this.#launcher.prepare(attempt, installation, { isRestoring: true, incoming }),
       );
       const { guest, qmp, command } = await this.#launcher.launch(attempt, installation, prepared);
+      const hasAgent = definition.hardware.agentChannel.model !== 'none';
       const run = async (): Promise<void> => {
         await guest.devices.settleAtStart(definition);
         await qmp.execute('cont');
-        // What is known of it now; whoever needs the answers waits for them by themselves.
+        // What is known of it now; whoever needs the answers waits for them by themselves. Its agent is asked before anybody
+        // waits for it: a guest that has just gone on needs a while to answer the first time.
         void guest.lookAtPort();
+        if (hasAgent) void guest.agent.isAnswering().catch(() => {});
         await guest.state();
       };
       return { guest, qmp, streamUri: command.streamUri ?? '', run, giveUp };

@@ -39,6 +39,11 @@ export interface AgentExecuteOptions {
    * this time, or the end of the agent, then counts as success and resolves to null.
    */
   silenceMs?: number;
+  /**
+   * All that is asked is whether anybody answers: a synchronization tells that as well, so nothing is sent when one was made
+   * for this command or in the last second, and `{}` is resolved to.
+   */
+  isSyncEnough?: boolean;
 }
 
 interface Waiting {
@@ -54,6 +59,7 @@ const DEFAULT_MAX_ANSWER_BYTES = 1024 * 1024;
 const ANSWER_BOUNDS = { maxDepth: 32, maxValues: 200_000 };
 const MAX_COMMAND_BYTES = 16 * 1024 * 1024;
 const MAX_WAITING = 64;
+const FRESH_SYNC_MS = 1000;
 /** What a guest may send unasked before it is cut off. */
 const MAX_UNASKED_BYTES = 1024 * 1024;
 /** Sent before a synchronization; no byte of JSON text in UTF-8 has this value. */
@@ -79,6 +85,8 @@ export class AgentChannel {
   /** The command that the agent has not answered in time; it may still be busy with it. */
   #unanswered: string | null = null;
   #generation = 0;
+  /** When the agent has last repeated the number, on the clock of `performance`. */
+  #synchronizedAt = -Infinity;
 
   constructor(path: string, options: AgentChannelOptions = {}) {
     this.path = path;
@@ -107,7 +115,7 @@ export class AgentChannel {
    * agent has the reason `missing`, `disabled` or `refused`.
    */
   async execute(command: string, args: unknown, options: AgentExecuteOptions = {}): Promise<unknown> {
-    const { timeoutMs = 10_000, signal } = options;
+    const { timeoutMs = 10_000, signal, isSyncEnough = false } = options;
     const deadline = performance.now() + timeoutMs;
     const line = `${JSON.stringify({ execute: command, arguments: args })}\n`;
     if (line.length > MAX_COMMAND_BYTES) {
@@ -118,6 +126,7 @@ export class AgentChannel {
       for (;;) {
         const isReused = this.#socket !== null;
         const socket = await this.#ready(command, deadline, timeoutMs, signal);
+        if (isSyncEnough && performance.now() - this.#synchronizedAt < FRESH_SYNC_MS) return {};
         try {
           return await this.#exchange(socket, command, line, deadline, options);
         } catch (error) {
@@ -252,6 +261,7 @@ export class AgentChannel {
       take: (fields) => (fields['return'] === id ? { value: undefined } : null),
     });
     this.#unanswered = null;
+    this.#synchronizedAt = performance.now();
   }
 
   async #exchange(

@@ -253,6 +253,14 @@ test('whether an agent answers is a yes or a no, never an error', async () => {
   assert.equal(await new QemuGuestAgent('/nonexistent/agent.sock').isAnswering(), false);
 });
 
+test('an agent that has just repeated a number answers, and is asked nothing more', async () => {
+  await using fake = await FakeAgent.listen({});
+  const agent = new QemuGuestAgent(fake.path);
+  assert.deepEqual(await Promise.all([agent.isAnswering(), agent.isAnswering()]), [true, true]);
+  assert.deepEqual([fake.synchronizations, fake.heard], [1, []]);
+  agent.close();
+});
+
 test('a freeze that was given up is taken back', async () => {
   await using fake = await FakeAgent.listen({
     'guest-fsfreeze-freeze': () => SILENCE,

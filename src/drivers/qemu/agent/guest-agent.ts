@@ -46,7 +46,7 @@ export class QemuGuestAgent implements GuestAgent {
   async isAnswering(options: CallOptions = {}): Promise<boolean> {
     const { signal, timeoutMs = PING_TIMEOUT_MS } = options;
     try {
-      await this.#client.call('guest-ping', undefined, { signal, timeoutMs });
+      await this.#client.call('guest-ping', undefined, { signal, timeoutMs, isSyncEnough: true });
       return true;
     } catch (error) {
       if (!(error instanceof AgentError)) throw error;
