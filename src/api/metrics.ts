@@ -36,6 +36,16 @@ export const vmSeries = {
   diskLatencyMs: 'Mean time of a read or write, milliseconds',
   networkReceiveBytesPerS: 'Received by the guest, bytes a second',
   networkSendBytesPerS: 'Sent by the guest, bytes a second',
+  stealPercent:
+    'Time in which its vCPUs could have run and waited for a processor of the host, percent of one processor',
+  exitsPerS: 'Exits of the guest to KVM, a second; nobody counts them under emulation',
+  memoryPssMib:
+    'Memory of the host that the VM has, with its part of what it shares with other processes (proportional set size), MiB',
+  memoryHugeMib: 'Part of the VM’s memory in huge pages, reserved or transparent, MiB',
+  memoryKsmMib: 'Part of the VM’s memory that the kernel has merged with equal pages (KSM), MiB',
+  balloonMib: 'Taken from the guest by its balloon, MiB',
+  guestUsedMib: 'Memory that the guest’s own system uses, as its balloon’s driver tells, MiB',
+  guestCachedMib: 'Memory in which the guest’s own system keeps files, MiB',
 } as const;
 export type VmSeries = keyof typeof vmSeries;
 
@@ -52,6 +62,11 @@ export const nodeSeries = {
   networkReceiveBytesPerS: 'Received by the machine’s own NICs, bytes a second',
   networkSendBytesPerS: 'Sent by the machine’s own NICs, bytes a second',
   storageUsedMib: 'Used on the file system of the data, MiB',
+  stealPercent: 'Processor time that the hypervisor below gave to others, percent of the whole machine; 0 on hardware',
+  memoryCachedMib: 'Files kept in memory, which give way to programs, MiB',
+  memoryHugeMib: 'Memory in huge pages: reserved pools, in use or not, and transparent ones, MiB',
+  memoryKsmSavedMib: 'Memory saved by merging equal pages (KSM), MiB',
+  swapUsedMib: 'Used of the swap space, MiB',
 } as const;
 export type NodeSeries = keyof typeof nodeSeries;
 

@@ -39,6 +39,7 @@ export type VmAction =
   | 'delete'
   | 'console'
   | 'guest'
+  | 'measure'
   | 'update'
   | 'fork'
   | 'clone';
@@ -63,6 +64,7 @@ export const vmActions: Readonly<
   delete: { from: ['creating', 'stopped', 'suspended', 'deleting'], during: 'deleting', to: null },
   console: { from: ['starting', 'running', 'paused', 'stopping', 'suspending', 'crashed'], during: null, to: null },
   guest: { from: ['running'], during: null, to: null },
+  measure: { from: ['running', 'paused'], during: null, to: null },
   fork: { from: ['running'], during: null, to: null },
   clone: { from: ['stopped', 'running', 'paused', 'suspended', 'crashed'], during: null, to: null },
   update: {

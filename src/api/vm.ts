@@ -2,6 +2,7 @@
 // what the guest agent offers: vm-guest.ts.
 import * as z from 'zod';
 import { vmMetricsRoutes } from './metrics.ts';
+import { vmLatencyRoutes } from './vm-latency.ts';
 import { creation, inProject, listQuery, metadata, objectName, page, timestamp, update } from './object.ts';
 import { bytes, route, type RouteTable } from './route.ts';
 import { task } from './task.ts';
@@ -442,6 +443,7 @@ export const vmRoutes = {
     errors: [],
   }),
   ...vmMetricsRoutes,
+  ...vmLatencyRoutes,
   log: route({
     method: 'GET',
     path: '/v1/vms/{vm}/log',

@@ -5,6 +5,7 @@ import { type TestContext } from 'node:test';
 import { LodgeError } from '../api/errors.ts';
 import { resolveHardware } from '../api/resolve-hardware.ts';
 import { type VmHardware } from '../api/vm-hardware.ts';
+import { latencyEdgesUs } from '../api/vm-latency.ts';
 import { vmSpec, type VmSpec } from '../api/vm-spec.ts';
 import {
   asError,
@@ -316,12 +317,23 @@ export function driverConformance(name: string, setup: (context: TestContext) =>
     check('counters are numbers that do not fall, and disks have theirs', async (subject) => {
       const { guest } = await subject.start();
       const first = await within('counters', guest.counters());
-      const disks = await within('diskCounters', guest.diskCounters());
+      const { disks, ...detail } = await within('detail', guest.detail());
+      const shares = await within('memoryShares', guest.memoryShares());
       const second = await within('counters', guest.counters());
       assert.ok(first.cpuSeconds !== null && second.cpuSeconds !== null && second.cpuSeconds >= first.cpuSeconds);
       assert.ok(first.memoryMib !== null && first.memoryMib > 0);
       assert.ok(disks);
-      for (const [field, value] of Object.entries(disks)) assert.ok(value >= 0, `${field} is ${value}`);
+      const { latency, ...sums } = disks;
+      for (const [field, value] of Object.entries({ ...sums, steal: detail.stealSeconds, balloon: detail.balloonMib }))
+        assert.ok(value === null || value >= 0, `${field} is ${value}`);
+      for (const { disk, ...kinds } of latency)
+        for (const [kind, { counts, seconds }] of Object.entries(kinds)) {
+          assert.equal(counts.length, latencyEdgesUs.length + 1, `${kind} of ${disk}`);
+          assert.ok(seconds >= 0 && counts.every((count) => count >= 0), `${kind} of ${disk}`);
+        }
+      assert.ok(shares);
+      for (const [field, value] of Object.entries(shares))
+        assert.ok(value === null || value >= 0, `${field} is ${value}`);
     });
 
     check('without an agent in the guest its calls say so, soon', async (subject) => {

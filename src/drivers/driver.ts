@@ -16,6 +16,7 @@ import { type SharedFolderDriver } from '../api/vm-shared-folder.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type Picture } from '../lib/picture.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
+import { type GuestCounters, type GuestDetail, type GuestMemoryShares, type GuestUsage } from './measured.ts';
 
 /** A file or device that holds a disk's blocks. */
 export interface DiskLayer {
@@ -132,40 +133,6 @@ export type GuestMessage =
       cause: Extract<VmExit['cause'], 'stopped' | 'hypervisor-died' | 'out-of-memory'>;
       message: string;
     };
-
-/** Counters since the guest's process began; null: not known at this moment. */
-export interface GuestCounters {
-  cpuSeconds: number | null;
-  /** Resident memory of the host, MiB. */
-  memoryMib: number | null;
-  networkReceivedBytes: number | null;
-  networkSentBytes: number | null;
-}
-
-/** What a guest's disks have done since its process began. */
-export interface DiskCounters {
-  readBytes: number;
-  writtenBytes: number;
-  /** Reads and writes. */
-  operations: number;
-  /** Time that these took, each from its begin to its end, seconds. */
-  operationSeconds: number;
-}
-
-/** Use of resources since the guest's start. `null` where it can't be read. */
-export interface GuestUsage {
-  cpuSeconds: number | null;
-  /** In memory at all, with what others have too. */
-  memoryMib: number | null;
-  /** Only here: what would be free again if it ended. */
-  memoryPrivateMib: number | null;
-  /** Here, and in other processes as well: programs, and what copies of a guest have in common. */
-  memorySharedMib: number | null;
-  diskReadBytes: number | null;
-  diskWrittenBytes: number | null;
-  networkReceivedBytes: number | null;
-  networkSentBytes: number | null;
-}
 
 /** Options of calls that may take long. */
 export interface CallOptions {
@@ -459,8 +426,10 @@ export interface Guest {
   usage(): Promise<GuestUsage>;
   /** What it has used so far, as far as that is cheap to read: hundreds of guests are asked each second. */
   counters(): Promise<GuestCounters>;
-  /** What went through its disks so far; null where the hypervisor doesn't answer within a second. */
-  diskCounters(): Promise<DiskCounters | null>;
+  /** What its hypervisor tells; where it doesn't within a second, that is null. */
+  detail(): Promise<GuestDetail>;
+  /** How its memory is made up. Costs the kernel a walk over it, milliseconds for GiB. Null when it exists no more. */
+  memoryShares(): Promise<GuestMemoryShares | null>;
   /** Lets go of the guest without touching it: it runs on, and `discover` finds it later. */
   release(): Promise<void>;
 }

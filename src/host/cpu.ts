@@ -36,6 +36,8 @@ export interface CpuFacts {
 export interface CpuTimes {
   readonly busy: number;
   readonly total: number;
+  /** Part of `busy`: the hypervisor that this machine itself runs on gave it to others. 0 on hardware. */
+  readonly steal: number;
 }
 
 /** Reads the first processor of /proc/cpuinfo; they are alike on the machines Lodge runs on. */
@@ -76,7 +78,7 @@ export function parseCpuTimes(text: string): CpuTimes {
     .split(' ')
     .map(Number);
   const busy = user + nice + system + irq + softirq + steal;
-  return { busy, total: busy + idle + iowait };
+  return { busy, total: busy + idle + iowait, steal };
 }
 
 /** How busy the machine was between two readings, in percent of all processors; 0 when no time passed. */
@@ -84,6 +86,12 @@ export function busyPercent(before: CpuTimes, after: CpuTimes): number {
   const total = after.total - before.total;
   if (total <= 0) return 0;
   return Math.min(100, Math.max(0, ((after.busy - before.busy) / total) * 100));
+}
+
+/** How much of the machine's processor time the hypervisor below it gave to others between two readings, in percent. */
+export function stealPercent(before: CpuTimes, after: CpuTimes): number {
+  const total = after.total - before.total;
+  return total <= 0 ? 0 : Math.min(100, Math.max(0, ((after.steal - before.steal) / total) * 100));
 }
 
 async function readOr(path: string, fallback: string): Promise<string> {

@@ -2,17 +2,31 @@
 // /proc/meminfo, /proc/diskstats, /proc/net/dev), the kernel's Documentation/accounting/psi.rst.
 import { readFileSync, readdirSync, statSync } from 'node:fs';
 import { parseCpuTimes, type CpuTimes } from './cpu.ts';
-import { memoryOf } from './memory.ts';
+import { memoryOf, parseMeminfo } from './memory.ts';
 import { readAllLinkCounters } from './network/tap-usage.ts';
 
 /** Counters of a machine since it started, and what it uses at this moment. */
 export interface MachineCounters {
   cpu: CpuTimes;
-  memoryUsedMib: number;
+  memory: MachineMemory;
   /** Microseconds in which something waited, since the machine started; null where the kernel doesn't count them. */
   pressure: { cpu: number | null; memory: number | null; io: number | null };
   disks: { readBytes: number; writtenBytes: number };
   network: { receivedBytes: number; sentBytes: number };
+}
+
+/** What a machine's memory is used for at this moment, MiB. */
+export interface MachineMemory {
+  totalMib: number;
+  /** Not available to new programs. */
+  usedMib: number;
+  /** Files kept in memory, which give way to programs. */
+  cachedMib: number;
+  /** In huge pages: the pools of hugetlbfs, in use or not, and transparent ones. */
+  hugeMib: number;
+  swapUsedMib: number;
+  /** What KSM has saved by merging equal pages; null where the kernel has no KSM. */
+  ksmSavedMib: number | null;
 }
 
 /** /proc/diskstats counts in these, whatever the disk's own sectors are. */
@@ -31,6 +45,23 @@ export function parseDiskStats(
     sum.writtenBytes += Number(fields[9]) * sectorBytes;
   }
   return sum;
+}
+
+/** From the text of /proc/meminfo, and what KSM tells of itself. */
+export function parseMachineMemory(meminfo: string, ksmSharing: string | null): MachineMemory {
+  const values = parseMeminfo(meminfo);
+  const mib = (...names: string[]): number => names.reduce((sum, name) => sum + (values.get(name) ?? 0), 0) / 2 ** 20;
+  const memory = memoryOf(meminfo);
+  return {
+    totalMib: memory.totalBytes / 2 ** 20,
+    usedMib: (memory.totalBytes - memory.availableBytes) / 2 ** 20,
+    // Shared memory counts as cached there, and is no file that could be dropped.
+    cachedMib: Math.max(0, mib('Cached', 'Buffers', 'SReclaimable') - mib('Shmem')),
+    hugeMib: mib('Hugetlb', 'AnonHugePages', 'ShmemHugePages'),
+    swapUsedMib: (memory.swapTotalBytes - memory.swapFreeBytes) / 2 ** 20,
+    // Places that share a page with another: each would be a page of its own (Documentation/admin-guide/mm/ksm.rst).
+    ksmSavedMib: ksmSharing === null ? null : (Number(ksmSharing) * 4096) / 2 ** 20,
+  };
 }
 
 /** The total of the line "some" of a file of /proc/pressure, microseconds. */
@@ -70,7 +101,6 @@ export class MachineMeter {
   }
 
   read(): MachineCounters {
-    const memory = memoryOf(readFileSync('/proc/meminfo', 'utf8'));
     const links = readAllLinkCounters(200);
     const network = { receivedBytes: 0, sentBytes: 0 };
     for (const name of this.#links) {
@@ -80,7 +110,10 @@ export class MachineMeter {
     const pressure = (kind: string): number | null => parsePressureTotal(readOr(`/proc/pressure/${kind}`, ''));
     return {
       cpu: parseCpuTimes(readFileSync('/proc/stat', 'utf8')),
-      memoryUsedMib: (memory.totalBytes - memory.availableBytes) / 2 ** 20,
+      memory: parseMachineMemory(
+        readFileSync('/proc/meminfo', 'utf8'),
+        readOr('/sys/kernel/mm/ksm/pages_sharing', '') || null,
+      ),
       pressure: { cpu: pressure('cpu'), memory: pressure('memory'), io: pressure('io') },
       disks: parseDiskStats(readOr('/proc/diskstats', ''), (name) => this.#disks.has(name)),
       network,

@@ -68,6 +68,10 @@ Shared_Clean:      20444 kB
 Private_Dirty:     18920 kB
 Swap:                128 kB
 SwapPss:             128 kB
+KSM:                  12 kB
+AnonHugePages:      8192 kB
+ShmemPmdMapped:     2048 kB
+FilePmdMapped:         0 kB
 Shared_Hugetlb:     2048 kB
 Private_Hugetlb:    4096 kB
 Locked:                0 kB
@@ -79,7 +83,10 @@ Locked:                0 kB
     sharedBytes: 20444 * 1024,
     swapBytes: 128 * 1024,
     hugetlbBytes: 6144 * 1024,
+    transparentHugeBytes: 10_240 * 1024,
+    ksmBytes: 12 * 1024,
   });
+  assert.equal(parseSmapsRollup('Rss: 1 kB\n').ksmBytes, null, 'older kernels have no such line');
 });
 
 test('zero-ended strings keep empty arguments and lose only the last zero', () => {

@@ -60,6 +60,10 @@ export interface ProcessMemory {
   readonly swapBytes: number | null;
   /** Huge pages of hugetlbfs, private and shared. */
   readonly hugetlbBytes: number | null;
+  /** What of the resident pages the kernel keeps in transparent huge pages: of anonymous memory, of shared memory, of files. */
+  readonly transparentHugeBytes: number | null;
+  /** Pages that the kernel has merged with equal ones (KSM); null where smaps_rollup has no such line (before Linux 6.5). */
+  readonly ksmBytes: number | null;
 }
 
 /** One thread of a process. */
@@ -140,6 +144,8 @@ export function parseSmapsRollup(text: string): ProcessMemory {
     sharedBytes: value('Shared_Clean') + value('Shared_Dirty'),
     swapBytes: value('Swap'),
     hugetlbBytes: value('Private_Hugetlb') + value('Shared_Hugetlb'),
+    transparentHugeBytes: value('AnonHugePages') + value('ShmemPmdMapped') + value('FilePmdMapped'),
+    ksmBytes: values.get('KSM') ?? null,
   };
 }
 
@@ -319,8 +325,16 @@ export async function readProcessMemory(pid: number): Promise<ProcessMemory | nu
   const statm = await readOrNull(`/proc/${pid}/statm`);
   if (statm === null) return null;
   const pages = Number(statm.split(' ')[1]);
-  const unknown = { pssBytes: null, privateBytes: null, sharedBytes: null, swapBytes: null, hugetlbBytes: null };
-  return { rssBytes: pages * PAGE_BYTES, ...unknown };
+  return {
+    rssBytes: pages * PAGE_BYTES,
+    pssBytes: null,
+    privateBytes: null,
+    sharedBytes: null,
+    swapBytes: null,
+    hugetlbBytes: null,
+    transparentHugeBytes: null,
+    ksmBytes: null,
+  };
 }
 
 /** Parses /proc/PID/task/TID/schedstat: time on a processor, time waiting for one (both ns), number of time slices. */
@@ -351,6 +365,26 @@ export function readThreads(pid: number): ThreadUsage[] {
     }
   }
   return threads;
+}
+
+/** How long these threads of a process waited for a processor while they could have run, nanoseconds; null when one is gone. */
+export function readThreadsWait(pid: number, tids: readonly number[]): number | null {
+  let sum = 0;
+  for (const tid of tids) {
+    try {
+      sum += parseSchedstat(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'utf8')).waitNanoseconds;
+    } catch (error) {
+      if (isGone(error)) return null;
+      throw error;
+    }
+  }
+  return sum;
+}
+
+/** How much of a process's memory KSM has merged, in bytes; null where the kernel doesn't tell (before Linux 5.19). */
+export async function readMergedBytes(pid: number): Promise<number | null> {
+  const text = await readOrNull(`/proc/${pid}/ksm_merging_pages`).catch(() => null);
+  return text === null ? null : Number(text) * PAGE_BYTES;
 }
 
 /** The argument array of a process; null when it has ended, empty for a kernel thread. */

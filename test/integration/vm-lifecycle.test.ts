@@ -39,6 +39,7 @@ const calls: Record<VmAction, (daemon: TestDaemon, vm: Vm) => Promise<unknown>> 
   delete: ({ client }, { name }) => client.vm.delete({ params: { vm: name } }),
   console: ({ client }, { name }) => client.vm.openConsole({ params: { vm: name } }),
   guest: ({ client }, { name }) => client.vm.guestInfo({ params: { vm: name } }),
+  measure: ({ client }, { name }) => client.vm.diskLatency({ params: { vm: name } }),
   clone: ({ client }, { name }) => client.vm.clone({ params: { vm: name }, body: {} }),
   fork: ({ client }, { name }) => client.vm.fork({ params: { vm: name }, body: {} }),
   update: ({ client }, { name, spec }) => client.vm.update({ params: { vm: name }, body: { spec } }),

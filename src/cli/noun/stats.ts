@@ -15,6 +15,7 @@ interface StatsOptions {
   since?: number;
   step?: number;
   watch?: boolean;
+  latency?: boolean;
 }
 
 type Query = { from: string; stepS?: number };
@@ -37,8 +38,19 @@ const plainWidth = 60;
 
 const titles: Readonly<Record<string, string>> = {
   cpuPercent: 'CPU',
+  stealPercent: 'CPU steal',
+  exitsPerS: 'Exits to KVM',
   memoryMib: 'Memory',
+  memoryPssMib: 'Memory, its part',
+  memoryHugeMib: 'In huge pages',
+  memoryKsmMib: 'Merged (KSM)',
+  balloonMib: 'Balloon',
+  guestUsedMib: 'Used in guest',
+  guestCachedMib: 'Files in guest',
   memoryUsedMib: 'Memory used',
+  memoryCachedMib: 'Files in memory',
+  memoryKsmSavedMib: 'Saved by KSM',
+  swapUsedMib: 'Swap used',
   diskReadBytesPerS: 'Disk read',
   diskWriteBytesPerS: 'Disk written',
   diskOperationsPerS: 'Disk operations',
@@ -51,6 +63,12 @@ const titles: Readonly<Record<string, string>> = {
   storageUsedMib: 'Storage used',
 };
 
+/** What most VMs and machines never have, or what can't be measured there. */
+const optional: ReadonlySet<string> = new Set([
+  ...['stealPercent', 'exitsPerS', 'memoryHugeMib', 'memoryKsmMib', 'memoryKsmSavedMib', 'swapUsedMib'],
+  ...['balloonMib', 'guestUsedMib', 'guestCachedMib', 'memoryPssMib'],
+]);
+
 const percent = (value: number): string => `${value.toFixed(value < 10 ? 1 : 0)} %`;
 
 function howToShow(name: string): Pick<Row, 'format' | 'atLeast'> {
@@ -61,12 +79,13 @@ function howToShow(name: string): Pick<Row, 'format' | 'atLeast'> {
   return { format: (value) => `${value.toFixed(value < 10 ? 1 : 0)}/s`, atLeast: 10 };
 }
 
-/** A row for each series. Where there is a series of highest values, it is what the picture shows. */
+/** A row for each series in which something was measured, and of those that are seldom anything else, is not just zero. */
 export function statsLines(metrics: Metrics<string>, session: Pick<Session, 'terminal'>): string[] {
   const { width, style } = session.terminal;
   const rows: Row[] = Object.entries(titles).flatMap(([name, title]) => {
     const values = metrics.series[name];
-    return values ? [{ title, values, ...howToShow(name) }] : [];
+    if (!values || (optional.has(name) && !values.some((value) => value !== null && value > 0))) return [];
+    return [{ title, values, ...howToShow(name) }];
   });
   const known = ({ values }: Row): number[] => values.filter((value) => value !== null);
   const shown =
@@ -126,15 +145,16 @@ async function show(
     await printDocument(session, metrics, () => statsLines(metrics, session));
     return;
   }
-  if (!process.stdout.isTTY || session.format !== 'table')
-    throw usageError('--watch needs a terminal', {
-      hint: 'In a script: lodge vm stats NAME -o json, again and again.',
-    });
+  requireTerminal(session);
+  await redraw(session, async () => statsLines(await read(query(options.since ?? watchedMs)), session));
+}
+
+/** Draws lines over those drawn before, each second, until Ctrl-C. */
+export async function redraw(session: Session, read: () => Promise<string[]>): Promise<void> {
   await untilInterrupted(session, async (signal) => {
     let drawn = 0;
     while (!signal.aborted) {
-      const lines = statsLines(await read(query(options.since ?? watchedMs)), session);
-      // Over what was drawn before.
+      const lines = await read();
       session.terminal.raw(`${drawn > 0 ? `\u001b[${drawn}A\u001b[0J` : ''}${lines.join('\n')}\n`);
       drawn = lines.length;
       await new Promise<void>((resolve) => {
@@ -143,6 +163,11 @@ async function show(
       });
     }
   });
+}
+
+export function requireTerminal(session: Session): void {
+  if (process.stdout.isTTY && session.format === 'table') return;
+  throw usageError('--watch needs a terminal', { hint: 'In a script: lodge vm stats NAME -o json, again and again.' });
 }
 
 function withOptions(command: Command): Command {
@@ -167,12 +192,24 @@ export function addVmStatsVerb(vm: Command): void {
   withOptions(
     verb(vm, 'stats <vm>', 'Show what a VM has used over time', {
       formats: documentFormats,
-      description: `Show what a VM has used: ${Object.keys(vmSeries).length} series, of each second for an hour, of each minute for a month, of each hour for two years. -o json has the numbers.`,
-      examples: examples('vm stats web1'),
-    }),
+      description: `Show what a VM has used: ${Object.keys(vmSeries).length} series, of each second for an hour, of each minute for a month, of each hour for two years. -o json has the numbers. Or, with --latency, how long its disks take.`,
+      examples: [
+        ...examples('vm stats web1'),
+        ['lodge vm stats web1 --latency', 'how long reads, writes and flushes took since the VM was started'],
+        ['lodge vm stats web1 --latency --watch', 'and from now on'],
+      ],
+    }).option('--latency', 'how long the operations of each disk take, as histograms'),
   ).action(
     withDaemon<[name: string], StatsOptions>(async (session, options, name) => {
       const { project } = session;
+      if (options.latency) {
+        if (options.since !== undefined || options.step !== undefined)
+          throw usageError('--latency counts from the start of the VM, and has no --since and no --step', {
+            hint: `From now on: lodge vm stats ${name} --latency --watch`,
+          });
+        const { showLatency } = await import('../vm/latency.ts');
+        return showLatency(session, name, options.watch ?? false);
+      }
       await show(session, options, (query) =>
         session.client.vm.metrics({ params: { vm: name }, query: { project, ...query } }),
       );

@@ -123,6 +123,33 @@ test('what was not measured is null, and no part of a mean', async (t) => {
   assert.deepEqual(seconds.rows.slice(1), [null, null]);
 });
 
+test('what an earlier version has kept is there after series were added, and is written to', async (t) => {
+  const path = await fileFor(t);
+  const before = new History(path, { ...layout, series: { gone: 'mean', load: 'mean' } });
+  for (let atS = t0; atS < t0 + 700; atS++) {
+    before.note(atS, Float32Array.of(7, atS - t0));
+    if (atS % 30 === 29) await before.flush(atS + 1);
+  }
+  await before.flush(t0 + 700);
+  const now = new History(path, layout);
+  const wide: HistoryLayout = { ...layout, series: { ...layout.series, fresh: 'mean' } };
+  const minutes = await now.read(t0, t0 + 600, 60, t0 + 700);
+  assert.deepEqual(columns(minutes.rows, 0).slice(0, 2), [29.5, 89.5]);
+  assert.ok(
+    columns(minutes.rows, 1).every((value) => Number.isNaN(value)),
+    'nobody has measured it then',
+  );
+  // Only reading: the file is as it was, and another version reads it in its own way.
+  const other = new History(path, wide);
+  other.note(t0 + 701, Float32Array.of(1, 2, 3));
+  await other.flush(t0 + 702);
+  const seconds = await new History(path, wide).read(t0 + 698, t0 + 702, 1, t0 + 702);
+  assert.deepEqual(columns(seconds.rows, 0), [698, 699, null, 1]);
+  assert.deepEqual(columns(seconds.rows, 2), [NaN, NaN, null, 3]);
+  const { size } = await stat(path);
+  assert.equal(size, 4096 + (600 + 120 + 48) * 16);
+});
+
 for (const [what, damage] of [
   ['cut off', (path: string) => truncate(path, 5000)],
   ['of another kind', (path: string) => writeFile(path, 'not a ring file')],

@@ -2,23 +2,39 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { type VmSeries } from '../../api/metrics.ts';
-import { type DiskCounters, type Guest, type GuestCounters } from '../../drivers/driver.ts';
+import { type Guest } from '../../drivers/driver.ts';
+import {
+  type DiskCounters,
+  type GuestCounters,
+  type GuestDetail,
+  type GuestMemoryShares,
+} from '../../drivers/measured.ts';
 import { type MachineCounters } from '../../host/machine-counters.ts';
 import { temporaryFolder } from '../../../test/support/temporary.ts';
 import { MetricsHistory } from './metrics-history.ts';
 import { MetricsSampler } from './metrics-sampler.ts';
 
 const startMs = 1_800_000_000_000;
-const idle: DiskCounters = { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0 };
+const idle: DiskCounters = { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0, latency: [] };
+const silent: GuestDetail = { disks: idle, exits: null, stealSeconds: null, inside: null, balloonMib: null };
+
+interface Played {
+  counters: GuestCounters;
+  detail: GuestDetail | null;
+  shares: GuestMemoryShares;
+  /** How often its hypervisor was asked, and its memory walked over. */
+  asked: number;
+  walked: number;
+}
 
 class World {
   readonly history: MetricsHistory;
   readonly sampler: MetricsSampler;
-  readonly guests = new Map<string, { counters: GuestCounters; disks: DiskCounters | null; askedDisks: number }>();
+  readonly guests = new Map<string, Played>();
   readonly warnings: unknown[] = [];
   node: MachineCounters = {
-    cpu: { busy: 0, total: 0 },
-    memoryUsedMib: 1000,
+    cpu: { busy: 0, total: 0, steal: 0 },
+    memory: { totalMib: 8000, usedMib: 1000, cachedMib: 500, hugeMib: 64, swapUsedMib: 0, ksmSavedMib: null },
     pressure: { cpu: 0, memory: 0, io: null },
     disks: { readBytes: 0, writtenBytes: 0 },
     network: { receivedBytes: 0, sentBytes: 0 },
@@ -33,9 +49,13 @@ class World {
           id,
           guest: {
             counters: async () => known.counters,
-            diskCounters: async () => {
-              known.askedDisks++;
-              return known.disks;
+            detail: async () => {
+              known.asked++;
+              return known.detail ?? Promise.reject(new Error('it does not answer'));
+            },
+            memoryShares: async () => {
+              known.walked++;
+              return known.shares;
             },
           } as unknown as Guest,
         })),
@@ -50,16 +70,17 @@ class World {
 
   add(id: string): void {
     const counters = { cpuSeconds: 0, memoryMib: 256, networkReceivedBytes: 0, networkSentBytes: 0 };
-    this.guests.set(id, { counters, disks: idle, askedDisks: 0 });
+    const shares = { pssMib: 200, hugeMib: 64, ksmMib: null, swapMib: 0 };
+    this.guests.set(id, { counters, detail: silent, shares, asked: 0, walked: 0 });
   }
 
   /** A second later, with these counters. */
-  async second(change: Record<string, Partial<GuestCounters & { disks: DiskCounters | null }>> = {}): Promise<void> {
+  async second(change: Record<string, Partial<GuestCounters & GuestDetail>> = {}): Promise<void> {
     this.nowMs += 1000;
-    for (const [id, { disks, ...counters }] of Object.entries(change)) {
+    for (const [id, changed] of Object.entries(change)) {
       const known = this.guests.get(id)!;
-      known.counters = { ...known.counters, ...counters };
-      if (disks !== undefined) known.disks = disks;
+      known.counters = { ...known.counters, ...changed };
+      if (known.detail) known.detail = { ...known.detail, ...changed };
     }
     await this.sampler.look();
   }
@@ -111,11 +132,11 @@ test('a guest that ended and one that begins again have nothing in common', asyn
   assert.deepEqual(await here.last('a', 2, 'cpuPercent'), [null, 50]);
 });
 
-test('disks are asked a few guests a second, in turn, and their rates hold until the next', async (t) => {
+test('hypervisors are asked a few a second, in turn, and their rates hold until the next', async (t) => {
   const here = await world(t);
   for (let index = 0; index < 10; index++) here.add(`g${index}`);
   for (let second = 0; second < 5; second++) await here.second();
-  const asked = [...here.guests.values()].map(({ askedDisks }) => askedDisks);
+  const asked = [...here.guests.values()].map(({ asked }) => asked);
   assert.equal(
     asked.reduce((sum, each) => sum + each, 0),
     20,
@@ -128,7 +149,7 @@ test('operations of disks become rates and their mean time', async (t) => {
   here.add('a');
   await here.second();
   await here.second({
-    a: { disks: { readBytes: 4_000_000, writtenBytes: 0, operations: 100, operationSeconds: 0.25 } },
+    a: { disks: { ...idle, readBytes: 4_000_000, operations: 100, operationSeconds: 0.25 } },
   });
   // What was seen in one second is shown from the next on.
   await here.second();
@@ -140,12 +161,54 @@ test('operations of disks become rates and their mean time', async (t) => {
   assert.deepEqual(await here.last('a', 1, 'diskLatencyMs'), [null], 'no operation, no latency');
 });
 
+test('steal, exits and what the guest tells are kept beside', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  const exits = {
+    exits: 1000,
+    byKind: { io: 900 },
+    haltPolls: { attempts: 0, successes: 0, successSeconds: 0, failSeconds: 0 },
+  };
+  await here.second({ a: { exits, stealSeconds: 1, balloonMib: 32 } });
+  await here.second({
+    a: { exits: { ...exits, exits: 3500 }, stealSeconds: 1.25, inside: { usedMib: 100, cachedMib: 50 } },
+  });
+  await here.second();
+  assert.deepEqual(await here.last('a', 1, 'exitsPerS'), [2500]);
+  assert.deepEqual(await here.last('a', 1, 'stealPercent'), [25]);
+  assert.deepEqual(await here.last('a', 1, 'balloonMib'), [32]);
+  assert.deepEqual(await here.last('a', 1, 'guestUsedMib'), [100]);
+  assert.deepEqual(await here.last('a', 1, 'guestCachedMib'), [50]);
+});
+
+test('the memory of guests is walked over one after the other, and the next is not before its time', async (t) => {
+  const here = await world(t);
+  for (const id of ['a', 'b', 'c']) here.add(id);
+  // What a walk costs here is next to nothing, but a thousand times that may still be more than a second.
+  for (let second = 0; second < 12; second++) {
+    here.nowMs += 60_000;
+    await here.second();
+  }
+  const walked = [...here.guests.values()].map((guest) => guest.walked);
+  assert.deepEqual(walked, [4, 4, 4]);
+  await here.sampler.look();
+  assert.deepEqual(await here.last('b', 1, 'memoryPssMib'), [200]);
+  assert.deepEqual(await here.last('b', 1, 'memoryKsmMib'), [null]);
+});
+
+test('a hypervisor that counts no exits makes no rate of them', async (t) => {
+  const here = await world(t);
+  here.add('a');
+  for (let second = 0; second < 3; second++) await here.second();
+  assert.deepEqual(await here.last('a', 1, 'exitsPerS'), [null]);
+});
+
 test('the machine has its own history', async (t) => {
   const here = await world(t);
   await here.second();
   here.node = {
     ...here.node,
-    cpu: { busy: 50, total: 200 },
+    cpu: { busy: 50, total: 200, steal: 20 },
     pressure: { cpu: 100_000, memory: 0, io: null },
     network: { receivedBytes: 10, sentBytes: 20 },
   };
@@ -154,6 +217,9 @@ test('the machine has its own history', async (t) => {
   const to = new Date((now + 1) * 1000).toISOString();
   const { series } = await here.history.ofNode('node', { from: new Date(here.nowMs).toISOString(), to }, now);
   assert.deepEqual(series.cpuPercent, [25]);
+  assert.deepEqual(series.stealPercent, [10]);
+  assert.deepEqual(series.memoryHugeMib, [64]);
+  assert.deepEqual(series.memoryKsmSavedMib, [null], 'a kernel without KSM');
   assert.deepEqual(series.cpuPressurePercent, [10]);
   assert.deepEqual(series.ioPressurePercent, [null]);
   assert.deepEqual(series.networkSendBytesPerS, [20]);
@@ -163,7 +229,7 @@ test('the machine has its own history', async (t) => {
 test('a guest that does not answer hides no other', async (t) => {
   const here = await world(t);
   here.add('a');
-  here.guests.get('a')!.disks = null;
+  here.guests.get('a')!.detail = null;
   here.add('b');
   await here.second();
   await here.second({ b: { cpuSeconds: 1 } });

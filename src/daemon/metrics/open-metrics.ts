@@ -9,6 +9,7 @@ import { type Log } from '../store/informer.ts';
 import { type VmGuests } from '../vm/vm-guests.ts';
 import { MetricsHistory } from './metrics-history.ts';
 import { MetricsSampler } from './metrics-sampler.ts';
+import { exposeNode } from './node-exposition.ts';
 import { exposeVms } from './vm-exposition.ts';
 
 export interface MetricsParts {
@@ -45,6 +46,10 @@ export function openMetrics({ directory, vms, guests, nodes, revision, log }: Me
     () => sampler.latest(),
     (id) => vms.get(id),
   );
+  exposeNode(metrics.registry, () => {
+    const { name, processors, storage } = nodes.outline();
+    return { name, processors, storage, counters: sampler.latestOfNode(), samplerSeconds: sampler.costSeconds };
+  });
   metrics.gaugeByLabel('lodge_vms', 'VMs by state', 'state', () => {
     const counts: Record<string, number> = {};
     for (const vm of vms.all()) counts[vm.status.state] = (counts[vm.status.state] ?? 0) + 1;

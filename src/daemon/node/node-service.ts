@@ -43,6 +43,7 @@ export class NodeService {
   #cpu: CpuFacts | null = null;
   #lastTimes: CpuTimes | null = null;
   #totalMib = 0;
+  #storage: { totalBytes: number; freeBytes: number } | null = null;
   #probing: Promise<Node> | null = null;
 
   constructor(parts: NodeServiceParts) {
@@ -251,8 +252,13 @@ export class NodeService {
 
   /** Used on the file system of the data, MiB. */
   async usedStorageMib(): Promise<number> {
-    const { totalBytes, freeBytes } = await readDiskSpace(this.#parts.dataDir);
-    return (totalBytes - freeBytes) / mib;
+    this.#storage = await readDiskSpace(this.#parts.dataDir);
+    return (this.#storage.totalBytes - this.#storage.freeBytes) / mib;
+  }
+
+  /** What is known of it without looking. `storage`: null until it was looked at. */
+  outline(): { name: string; processors: number; storage: { totalBytes: number; freeBytes: number } | null } {
+    return { name: this.#name, processors: this.#cpu?.count ?? 0, storage: this.#storage };
   }
 
   /** Memory that is free now, beside what is left for the host itself, MiB. */

@@ -1,7 +1,7 @@
 // What running guests use, sampled when somebody asks: two callers within a second share a sample, and nobody asking
 // costs nothing.
 import { type VmUsage } from '../../api/vm.ts';
-import { type GuestUsage } from '../../drivers/driver.ts';
+import { type GuestUsage } from '../../drivers/measured.ts';
 import { type VmGuests } from './vm-guests.ts';
 import { type VmRecords } from './vm-records.ts';
 

@@ -3,6 +3,7 @@ import { type Duplex, pipeline } from 'node:stream';
 import { type NounHandlers } from '../../api/contract.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { vm as vmSchema, type Vm } from '../../api/vm.ts';
+import { latencyEdgesUs } from '../../api/vm-latency.ts';
 import { type VmSpecInput } from '../../api/vm-spec.ts';
 import { type Driver } from '../../drivers/driver.ts';
 import { byteAnswer, type ByteSource, type Caller, type RequestContext } from '../http/context.ts';
@@ -95,6 +96,10 @@ export function vmHandlers({
     planAction: async ({ body }, { caller }) => ({ items: actions.plan(body, caller) }),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     metrics: (request) => history.ofVm(find(request).id, request.query, Date.now() / 1000),
+    diskLatency: async (request) => {
+      const { disks } = await service.guest(find(request), 'measure').detail();
+      return { at: new Date().toISOString(), edgesUs: [...latencyEdgesUs], disks: disks && [...disks.latency] };
+    },
     log: async (request) => byteAnswer(await driver.processLog(service.place(find(request)), maxProcessLogBytes)),
 
     openConsole: async (request, { caller }) => {

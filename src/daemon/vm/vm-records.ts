@@ -19,6 +19,7 @@ export const actionWords: Readonly<Record<VmAction | 'snapshot', string>> = {
   delete: 'deleted',
   console: 'opened on a console',
   guest: 'asked through its agent',
+  measure: 'measured',
   update: 'changed',
   fork: 'forked',
   clone: 'cloned',

@@ -337,8 +337,8 @@ export class VmService {
     return records.byId(given.id);
   }
 
-  /** The guest of a VM, for consoles (`console`) or its agent (`guest`). */
-  guest(vm: Vm, action: Extract<VmAction, 'console' | 'guest'>): Guest {
+  /** The guest of a VM, for consoles (`console`), its agent (`guest`), or what its hypervisor counts (`measure`). */
+  guest(vm: Vm, action: Extract<VmAction, 'console' | 'guest' | 'measure'>): Guest {
     this.#parts.records.requireAllowed(vm, action);
     if (action === 'guest' && !(vm.status.startedSpec ?? vm.spec).hasAgentChannel) {
       throw new LodgeError(

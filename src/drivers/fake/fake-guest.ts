@@ -13,11 +13,9 @@ import {
   type GuestExecRequest,
   type GuestMessage,
   type GuestState,
-  type DiskCounters,
-  type GuestCounters,
-  type GuestUsage,
   type SuspendOptions,
 } from '../driver.ts';
+import { type GuestCounters, type GuestDetail, type GuestMemoryShares, type GuestUsage } from '../measured.ts';
 import { FakeDevices, type FakeHardware } from './fake-devices.ts';
 import { FakeLayers } from './fake-layers.ts';
 
@@ -253,8 +251,18 @@ export class FakeGuest implements Guest {
     return { cpuSeconds: 0, memoryMib: 1, networkReceivedBytes: 0, networkSentBytes: 0 };
   }
 
-  async diskCounters(): Promise<DiskCounters | null> {
-    return { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0 };
+  async detail(): Promise<GuestDetail> {
+    return {
+      disks: { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0, latency: [] },
+      exits: null,
+      stealSeconds: 0,
+      inside: null,
+      balloonMib: null,
+    };
+  }
+
+  async memoryShares(): Promise<GuestMemoryShares | null> {
+    return { pssMib: 1, hugeMib: 0, ksmMib: 0, swapMib: 0 };
   }
 
   async release(): Promise<void> {

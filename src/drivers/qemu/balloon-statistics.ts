@@ -1,8 +1,9 @@
 // What the driver of a guest's balloon tells of the guest's memory. QEMU asks it only when it is told to poll; it does so
-// at once when polling begins, so polling is switched on for a single answer and off again.
+// at once when polling begins, so polling is begun anew for an answer of this moment, and goes on once a minute after that,
+// for whoever is content with what was told last.
 // https://www.qemu.org/docs/master/devel/virtio-backends.html and docs/virtio-balloon-stats.txt of QEMU.
 //
-// Invariant: whoever asks while an answer is awaited gets that answer; polling is off when nobody waits.
+// Invariant: whoever asks while an answer is awaited gets that answer; polling is seldom when nobody waits.
 import { setTimeout as delay } from 'node:timers/promises';
 import * as z from 'zod';
 import { type GuestMetrics } from '../../api/vm-guest-info.ts';
@@ -14,6 +15,8 @@ const path = '/machine/peripheral/balloon0';
 const interval = 'guest-stats-polling-interval';
 /** Seconds; it is asked once, at once. */
 const pollS = 2;
+/** When nobody waits. It wakes the guest each time. */
+const seldomS = 60;
 const answerMs = 3000;
 const lookMs = 20;
 
@@ -40,9 +43,43 @@ const answer = z.object({
 export class BalloonStatistics {
   readonly #qmp: QmpConnection;
   #asked: Promise<GuestMetrics['memory']> | null = null;
+  #isMissing = false;
 
   constructor(qmp: QmpConnection) {
     this.#qmp = qmp;
+  }
+
+  /**
+   * What the guest was last heard to say, at most minutes ago, and what the balloon has taken, MiB. Two questions to QEMU,
+   * none to the guest. Null: there is no balloon.
+   */
+  async latest(
+    timeoutMs: number,
+  ): Promise<{ inside: { usedMib: number; cachedMib: number } | null; takenMib: number } | null> {
+    if (this.#isMissing) return null;
+    const [told, size, balloon] = await Promise.all([
+      this.#look(timeoutMs),
+      this.#qmp.execute('query-memory-size-summary', {}, { timeoutMs }),
+      this.#qmp.execute('query-balloon', {}, { timeoutMs }).catch(noBalloon),
+    ]);
+    if (!told || !balloon) {
+      // A guest gets no balloon later.
+      this.#isMissing = true;
+      return null;
+    }
+    const isOld = told['last-update'] < Date.now() / 1000 - 3 * seldomS;
+    if (isOld && !this.#asked)
+      await this.#qmp.execute('qom-set', { path, property: interval, value: seldomS }, { timeoutMs });
+    const { totalBytes, availableBytes, freeBytes, cacheBytes } = toMemory(told.stats);
+    const leftBytes = availableBytes ?? freeBytes;
+    const all = size['base-memory'] + (size['plugged-memory'] ?? 0);
+    return {
+      inside:
+        isOld || totalBytes === null || leftBytes === null
+          ? null
+          : { usedMib: (totalBytes - leftBytes) / 2 ** 20, cachedMib: (cacheBytes ?? 0) / 2 ** 20 },
+      takenMib: Math.max(0, all - balloon.actual) / 2 ** 20,
+    };
   }
 
   /** Null: there is no balloon, or no driver for it that answers in time. */
@@ -68,22 +105,25 @@ export class BalloonStatistics {
         await delay(lookMs);
       }
     } finally {
-      await this.#qmp.execute('qom-set', { path, property: interval, value: 0 }).catch(() => {});
+      await this.#qmp.execute('qom-set', { path, property: interval, value: seldomS }).catch(() => {});
     }
   }
 
-  async #look(): Promise<z.output<typeof answer> | null> {
-    try {
-      const told = answer.safeParse(await this.#qmp.execute('qom-get', { path, property: 'guest-stats' }));
-      return told.success ? told.data : null;
-    } catch (error) {
-      if (error instanceof QmpError) return null;
-      throw error;
-    }
+  async #look(timeoutMs = answerMs): Promise<z.output<typeof answer> | null> {
+    const told = answer.safeParse(
+      await this.#qmp.execute('qom-get', { path, property: 'guest-stats' }, { timeoutMs }).catch(noBalloon),
+    );
+    return told.success ? told.data : null;
   }
 }
 
-function toMemory(stats: z.output<typeof answer>['stats']): GuestMetrics['memory'] {
+/** QEMU's refusal; that it doesn't answer is another thing. */
+function noBalloon(error: unknown): null {
+  if (error instanceof QmpError) return null;
+  throw error;
+}
+
+function toMemory(stats: z.output<typeof answer>['stats']): NonNullable<GuestMetrics['memory']> {
   return {
     totalBytes: stats['stat-total-memory'],
     freeBytes: stats['stat-free-memory'],

@@ -1,7 +1,23 @@
 // What a guest has used, from the kernel and from QEMU. What can't be read at a moment is null; nothing here fails.
-import { readProcessMemory, readProcessStat, isAlive, type ProcessIdentity } from '../../host/process.ts';
+import {
+  readMergedBytes,
+  readProcessMemory,
+  readProcessStat,
+  readThreadsWait,
+  isAlive,
+  type ProcessIdentity,
+} from '../../host/process.ts';
 import { readAllLinkCounters, readTapsOf } from '../../host/network/tap-usage.ts';
-import { type DiskCounters, type GuestCounters, type GuestUsage } from '../driver.ts';
+import {
+  type DiskCounters,
+  type GuestCounters,
+  type GuestDetail,
+  type GuestMemoryShares,
+  type GuestUsage,
+} from '../measured.ts';
+import { type BalloonStatistics } from './balloon-statistics.ts';
+import { DiskLatencies } from './disk-latency.ts';
+import { readKvmExits } from './kvm-counters.ts';
 import { type QmpConnection } from './qmp/connection.ts';
 
 /** A QEMU busy with something long answers later; what /proc shows is enough for now. */
@@ -23,11 +39,17 @@ function mibOf(bytes: number | null): number | null {
 export class GuestMeter {
   readonly #identity: ProcessIdentity;
   readonly #qmp: QmpConnection;
+  readonly #latencies: DiskLatencies;
+  readonly #balloon: BalloonStatistics;
+  readonly #isEmulated: boolean;
   #taps: readonly string[] | null = null;
 
-  constructor(identity: ProcessIdentity, qmp: QmpConnection) {
+  constructor(identity: ProcessIdentity, qmp: QmpConnection, balloon: BalloonStatistics, isEmulated: boolean) {
     this.#identity = identity;
     this.#qmp = qmp;
+    this.#latencies = new DiskLatencies(qmp);
+    this.#balloon = balloon;
+    this.#isEmulated = isEmulated;
   }
 
   async read(): Promise<GuestUsage> {
@@ -63,17 +85,52 @@ export class GuestMeter {
     };
   }
 
-  async diskCounters(): Promise<DiskCounters | null> {
-    const disks = await this.#qmp.execute('query-blockstats', {}, { timeoutMs: answerMs }).catch(() => null);
-    if (!disks) return null;
-    const sum: DiskCounters = { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0 };
-    for (const { stats } of disks) {
+  /** Each of its questions is a short one to QEMU; one that isn't answered in time leaves out its own part only. */
+  async detail(): Promise<GuestDetail> {
+    const [disks, exits, stealSeconds, told] = await Promise.all([
+      this.#disks().catch(() => null),
+      this.#isEmulated ? null : readKvmExits(this.#qmp, answerMs).catch(() => null),
+      this.#steal().catch(() => null),
+      this.#balloon.latest(answerMs).catch(() => null),
+    ]);
+    return { disks, exits, stealSeconds, inside: told?.inside ?? null, balloonMib: told?.takenMib ?? null };
+  }
+
+  async memoryShares(): Promise<GuestMemoryShares | null> {
+    const { pid } = this.#identity;
+    const memory = await readProcessMemory(pid);
+    if (!memory || !isAlive(this.#identity)) return null;
+    const { pssBytes, hugetlbBytes, transparentHugeBytes, swapBytes } = memory;
+    const hugeBytes =
+      hugetlbBytes === null || transparentHugeBytes === null ? null : hugetlbBytes + transparentHugeBytes;
+    return {
+      pssMib: mibOf(pssBytes),
+      hugeMib: mibOf(hugeBytes),
+      ksmMib: mibOf(memory.ksmBytes ?? (await readMergedBytes(pid))),
+      swapMib: mibOf(swapBytes),
+    };
+  }
+
+  async #disks(): Promise<DiskCounters> {
+    const answer = await this.#qmp.execute('query-blockstats', {}, { timeoutMs: answerMs });
+    const latency = await this.#latencies.from(answer);
+    const sum: DiskCounters = { readBytes: 0, writtenBytes: 0, operations: 0, operationSeconds: 0, latency };
+    for (const { stats } of answer) {
       sum.readBytes += stats.rd_bytes;
       sum.writtenBytes += stats.wr_bytes;
       sum.operations += stats.rd_operations + stats.wr_operations;
       sum.operationSeconds += (stats.rd_total_time_ns + stats.wr_total_time_ns) / 1e9;
     }
     return sum;
+  }
+
+  async #steal(): Promise<number | null> {
+    const vcpus = await this.#qmp.execute('query-cpus-fast', {}, { timeoutMs: answerMs });
+    const waitNs = readThreadsWait(
+      this.#identity.pid,
+      vcpus.map((vcpu) => vcpu['thread-id']),
+    );
+    return waitNs === null ? null : waitNs / 1e9;
   }
 
   /** Its NICs have changed. */

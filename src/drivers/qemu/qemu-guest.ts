@@ -23,15 +23,8 @@ import {
   type ProcessIdentity,
 } from '../../host/process.ts';
 import { PictureError, readPpm, type Picture } from '../../lib/picture.ts';
-import {
-  type DiskCounters,
-  type Guest,
-  type GuestCounters,
-  type GuestMessage,
-  type GuestState,
-  type GuestUsage,
-  type SuspendOptions,
-} from '../driver.ts';
+import { type Guest, type GuestMessage, type GuestState, type SuspendOptions } from '../driver.ts';
+import { type GuestCounters, type GuestDetail, type GuestMemoryShares, type GuestUsage } from '../measured.ts';
 import { type QemuGuestAgent } from './agent/guest-agent.ts';
 import { BalloonStatistics } from './balloon-statistics.ts';
 import { agentChardev, agentPort, requireSavable } from './machine-devices.ts';
@@ -149,7 +142,7 @@ export class QemuGuest implements Guest {
     parts.agent.findDisks = () => readDiskPlaces(parts.qmp);
     parts.agent.readMemory = (options) => balloon.read(options);
     this.#parts = parts;
-    this.#meter = new GuestMeter(parts.identity, parts.qmp);
+    this.#meter = new GuestMeter(parts.identity, parts.qmp, balloon, parts.pinned.accelerator === 'tcg');
     parts.qmp.onEvent((event) => this.#onEvent(event));
     void parts.exited?.then(() => this.#lookNow());
     this.#ended = this.#watchProcess();
@@ -343,8 +336,12 @@ export class QemuGuest implements Guest {
     return this.#meter.counters();
   }
 
-  diskCounters(): Promise<DiskCounters | null> {
-    return this.#meter.diskCounters();
+  detail(): Promise<GuestDetail> {
+    return this.#meter.detail();
+  }
+
+  memoryShares(): Promise<GuestMemoryShares | null> {
+    return this.#meter.memoryShares();
   }
 
   async release(): Promise<void> {

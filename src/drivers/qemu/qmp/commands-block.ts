@@ -119,6 +119,9 @@ const exportAddress = union(
   { unix: { path: string }, inet: { host: string, port: string }, fd: { str: string } },
 );
 
+/** Boundaries in nanoseconds; one more bin than boundaries. */
+const latencyHistogram = object({ boundaries: array(integer), bins: array(integer) });
+
 export const blockCommands = {
   // Nodes and media.
   'query-block': command(
@@ -163,6 +166,9 @@ export const blockCommands = {
           failed_rd_operations: integer,
           failed_wr_operations: integer,
           failed_flush_operations: integer,
+          rd_latency_histogram: optional(latencyHistogram),
+          wr_latency_histogram: optional(latencyHistogram),
+          flush_latency_histogram: optional(latencyHistogram),
         }),
         // The same shape again for the node below; not described, because Lodge reads the devices' own numbers.
         parent: optional(any),
@@ -170,6 +176,7 @@ export const blockCommands = {
       }),
     ),
   ),
+  'block-latency-histogram-set': command({ id: string, boundaries: optional(array(integer)) }),
   'blockdev-add': commandOf(openObject({ driver: string, 'node-name': optional(string) })),
   'blockdev-del': command({ 'node-name': string }),
   'blockdev-reopen': command({ options: array(openObject({ driver: string, 'node-name': optional(string) })) }),
