@@ -11,6 +11,7 @@ import { profileRoutes } from './profile.ts';
 import type { Route, RouteAnswer, RouteInput, RouteRequest, RouteTable } from './route.ts';
 import { securityGroupRoutes } from './security-group.ts';
 import { serverRoutes } from './server.ts';
+import { sessionRoutes } from './session.ts';
 import { snapshotRoutes } from './snapshot.ts';
 import { taskRoutes } from './task.ts';
 import { templateRoutes } from './template.ts';
@@ -37,6 +38,7 @@ export const contract = {
   task: taskRoutes,
   event: eventRoutes,
   token: tokenRoutes,
+  session: sessionRoutes,
 } as const satisfies Record<string, RouteTable>;
 
 export type Contract = typeof contract;

@@ -43,6 +43,7 @@ export const examples: Readonly<Record<string, JsonObject>> = {
   'volume.create': { name: 'data', spec: { sizeMib: 10_240 } },
   'network.create': { name: 'lab', spec: { mode: 'nat', ipv4Cidr: '10.80.0.0/24' } },
   'token.create': { name: 'ci', role: 'viewer', expiresInS: 2_592_000 },
+  'session.create': { code: 'Z3p0Qm9YcGxhY2VIb2xkZXI' },
 };
 
 const description = `Lodge hosts virtual machines. This is its whole interface: the command line and the web console use nothing else.
@@ -78,6 +79,7 @@ export const tagDescriptions: Readonly<Record<string, string>> = {
   tasks: 'Operations that take longer than a request.',
   events: 'What happened, and a stream of every change to every object.',
   tokens: 'Access tokens: what remote clients sign in with.',
+  sessions: 'Sessions: what a browser signs in with, by a token or a one-time link.',
 };
 
 /** Converts schemas and collects the named ones. */

@@ -54,12 +54,13 @@ export const permissions = [
   'token.read',
   'token.create',
   'token.delete',
+  'session.delete',
 ] as const;
 
 /** What a caller may be allowed to do. `vm.console` covers consoles, screenshots and keys; `vm.guest` covers what the guest agent runs, reads and writes. */
 export type Permission = (typeof permissions)[number];
 
-/** admin may do everything; viewer may read, but sees no console, no guest data and no token. */
+/** admin may do everything; viewer may read, but sees no console, no guest data and no token, and may end its own sessions. */
 export const role = z.enum(['admin', 'viewer']).meta({ id: 'Role' });
 export type Role = z.output<typeof role>;
 
@@ -78,6 +79,7 @@ const viewerPermissions: ReadonlySet<Permission> = new Set<Permission>([
   'firewall.read',
   'task.read',
   'event.read',
+  'session.delete',
 ]);
 
 /** Whether a role gives a permission. */

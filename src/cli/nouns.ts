@@ -133,6 +133,12 @@ export const nouns: readonly NounEntry[] = [
     load: async () => (await import('./noun/top.ts')).topCommand(),
   },
   {
+    name: 'console',
+    summary: 'Sign a browser in to the web console',
+    group: 'Everything at once:',
+    load: async () => (await import('./noun/console.ts')).consoleCommand(),
+  },
+  {
     name: 'context',
     aliases: ['contexts'],
     summary: 'Daemons this command line can talk to',

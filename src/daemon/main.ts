@@ -17,6 +17,8 @@ import { cacheDir } from '../host/image/cache.ts';
 import { notifySystemd } from '../host/systemd.ts';
 import { loadConfig, type Config } from './config.ts';
 import { openAuthority } from './credentials/authority.ts';
+import { sessionHandlers } from './credentials/session-handlers.ts';
+import { SessionService } from './credentials/session-service.ts';
 import { tokenHandlers } from './credentials/token-handlers.ts';
 import { TokenService } from './credentials/token-service.ts';
 import { objectSource, type ChangeSource } from './event/change-stream.ts';
@@ -25,6 +27,7 @@ import { EventService } from './event/event-service.ts';
 import { type Caller } from './http/context.ts';
 import { IdempotencyRecords } from './http/idempotency.ts';
 import { configuredLimits } from './http/limits.ts';
+import { ConsoleFiles } from './http/console-files.ts';
 import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
 import { addressSetHandlers, firewallHandlers, securityGroupHandlers } from './firewall/firewall-handlers.ts';
@@ -384,6 +387,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   await statuses.start();
 
   const tokens = new TokenService(store, log);
+  const sessions = new SessionService(store, tokens, log);
   const authority = config.listen
     ? await openAuthority({
         folder: join(config.dataDir, 'tls'),
@@ -470,8 +474,10 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       task: taskHandlers(engine),
       event: eventHandlers({ store, events, sources: changeSources }),
       token: tokenHandlers(tokens),
+      session: sessionHandlers(sessions),
     },
     authenticate: (secret) => tokens.authenticate(secret),
+    authenticateSession: (secret) => sessions.authenticate(secret),
     log,
     listen: {
       socket: { path: config.socketPath, group: config.socketGroup },
@@ -484,6 +490,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     metrics,
     isOutputChecked: config.isDevelopment,
     staticFiles: documentFiles(),
+    pages: new ConsoleFiles(),
     limits: configuredLimits(config.limits),
   });
   log.info(

@@ -25,7 +25,12 @@ test('a token is recognised by its secret, which is nowhere in the store', async
   const tokens = new TokenService(store, log);
   const made = await tokens.create({ name: 'ci', role: 'viewer' }, 'local:root');
   assert.match(made.secret, /^lodge_[A-Za-z0-9_-]{43}$/);
-  assert.deepEqual(await tokens.authenticate(made.secret), { name: 'token:ci', role: 'viewer', kind: 'token' });
+  assert.deepEqual(await tokens.authenticate(made.secret), {
+    name: 'token:ci',
+    role: 'viewer',
+    kind: 'token',
+    tokenId: made.id,
+  });
   const { items } = await store.list({ prefix: '' });
   assert.ok(items.length > 0);
   assert.ok(!JSON.stringify(items).includes(made.secret.slice('lodge_'.length)));

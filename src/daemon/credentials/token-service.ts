@@ -121,7 +121,13 @@ export class TokenService {
     if (!timingSafeEqual(Buffer.from(kept.hash, 'hex'), Buffer.from(hash, 'hex'))) return null;
     if (kept.expiresAt !== null && Date.parse(kept.expiresAt) <= this.#now()) return null;
     this.#noteUse(kept.id);
-    return { name: `token:${kept.name}`, role: kept.role, kind: 'token' };
+    return { name: `token:${kept.name}`, role: kept.role, kind: 'token', tokenId: kept.id };
+  }
+
+  /** Whether a token is still there and has not expired. */
+  async isValid(id: string): Promise<boolean> {
+    const found = await this.#read(id);
+    return found !== null && (found.kept.expiresAt === null || Date.parse(found.kept.expiresAt) > this.#now());
   }
 
   /** In the background: a request needn't wait for it, nor fail by it. */

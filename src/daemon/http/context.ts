@@ -10,7 +10,22 @@ export interface Caller {
   readonly name: string;
   /** null: no credentials; only public routes. */
   readonly role: Role | null;
-  readonly kind: 'local' | 'token' | 'anonymous';
+  readonly kind: 'local' | 'token' | 'session' | 'anonymous';
+  /** The access token it is, or was made from. */
+  readonly tokenId?: string | null;
+  /** Of a browser that has signed in. */
+  readonly session?: CallerSession;
+}
+
+/** The session that a request came with. */
+export interface CallerSession {
+  /** Where it is in the store. */
+  readonly key: string;
+  readonly caller: string;
+  readonly role: Role;
+  readonly createdAt: string;
+  readonly expiresAt: string;
+  readonly csrfToken: string;
 }
 
 export const anonymousCaller: Caller = { name: 'anonymous', role: null, kind: 'anonymous' };
@@ -66,6 +81,8 @@ export class RequestContext {
   readonly idempotencyKey: string | null;
   /** The JSON body as it was sent: it is valid, and has no defaults filled in. */
   sent: unknown = undefined;
+  /** Further headers of the answer, where it is JSON or has no body. */
+  readonly answerHeaders: Record<string, string> = {};
   readonly #log: Logger;
   readonly #acceptWebSocket: (() => Promise<Duplex>) | null;
   #controller: AbortController | null = null;
@@ -79,6 +96,11 @@ export class RequestContext {
     this.idempotencyKey = options.idempotencyKey;
     this.#log = options.log;
     this.#acceptWebSocket = options.acceptWebSocket;
+  }
+
+  /** Adds a header to the answer, where it is JSON or has no body; bytes have headers of their own. */
+  setHeader(name: string, value: string): void {
+    this.answerHeaders[name] = value;
   }
 
   /** Aborts when nobody waits for the answer any more: the client is gone, the deadline is over, the daemon stops. */

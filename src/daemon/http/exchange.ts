@@ -134,13 +134,17 @@ export class Exchange {
     if (isSchema(route.response)) {
       if (this.#services.isOutputChecked) checkOutput(route.response, answer, this.#served.id);
       this.#isAnswered = true;
-      return reply.code(status).headers(commonHeaders).type(jsonType).send(JSON.stringify(answer));
+      return reply
+        .code(status)
+        .headers({ ...commonHeaders, ...context.answerHeaders })
+        .type(jsonType)
+        .send(JSON.stringify(answer));
     }
     if (route.response.kind === 'none') {
       this.#isAnswered = true;
       return reply
         .code(route.status ?? 204)
-        .headers(commonHeaders)
+        .headers({ ...commonHeaders, ...context.answerHeaders })
         .send();
     }
     if (route.response.kind === 'events') await this.#sendEvents(reply, answer as AsyncIterable<unknown>, context);

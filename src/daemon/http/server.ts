@@ -37,7 +37,9 @@ import {
   type TlsCredentials,
 } from './listener.ts';
 import type { HttpMetrics } from './metrics.ts';
+import type { Pages } from './console-files.ts';
 import { fastifyPath, pathOf, PathTable, queryOf } from './path-pattern.ts';
+import { checkSameOrigin, sessionSecret } from './session-cookie.ts';
 import { checkParams, validateQuery } from './validation.ts';
 import { WebSocketUpgrades, type AcceptedWebSocket } from './web-socket.ts';
 
@@ -53,6 +55,8 @@ export interface HttpOptions {
   handlers: Handlers<RequestContext, ByteSource>;
   /** Who has this access token; null when nobody has. Called for `Authorization: Bearer …`. */
   authenticate: (secret: string) => Promise<Caller | null>;
+  /** Who has this session cookie; without it, cookies count for nothing. */
+  authenticateSession?: (secret: string) => Promise<Caller | null>;
   log: Logger;
   listen: {
     /** The unix socket. `group` may use it beside the daemon's own user, when the group exists. */
@@ -67,6 +71,8 @@ export interface HttpOptions {
   isOutputChecked?: boolean;
   /** Public files beside the contract, such as those of /docs. */
   staticFiles?: readonly StaticFile[];
+  /** The web console: answers to what no route knows. */
+  pages?: Pages;
 }
 
 export interface HttpServer {
@@ -278,6 +284,8 @@ class Server implements HttpServer {
   #notFound(request: FastifyRequest, reply: FastifyReply): FastifyReply {
     const path = pathOf(request.raw.url ?? '');
     const methods = this.#paths.methods(path);
+    const page = request.method === 'GET' || request.method === 'HEAD' ? this.#page(path, request, reply) : null;
+    if (page !== null) return page;
     const shown = path.length > 200 ? `${path.slice(0, 200)}…` : path;
     if (methods.length > 0 && !methods.includes(request.method as 'GET')) {
       const error = new LodgeError(
@@ -291,6 +299,16 @@ class Server implements HttpServer {
       reply,
       new LodgeError('not_found', `there is no path ${shown}`, { hint: 'See /docs for all paths.' }),
     );
+  }
+
+  /** A file of the web console; null where it has none. */
+  #page(path: string, request: FastifyRequest, reply: FastifyReply): FastifyReply | null {
+    const page = this.#options.pages?.find(path, request.headers) ?? null;
+    if (page === null) return null;
+    return reply
+      .code(page.status)
+      .headers({ ...commonHeaders, ...page.headers })
+      .send(page.content);
   }
 
   #listenerHandlers(origin: 'local' | 'remote'): ListenerHandlers {
@@ -334,7 +352,7 @@ class Server implements HttpServer {
       return caller;
     }
     const local = this.#local.get(request.socket);
-    if (local === undefined) return anonymousCaller;
+    if (local === undefined) return this.#identifySession(request, served);
     // Only what is written down says who it was: it takes some milliseconds to ask the kernel.
     const isOnRecord = served.route.method !== 'GET' || served.id === 'server.get';
     if (isOnRecord && local.name === null && request.socket instanceof Socket) {
@@ -343,6 +361,15 @@ class Server implements HttpServer {
       );
     }
     return { name: (await local.name) ?? 'local', role: 'admin', kind: 'local' };
+  }
+
+  /** A browser that has signed in. Public routes need nobody, and a cookie that has ended must not keep from signing in. */
+  async #identifySession(request: IncomingMessage, served: ServedRoute): Promise<Caller> {
+    const secret = served.route.permission === 'public' ? null : sessionSecret(request);
+    const caller = secret === null ? null : ((await this.#options.authenticateSession?.(secret)) ?? null);
+    if (caller?.session === undefined) return anonymousCaller;
+    checkSameOrigin(request, caller.session);
+    return caller;
   }
 
   async #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
