@@ -19,6 +19,7 @@ import { type Vm } from '../src/api/vm.ts';
 import { type LodgeClient } from '../src/client/client.ts';
 import { waitForTask } from '../src/client/follow.ts';
 import { run } from '../src/host/command.ts';
+import { buildConsole } from './build-console.ts';
 import { linkLauncher } from './launcher.ts';
 import {
   connectTo,
@@ -110,6 +111,22 @@ async function ensureDaemon(steps: Steps, place: DaemonPlace): Promise<void> {
     (by) =>
       by === 'systemd' ? 'Started the daemon (systemd unit lodge)' : `Started the daemon; it logs to ${place.logPath}`,
   );
+}
+
+/** What the daemon serves to browsers. A console that can't be built is no reason to have no daemon. */
+async function ensureConsole(steps: Steps): Promise<void> {
+  let wasBuilt = false;
+  try {
+    await steps.step(
+      'Building the web console',
+      async () => {
+        wasBuilt = await buildConsole();
+      },
+      () => (wasBuilt ? 'Built the web console' : 'The web console is built'),
+    );
+  } catch (error) {
+    steps.already(`Going on without the web console: ${error instanceof Error ? error.message : String(error)}`);
+  }
 }
 
 async function ensureNetwork(steps: Steps, client: LodgeClient): Promise<void> {
@@ -252,7 +269,7 @@ async function groupHint(group: string | null): Promise<string | null> {
 }
 
 /** What to do next, in the words to type. */
-function nextSteps(lodge: string, stop: string, vm: Vm | null, httpsAddress: string | null): string {
+function nextSteps(lodge: string, stop: string, vm: Vm | null, web: { address: string; path: string } | null): string {
   const rows: [string, string][] = [
     [`${lodge} vm list`, 'what runs'],
     ...(vm === null
@@ -267,10 +284,13 @@ function nextSteps(lodge: string, stop: string, vm: Vm | null, httpsAddress: str
   ];
   const width = Math.max(...rows.map(([words]) => words.length)) + 3;
   const lines = rows.map(([words, what]) => `  ${styleText('bold', words.padEnd(width))}${what}`);
-  if (httpsAddress !== null) {
+  if (web !== null) {
     lines.push(
       '',
-      `  In the browser, the API to read: ${styleText('bold', `${httpsAddress}/docs`)}`,
+      `  The web console, signed in by this link once within ten minutes (another: ${styleText('bold', `${lodge} console`)}):`,
+      `  ${styleText('bold', `${web.address}${web.path}`)}`,
+      '',
+      `  In the browser, the API to read: ${styleText('bold', `${web.address}/docs`)}`,
       `  Access token for remote clients: ${styleText('bold', `${lodge} token create me --role admin`)}`,
     );
   }
@@ -290,6 +310,7 @@ async function main(): Promise<void> {
   if (link.outcome === 'linked') steps.already(`The command lodge is in ${dirname(linkPath)}`);
   if (link.outcome === 'refused') steps.already(`The command is ${launcher}: ${link.reason}`);
 
+  await ensureConsole(steps);
   await ensureDaemon(steps, place);
   const connection = connectTo(place);
   try {
@@ -301,6 +322,8 @@ async function main(): Promise<void> {
       vm = await ensureVm(steps, client);
     }
     const { httpsAddress } = await client.server.get();
+    const web =
+      httpsAddress === null ? null : { address: httpsAddress, path: (await client.session.createLink()).path };
     const addresses = vm?.status.nics.flatMap((nic) => nic.addresses) ?? [];
     const headline =
       vm === null
@@ -314,7 +337,7 @@ async function main(): Promise<void> {
     const command = lodgeCommand(started);
     const hint = await groupHint(place.socketGroup);
     const words = hint === null ? command : `sudo ${command}`;
-    console.log(`\n${styleText('bold', headline)}\n\n${nextSteps(words, stopCommand(started), vm, httpsAddress)}\n`);
+    console.log(`\n${styleText('bold', headline)}\n\n${nextSteps(words, stopCommand(started), vm, web)}\n`);
     if (hint !== null) console.log(`${hint}\n`);
   } finally {
     connection.close();

@@ -22,6 +22,7 @@ export interface TestStage {
 /** These run at the same time: together they take little longer than the slowest on two cores. */
 export const checkStages: readonly CheckStage[] = [
   { name: 'types', argv: ['tsc', '--noEmit', '--checkers', '2'] },
+  { name: 'types of the console', argv: ['tsc', '--noEmit', '--project', 'web'] },
   { name: 'lint', argv: ['oxlint'] },
   { name: 'format', argv: ['oxfmt', '--check'] },
   { name: 'unused', argv: ['knip'] },
@@ -29,7 +30,12 @@ export const checkStages: readonly CheckStage[] = [
 
 /** These run one after the other. Real guests keep both cores busy, so their files don't run beside each other. */
 export const testStages: readonly TestStage[] = [
-  { name: 'unit', patterns: ['src/**/*.test.ts', 'tools/**/*.test.ts'], concurrency: 2, fileTimeoutMs: 60_000 },
+  {
+    name: 'unit',
+    patterns: ['src/**/*.test.ts', 'tools/**/*.test.ts', 'web/**/*.test.ts'],
+    concurrency: 2,
+    fileTimeoutMs: 60_000,
+  },
   {
     name: 'integration',
     patterns: ['test/integration/**/*.test.ts'],

@@ -1,0 +1,93 @@
+// The application: theme, queries, who has signed in, and the pages by their addresses.
+import { MantineProvider, Modal, Text } from '@mantine/core';
+import { Notifications } from '@mantine/notifications';
+import { QueryClientProvider } from '@tanstack/react-query';
+import { RouterProvider } from '@tanstack/react-router';
+import { useEffect, useState } from 'react';
+import { checkSession, useSignIn } from '../data/client.ts';
+import { follow } from '../data/live.ts';
+import { queryClient } from '../data/queries.ts';
+import { useText } from '../i18n/language.ts';
+import { SignInForm, signInByLink, SignInPage } from '../session/sign-in-page.tsx';
+import { router } from './router.ts';
+import { theme, variables } from './theme.ts';
+import { startToasts } from './toasts.ts';
+
+/** How long until a daemon that does not answer is asked again, milliseconds. */
+const retryMs = 2000;
+
+export function App() {
+  return (
+    <MantineProvider theme={theme} cssVariablesResolver={variables} defaultColorScheme="auto">
+      <QueryClientProvider client={queryClient}>
+        <Notifications position="bottom-right" limit={4} />
+        <Gate />
+      </QueryClientProvider>
+    </MantineProvider>
+  );
+}
+
+/** Pages for who has signed in, and for others the way to. */
+function Gate() {
+  const t = useText();
+  const signIn = useSignIn();
+  const [linkFailure, setLinkFailure] = useState<unknown>(null);
+  const [away, setAway] = useState<unknown>(null);
+  const [isOpening, setOpening] = useState(() => signInByLink() !== null);
+
+  useEffect(() => {
+    const byLink = signInByLink();
+    if (byLink === null) return;
+    byLink.catch(setLinkFailure).finally(() => setOpening(false));
+  }, []);
+  useEffect(() => {
+    if (signIn.state !== 'checking' || isOpening) return undefined;
+    let timer: ReturnType<typeof setTimeout>;
+    const check = (): void => {
+      checkSession().then(
+        () => setAway(null),
+        (failure: unknown) => {
+          setAway(failure);
+          timer = setTimeout(check, retryMs);
+        },
+      );
+    };
+    check();
+    return () => clearTimeout(timer);
+  }, [signIn.state, isOpening]);
+  const isIn = signIn.state === 'signed-in';
+  useEffect(() => {
+    if (!isIn) return undefined;
+    const end = new AbortController();
+    void follow(end.signal);
+    const endToasts = startToasts();
+    return () => {
+      end.abort();
+      endToasts();
+    };
+  }, [isIn]);
+
+  if (signIn.state === 'signed-out' || signIn.state === 'checking') {
+    return (
+      <SignInPage failure={linkFailure ?? away} isBusy={isOpening || (signIn.state === 'checking' && away === null)} />
+    );
+  }
+  return (
+    <>
+      <RouterProvider router={router} />
+      <Modal
+        opened={signIn.state === 'expired'}
+        onClose={() => undefined}
+        withCloseButton={false}
+        closeOnEscape={false}
+        closeOnClickOutside={false}
+        title={t('sign-in.again')}
+      >
+        <Text fz="sm" c="dimmed" mb="md">
+          {t('sign-in.again-hint')}
+        </Text>
+        <SignInForm />
+      </Modal>
+    </>
+  );
+}

@@ -1,0 +1,60 @@
+// Addresses and their pages. Each page is loaded when it is first opened.
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent, redirect } from '@tanstack/react-router';
+import { listSearch } from '../ui/list-page.tsx';
+import { NotFound, PageFailure } from './page-failure.tsx';
+import { Shell } from './shell.tsx';
+
+const root = createRootRoute({ component: Shell, notFoundComponent: NotFound, errorComponent: PageFailure });
+
+const home = createRoute({
+  getParentRoute: () => root,
+  path: '/',
+  beforeLoad: () => {
+    // The router tells a redirection by what is thrown.
+    // oxlint-disable-next-line typescript/only-throw-error
+    throw redirect({ href: '/vms' });
+  },
+});
+
+type PageComponent = ReturnType<typeof lazyRouteComponent>;
+const page = (path: string, component: PageComponent) =>
+  createRoute({ getParentRoute: () => root, path, component, errorComponent: PageFailure });
+/** A page whose address says what of its list is shown. */
+const list = (path: string, component: PageComponent) =>
+  createRoute({ getParentRoute: () => root, path, component, validateSearch: listSearch, errorComponent: PageFailure });
+
+const routes = [
+  home,
+  list(
+    '/vms',
+    lazyRouteComponent(() => import('../vm/vm-list-page.tsx'), 'VmListPage'),
+  ),
+  list(
+    '/tasks',
+    lazyRouteComponent(() => import('../task/task-list-page.tsx'), 'TaskListPage'),
+  ),
+  page(
+    '/tasks/$task',
+    lazyRouteComponent(() => import('../task/task-page.tsx'), 'TaskPage'),
+  ),
+  list(
+    '/events',
+    lazyRouteComponent(() => import('../event/event-list-page.tsx'), 'EventListPage'),
+  ),
+  page(
+    '/settings',
+    lazyRouteComponent(() => import('../settings/settings-page.tsx'), 'SettingsPage'),
+  ),
+];
+
+export const router = createRouter({
+  routeTree: root.addChildren(routes),
+  defaultPreload: false,
+  scrollRestoration: true,
+});
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: typeof router;
+  }
+}

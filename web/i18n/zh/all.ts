@@ -1,0 +1,6 @@
+// All texts of the language, by their keys.
+import { activity } from './activity.ts';
+import { frame } from './frame.ts';
+import { vm } from './vm.ts';
+
+export const zh = { ...frame, ...vm, ...activity } as const;

@@ -1,0 +1,168 @@
+// The page of a noun's list: searched, filtered by label and state, sorted and paged by the daemon. What is asked for stands
+// in the address, so that a view can be kept as a bookmark and sent to others.
+import { Group, TextInput } from '@mantine/core';
+import { useDebouncedValue } from '@mantine/hooks';
+import { keepPreviousData, useInfiniteQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { Search, Tag } from 'lucide-react';
+import { useEffect, useState, type ReactNode } from 'react';
+import { type ListQuery } from '../../src/api/object.ts';
+import { useText } from '../i18n/language.ts';
+import { DataTable, type Column } from './data-table.tsx';
+import { Failure } from './failure.tsx';
+import { Page } from './page.tsx';
+
+/** What every object of a list has. */
+export interface Listed {
+  id: string;
+  name: string;
+  project: string;
+}
+
+/** What a list is asked for, as it stands in the address. */
+export interface ListSearch {
+  q?: string;
+  selector?: string;
+  filter?: string;
+  sort?: string;
+}
+
+/** What of an address's query belongs to a list. */
+export function listSearch(search: Record<string, unknown>): ListSearch {
+  const text = (name: string): Record<string, string> =>
+    typeof search[name] === 'string' && search[name] !== '' ? { [name]: search[name] } : {};
+  return { ...text('q'), ...text('selector'), ...text('filter'), ...text('sort') };
+}
+
+interface PageOf<Row> {
+  items: Row[];
+  total: number;
+  continue: string | null;
+}
+
+interface ListPageProps<Row extends Listed> {
+  /** As in the change stream; names the query. */
+  kind: string;
+  title: string;
+  subtitle?: string;
+  columns: readonly Column<Row>[];
+  read: (query: Partial<ListQuery>) => Promise<PageOf<Row>>;
+  /** Shown in place of the table where there is nothing at all. */
+  empty: ReactNode;
+  actions?: ReactNode;
+  /** Beside the search. */
+  filters?: ReactNode;
+  defaultSort?: string;
+  /** The field that the search looks into. */
+  searchField?: string;
+  hasLabels?: boolean;
+  chosen?: ReadonlySet<string>;
+  onChoose?: (chosen: Set<string>) => void;
+  /** Above the table, told what is in it. */
+  bar?: (rows: readonly Row[]) => ReactNode;
+  refetchMs?: number;
+  rowName?: (row: Row) => string;
+  rowMenu?: (row: Row) => ReactNode;
+}
+
+const pageLength = 200;
+
+export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
+  const { kind, columns, read, defaultSort = 'name', searchField = 'name', hasLabels = true } = props;
+  const t = useText();
+  const search: ListSearch = useSearch({ strict: false });
+  const navigate = useNavigate();
+  const [typed, setTyped] = useState(search.q ?? '');
+  const [labels, setLabels] = useState(search.selector ?? '');
+  const [q] = useDebouncedValue(typed, 250);
+  const [selector] = useDebouncedValue(labels, 400);
+  const sort = search.sort ?? defaultSort;
+
+  const change = (next: ListSearch): void =>
+    void navigate({ to: '.', search: listSearch({ ...search, ...next }), replace: true });
+  useEffect(() => {
+    if (q !== (search.q ?? '') || selector !== (search.selector ?? '')) change({ q, selector });
+    // Only what was typed is written into the address; what comes from there was typed before.
+  }, [q, selector]);
+
+  const filter = [search.filter, search.q === undefined ? undefined : `${searchField}~${JSON.stringify(search.q)}`]
+    .filter((one) => one !== undefined)
+    .join(',');
+  const query: Partial<ListQuery> = {
+    sort,
+    limit: pageLength,
+    ...(filter === '' ? {} : { filter }),
+    ...(search.selector === undefined ? {} : { selector: search.selector }),
+  };
+  const list = useInfiniteQuery({
+    queryKey: [kind, 'list', query],
+    queryFn: ({ pageParam }) => read({ ...query, ...(pageParam === '' ? {} : { continue: pageParam }) }),
+    initialPageParam: '',
+    getNextPageParam: (last) => last.continue,
+    placeholderData: keepPreviousData,
+    ...(props.refetchMs === undefined ? {} : { refetchInterval: props.refetchMs }),
+  });
+  const rows = list.data?.pages.flatMap((page) => page.items) ?? [];
+  const total = list.data?.pages[0]?.total ?? 0;
+  const isUnfiltered = filter === '' && search.selector === undefined;
+  const isEmpty = list.isSuccess && total === 0 && isUnfiltered && !list.isPlaceholderData;
+
+  return (
+    <Page title={props.title} subtitle={props.subtitle} actions={props.actions}>
+      {list.error !== null && <Failure failure={list.error} onRetry={() => void list.refetch()} />}
+      {isEmpty ? (
+        props.empty
+      ) : (
+        <>
+          <Group gap="xs">
+            <TextInput
+              size="sm"
+              w={{ base: '100%', xs: 240 }}
+              leftSection={<Search size={15} />}
+              placeholder={t('list.search')}
+              aria-label={t('list.search')}
+              data-list-search
+              value={typed}
+              onChange={(event) => setTyped(event.currentTarget.value)}
+            />
+            {hasLabels && (
+              <TextInput
+                size="sm"
+                w={{ base: '100%', xs: 220 }}
+                leftSection={<Tag size={15} />}
+                placeholder={t('list.labels')}
+                aria-label={t('list.labels-long')}
+                value={labels}
+                onChange={(event) => setLabels(event.currentTarget.value)}
+              />
+            )}
+            {props.filters}
+          </Group>
+          {props.bar?.(rows)}
+          <DataTable
+            label={props.title}
+            name={kind}
+            columns={columns}
+            rows={rows}
+            total={total}
+            isLoading={list.isPending}
+            isLoadingMore={list.isFetchingNextPage}
+            onEnd={() => void list.fetchNextPage()}
+            sort={sort}
+            onSort={(next) => change({ sort: next })}
+            rowId={(row) => row.id}
+            rowMenu={props.rowMenu}
+            rowLabel={props.rowName ?? ((row) => row.name)}
+            {...(props.chosen === undefined ? {} : { chosen: props.chosen })}
+            {...(props.onChoose === undefined ? {} : { onChoose: props.onChoose })}
+          />
+        </>
+      )}
+    </Page>
+  );
+}
+
+/** How an object is named in addresses: by its name in the project default, else by its id. */
+export function refOf(object: { id: string; name: string; project: string }): string {
+  return object.project === 'default' ? object.name : object.id;
+}
