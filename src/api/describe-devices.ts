@@ -126,12 +126,15 @@ export function describeDevices(hardware: VmHardware, facts: DeviceFacts): VmDev
     optional('random numbers', 'spec.rng', hardware.rng, virtio('rng')),
     optional('balloon', 'spec.balloon', hardware.balloon, virtio('balloon')),
     optional('panic', 'spec.panicDevice', hardware.panicDevice, 'pvpanic-pci'),
-    device(
+    pair(
       'console',
-      'spec.machine',
-      { why: 'firmware and kernels of every kind write to it' },
-      ['emulated', 'isa-serial'],
-      null,
+      'spec.serialConsole',
+      hardware.serialConsole ?? { model: 'isa-serial', why: 'firmware and kernels of every kind write to it' },
+      {
+        'isa-serial': ['emulated', 'isa-serial'],
+        'virtio-console': ['paravirtual', `virtconsole on ${virtio('serial')}`],
+      },
+      { emulated: 'isa-serial', paravirtual: `virtconsole on ${virtio('serial')}` },
     ),
   ];
 }

@@ -66,6 +66,19 @@ describe('The set of devices', () => {
     });
   });
 
+  it('the serial console is a serial port, unless the spec says otherwise', () => {
+    for (const hardware of ['paravirtual', 'emulated', 'mixed'] as const)
+      assert.equal(resolve({ hardware }).serialConsole?.model, 'isa-serial');
+    const asked = resolve({ serialConsole: 'virtio-console' });
+    assert.deepEqual(asked.serialConsole, {
+      model: 'virtio-console',
+      isAsked: true,
+      why: 'spec.serialConsole says so',
+    });
+    const { serialConsole: _later, ...earlier } = resolve({});
+    assert.equal(resolve({}, { before: earlier }).serialConsole?.model, 'isa-serial');
+  });
+
   it('emulated is what a PC has, and nothing a PC doesn’t have', () => {
     const emulated = {
       disks: 'sata',

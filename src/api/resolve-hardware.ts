@@ -170,6 +170,13 @@ export function resolveHardware(question: HardwareQuestion): VmHardware {
           presetWhy,
         )
       : { model: 'none', isAsked: true, why: 'spec.hasAgentChannel is false' },
+    serialConsole: choose(
+      'spec.serialConsole',
+      spec.serialConsole,
+      kept?.serialConsole,
+      'isa-serial',
+      'firmware and kernels of every kind write to it',
+    ),
     cpuInterface,
     clockBase: choose(
       'spec.clock.base',

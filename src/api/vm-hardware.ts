@@ -50,6 +50,13 @@ export const agentChannelModel = z
   )
   .meta({ id: 'AgentChannelModel' });
 
+export const serialConsoleModel = z
+  .enum(['isa-serial', 'virtio-console'])
+  .describe(
+    'isa-serial: the first serial port (COM1, ttyS0), which firmware, boot loaders and kernels of every kind write to; virtio-console: hvc0, which takes many bytes at once and needs a driver: nothing is seen before the guest has loaded it',
+  )
+  .meta({ id: 'SerialConsoleModel' });
+
 export const cpuInterface = z
   .enum(['none', 'kvm', 'hyper-v'])
   .describe(
@@ -78,6 +85,7 @@ export const vmDeviceChoices = {
     .describe('Balloon, through which the guest also gives back memory that it has freed'),
   panicDevice: z.enum(['pvpanic', 'none']).optional().describe('Through which the guest tells that it has panicked'),
   agentChannel: agentChannelModel.optional().describe('How the guest agent is reached, where hasAgentChannel is set'),
+  serialConsole: serialConsoleModel.optional().describe('What the serial console is. Without it, isa-serial'),
 };
 
 const chosen = {
@@ -117,6 +125,10 @@ export const vmHardware = z
     balloon: z.object({ model: z.enum(['virtio', 'none']), ...chosen }),
     panicDevice: z.object({ model: z.enum(['pvpanic', 'none']), ...chosen }),
     agentChannel: z.object({ model: z.enum([...agentChannelModel.options, 'none']), ...chosen }),
+    serialConsole: z
+      .object({ model: serialConsoleModel, ...chosen })
+      .optional()
+      .describe('Without it, isa-serial: it was started when there was nothing else'),
     cpuInterface: z.object({ model: cpuInterface, ...chosen }),
     clockBase: z.object({ model: z.enum(['utc', 'localtime']), ...chosen }),
     hpet: z.object({ model: z.enum(['hpet', 'none']), ...chosen }),

@@ -178,7 +178,9 @@ export async function defineGuest(
         ? {
             kernelPath: files.kernelPath,
             initramfsPath: files.initramfsPath,
-            commandLine: [files.commandLine, vm.spec.firmware.commandLineExtra].filter(Boolean).join(' '),
+            commandLine: [consoleIn(files.commandLine, hardware), vm.spec.firmware.commandLineExtra]
+              .filter(Boolean)
+              .join(' '),
           }
         : null,
     disks,
@@ -245,4 +247,11 @@ export async function guestDisk(
     });
   }
   return { ...common, isReadOnly: disk.isReadOnly, layers: await parts.volumes.layersForStart(volume) };
+}
+
+/** An image's command line names the serial console that most VMs have; the VM's own may be another. */
+function consoleIn(commandLine: string, { serialConsole }: VmHardware): string {
+  return serialConsole?.model === 'virtio-console'
+    ? commandLine.replace(/(^| )console=ttyS0(?:,\S*)?(?= |$)/g, '$1console=hvc0')
+    : commandLine;
 }

@@ -9,7 +9,7 @@ import { addDisks, addHotplugBus, addNics, type ArgumentTools } from './device-a
 import { workNames } from './folder.ts';
 import { identityArguments, tellsGeneration } from './identity-arguments.ts';
 import { interfaceOptions } from './cpu-interface.ts';
-import { addMachineDevices, addUsb } from './machine-devices.ts';
+import { addMachineDevices, addUsb, consoleChardev, hasVirtioConsole } from './machine-devices.ts';
 import { type IncomingMemory } from './fork/fork.ts';
 import { addMemoryDevice, planRoom, type Room } from './room.ts';
 import { type QemuInstallation } from './installation.ts';
@@ -108,7 +108,8 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   const machine = [machineType];
   // ACPI is how a distribution's kernel finds virtio-mmio devices. With a PIC, the timer that the kernel calibrates its
   // clock by raises an interrupt that nothing handles yet, and every second boot panics.
-  if (isMicrovm) machine.push('acpi=on', 'pit=on', 'pic=off', 'rtc=on', 'isa-serial=on');
+  const hasSerialPort = !hasVirtioConsole(hardware);
+  if (isMicrovm) machine.push('acpi=on', 'pit=on', 'pic=off', 'rtc=on', `isa-serial=${hasSerialPort ? 'on' : 'off'}`);
   else machine.push('vmport=off', `hpet=${hardware.hpet.model === 'hpet' ? 'on' : 'off'}`);
   if (definition.firmware === 'uefi') machine.push(addUefi(definition, context, tools));
   if (context.incoming) machine.push(addMappedMemory(hotplug, context.incoming, tools));
@@ -134,8 +135,10 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
     '-mon',
     'chardev=qmp1,mode=control',
   );
-  add(...serialChardevArguments('serial0', workNames.serialSocket, workNames.serialLog, installation.chardevKinds));
-  add('-serial', 'chardev:serial0');
+  add(
+    ...serialChardevArguments(consoleChardev, workNames.serialSocket, workNames.serialLog, installation.chardevKinds),
+  );
+  if (hasSerialPort) add('-serial', `chardev:${consoleChardev}`);
   addKernel(definition, context, tools);
 
   for (let index = 0; index < hardware.ioThreads.count; index++) add('-object', `iothread,id=iothread${index}`);

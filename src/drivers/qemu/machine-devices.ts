@@ -12,6 +12,8 @@ import { diskId, usbController, usbPorts, type Slots } from './slots.ts';
 /** What QEMU calls its side of the clipboard. */
 export const clipboardChardev = 'qemu-vdagent';
 const portsController = 'virtio-serial0';
+/** Label of the serial console's character device. */
+export const consoleChardev = 'serial0';
 
 /** Label of the agent channel's character device, and id of its port in the guest. */
 export const agentChardev = 'agent0';
@@ -49,8 +51,11 @@ export function addMachineDevices(definition: GuestDefinition, tools: ArgumentTo
 
 function addAgentChannel({ hardware, spec }: GuestDefinition, { add, virtio, places }: ArgumentTools): void {
   const { agentChannel } = hardware;
-  const hasPorts = agentChannel.model === 'virtio-serial' || spec.hasClipboard;
+  const isVirtioConsole = hasVirtioConsole(hardware);
+  const hasPorts = agentChannel.model === 'virtio-serial' || spec.hasClipboard || isVirtioConsole;
   if (hasPorts) add('-device', `${virtio('serial')},id=${portsController}${places.fixed('serial')}`);
+  // Before the other ports: the first console of the controller has its port 0, and is hvc0.
+  if (isVirtioConsole) add('-device', `virtconsole,bus=${portsController}.0,chardev=${consoleChardev},id=console`);
   if (agentChannel.model === 'none') return;
   add('-chardev', `socket,id=${agentChardev},path=${workNames.agentSocket},server=on,wait=off`);
   if (agentChannel.model === 'isa-serial') {
@@ -62,6 +67,11 @@ function addAgentChannel({ hardware, spec }: GuestDefinition, { add, virtio, pla
     '-device',
     `virtserialport,bus=${portsController}.0,chardev=${agentChardev},id=${agentPort},name=org.qemu.guest_agent.0`,
   );
+}
+
+/** Whether the serial console is one of virtio's, and no serial port. */
+export function hasVirtioConsole({ serialConsole }: Pick<VmHardware, 'serialConsole'>): boolean {
+  return serialConsole?.model === 'virtio-console';
 }
 
 /** The guest's end of the clipboard: QEMU speaks the protocol of SPICE's agent itself (ui/vdagent.c). */
@@ -123,7 +133,7 @@ export function modelsOf(hardware: VmHardware): { field: string; models: string[
     hardware.machine === 'microvm'
       ? models.map((model) => (model.startsWith('virtio-') ? model.replace(/-pci$/, '-device') : model))
       : [...models];
-  const { video, input, usb, rng, balloon, panicDevice, agentChannel, sharedFolders } = hardware;
+  const { video, input, usb, rng, balloon, panicDevice, agentChannel, serialConsole, sharedFolders } = hardware;
   const one = (
     field: string,
     asked: string,
@@ -156,6 +166,10 @@ export function modelsOf(hardware: VmHardware): { field: string; models: string[
     one('spec.agentChannel', agentChannel.model, {
       'virtio-serial': ['virtio-serial-pci', 'virtserialport'],
       'isa-serial': ['isa-serial'],
+    }),
+    one('spec.serialConsole', serialConsole?.model ?? 'isa-serial', {
+      'isa-serial': ['isa-serial'],
+      'virtio-console': ['virtio-serial-pci', 'virtconsole'],
     }),
   ];
 }
