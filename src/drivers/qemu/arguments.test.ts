@@ -3,7 +3,6 @@ import { suite, test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
 import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
-import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type GuestDefinition, type GuestDisk, type GuestNic } from '../driver.ts';
 import { plainHardware } from '../driver.conformance.ts';
 import { buildCommand, type CommandContext, type QemuCommand } from './arguments.ts';
@@ -574,24 +573,6 @@ test('the agent’s channel is there unless it is not wanted', () => {
   assert.match(device(buildCommand(define(), tcg), 'agent'), /^virtserialport,.*name=org\.qemu\.guest_agent\.0$/);
   const without = buildCommand(define({ hasAgentChannel: false }), tcg);
   assert.ok(values(without, '-device').every((text) => !text.startsWith('virtserialport')));
-});
-
-test('the serial console is a serial port, or one of virtio’s on the controller of the agent’s channel', () => {
-  const port = buildCommand(define(), tcg);
-  assert.deepEqual(values(port, '-serial'), ['chardev:serial0']);
-  const hardware = (spec: VmSpecInput): VmHardware => ({
-    ...plainHardware(vmSpec.parse(spec)),
-    serialConsole: { model: 'virtio-console', isAsked: true, why: '' },
-  });
-  for (const spec of [{}, { hasAgentChannel: false }]) {
-    const command = buildCommand(define(spec, { hardware: hardware(spec) }), tcg);
-    assert.deepEqual(values(command, '-serial'), []);
-    assert.equal(device(command, 'console'), 'virtconsole,bus=virtio-serial0.0,chardev=serial0,id=console');
-    const [controller, ...others] = values(command, '-device').filter((text) => text.startsWith('virtio-serial-'));
-    assert.ok(controller !== undefined && others.length === 0);
-  }
-  const microvm = buildCommand(define({ machine: 'microvm' }, { hardware: hardware({ machine: 'microvm' }) }), tcg);
-  assert.match(values(microvm, '-machine')[0]!, /isa-serial=off/);
 });
 
 test('what the guest was started with is pinned as a whole', () => {

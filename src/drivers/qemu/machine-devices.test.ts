@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
 import { vmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
+import { type VmHardware } from '../../api/vm-hardware.ts';
 import { plainHardware } from '../driver.conformance.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { type ArgumentTools } from './device-arguments.ts';
@@ -9,9 +10,9 @@ import { addMachineDevices, requireSavable } from './machine-devices.ts';
 import { DevicePlaces } from './places.ts';
 
 /** The arguments of a VM with a display. */
-function argumentsOf(input: VmSpecInput): string[] {
+function argumentsOf(input: VmSpecInput, change: Partial<VmHardware> = {}): string[] {
   const spec = vmSpec.parse({ display: 'vnc', ...input });
-  const hardware = { ...plainHardware(spec) };
+  const hardware = { ...plainHardware(spec), ...change };
   hardware.video = { model: 'virtio', isAsked: true, why: '' };
   const args: string[] = [];
   const tools = {
@@ -44,6 +45,17 @@ test('a clipboard is a port beside the agent’s, or the only one', () => {
   assert.ok(
     argumentsOf({ hasClipboard: true }).includes('qemu-vdagent,id=clipboard0,name=vdagent,clipboard=on,mouse=off'),
   );
+});
+
+test('a console of virtio’s is on the controller of the agent’s channel, before it', () => {
+  const serialConsole = { model: 'virtio-console', isAsked: true, why: '' } as const;
+  for (const input of [{}, { hasAgentChannel: false }]) {
+    const devices = argumentsOf(input, { serialConsole }).filter((argument) => /^(virtio-serial|virt)/.test(argument));
+    const ports = devices.filter((argument) => argument.startsWith('virt') && !argument.startsWith('virtio-'));
+    assert.equal(devices.filter((argument) => argument.startsWith('virtio-serial-pci,')).length, 1);
+    assert.equal(ports[0], 'virtconsole,bus=virtio-serial0.0,chardev=serial0,id=console');
+  }
+  assert.ok(!argumentsOf({}).some((argument) => argument.startsWith('virtconsole')));
 });
 
 test('memory is not saved with a clipboard, which says what to do', () => {
