@@ -34,7 +34,7 @@ export const profileSpec = withoutDefaults({
   ),
   smbios: withoutDefaults(machineIdentity).describe('What guests are told of their machine, but for UUID and serial'),
   nics: z
-    .array(vmNic.omit({ mac: true, ipv4Address: true, ipv6Address: true }))
+    .array(vmNic.omit({ mac: true, ipv4Address: true, ipv6Address: true, forwards: true }))
     .max(32)
     .describe('All NICs, but for their addresses'),
 })

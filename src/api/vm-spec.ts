@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
 import { ipv4Address, ipv6Address, macAddress } from './network.ts';
+import { portForward } from './port-forward.ts';
 import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { vmSharedFolder } from './vm-shared-folder.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
@@ -148,6 +149,11 @@ export const vmNic = z
       .describe(
         'Addresses and prefixes that it may send from beside those that Lodge gives it, such as of a virtual router. With them, or a reserved address, it may send from no others',
       ),
+    forwards: z
+      .array(portForward)
+      .max(64)
+      .optional()
+      .describe('Ports of the node that lead to it, on networks of mode nat, routed and user. Changed while it runs'),
     bootIndex,
   })
   .meta({ id: 'VmNic' });

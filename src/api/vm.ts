@@ -5,6 +5,7 @@ import { vmMetricsRoutes } from './metrics.ts';
 import { vmLatencyRoutes } from './vm-latency.ts';
 import { creation, inProject, listQuery, metadata, objectName, page, timestamp, update } from './object.ts';
 import { bytes, route, type RouteTable } from './route.ts';
+import { publishedPort } from './port-forward.ts';
 import { task } from './task.ts';
 import { vmGuestRoutes } from './vm-guest.ts';
 import { vmActionRoutes } from './vm-action.ts';
@@ -16,6 +17,7 @@ import { bootOnce, firmwareReset } from './vm-firmware.ts';
 import { profileChange } from './vm-inherited.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
+import { vmTunnelRoutes } from './vm-tunnel.ts';
 import { agentAdvice } from './agent-advice.ts';
 
 /** Every option a VM was started with that a new QEMU or node could change. It stays until the VM is started afresh by `restart --fresh` of its hardware. */
@@ -138,6 +140,7 @@ export const vmStatus = z
         addresses: z.array(z.string()).describe('From leases and the guest agent'),
       }),
     ),
+    publishedPorts: z.array(publishedPort).describe('Ports of the node that lead to it'),
     guest: z
       .object({
         hasAgent: z.boolean().describe('The agent answered'),
@@ -459,4 +462,5 @@ export const vmRoutes = {
   ...vmForkRoutes,
   ...vmConsoleRoutes,
   ...vmGuestRoutes,
+  ...vmTunnelRoutes,
 } as const satisfies RouteTable;

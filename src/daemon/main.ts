@@ -46,6 +46,7 @@ import { openObjects } from './objects.ts';
 import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
 import { NetworkService } from './network/network-service.ts';
+import { PortForwards } from './network/port-forwards.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
@@ -72,8 +73,10 @@ import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
 import { vmFor } from './vm/first-boot-secrets.ts';
 import { layerUse } from './vm/layer-use.ts';
+import { Tunnels } from './vm/tunnels.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
+import { macsOf } from './vm/vm-changes.ts';
 import { VmGuests } from './vm/vm-guests.ts';
 import { LiveChanges } from './vm/live-changes.ts';
 import { vmHandlers } from './vm/vm-handlers.ts';
@@ -174,6 +177,17 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     serialLog: async (id, maxBytes) =>
       (await driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes)).bytes,
     onDevices: (id) => void live.goOn(id, true),
+  });
+  const ports = new PortForwards({
+    modes,
+    networks: () => networkObjects.all(),
+    vms: vmObjects,
+    macsOf: (vm) => macsOf(records, vm, vm.spec.nics),
+    setPublished: (id, publishedPorts) => records.patch(id, { publishedPorts }),
+    guest: (id) => guests.get(id),
+    events,
+    log,
+    checkIntervalMs: config.networks.checkIntervalS * 1000,
   });
   const definitionParts: DefinitionParts = {
     get images() {
@@ -323,6 +337,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       references,
       sources,
       live,
+      ports,
     }),
   );
   const actions: VmActions = new VmActions({
@@ -455,6 +470,11 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         records,
         driver,
         tickets: new ConsoleTickets(),
+        tunnels: new Tunnels({
+          ports,
+          network: (project, name) => networks.find(project, name),
+          guest: (vm) => vmService.guest(vm, 'guest'),
+        }),
         usage: new UsageSampler(records, guests),
         volumes,
         history,
@@ -507,6 +527,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   phase = 'ok';
   const background = (async () => {
     await networks.start(hasRebooted);
+    await ports.start();
     await nodes.inspect();
     await supervisor.begin(hasRebooted);
     await nodes.settleBoot();
@@ -529,6 +550,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await sampler.close();
       await engine.stop();
       await merging.close();
+      await ports.close();
       await networks.close();
       await nodes.close();
       await tokens.settle();

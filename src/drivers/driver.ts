@@ -374,6 +374,15 @@ export type DeviceChange =
   | { kind: 'attach-usb'; device: VmUsbDevice }
   | { kind: 'detach-usb'; name: string };
 
+/** A port of the host that leads to a port of a guest's NIC on a network inside its hypervisor. */
+export interface UserForward {
+  protocol: 'tcp' | 'udp';
+  /** IPv4 address of the host; null: all of them. */
+  hostAddress: string | null;
+  hostPort: number;
+  guestPort: number;
+}
+
 /** The devices of a guest, changed while it runs. */
 export interface GuestDevices {
   report(options?: CallOptions): Promise<DeviceReport>;
@@ -385,6 +394,11 @@ export interface GuestDevices {
    * it would have to do. Memory may have changed by a part of what was asked for then: `report` tells.
    */
   change(change: DeviceChange, options?: CallOptions): Promise<void>;
+  /** Ports of the host that lead to a NIC whose attachment is of kind `user`. Throws `unsupported` for any other NIC. */
+  forwards(mac: string): Promise<UserForward[]>;
+  /** Adds a forward; `host_conflict` where the port can't be had. Adding what is there, removing what isn't: nothing happens. */
+  addForward(mac: string, forward: UserForward): Promise<void>;
+  removeForward(mac: string, forward: UserForward): Promise<void>;
 }
 
 /** A guest that exists: running, paused, or waiting to be ended. */

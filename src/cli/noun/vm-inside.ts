@@ -146,7 +146,7 @@ export function addGuestVerbs(vm: Command): void {
   verb(vm, 'ssh <vm> [command...]', 'Sign in to a guest with ssh, at the address Lodge knows', {
     takesCommand: true,
     description:
-      'Sign in to a guest with the ssh of this machine, at the address Lodge knows. Everything behind the name goes to ssh as the command. Host keys are remembered by VM, not by address.',
+      'Sign in to a guest with the ssh of this machine, at the address Lodge knows, or through the daemon where that is not reached from here. Everything behind the name goes to ssh as the command. Host keys are remembered by VM, not by address.',
     examples: [
       ['lodge vm ssh web1', 'a shell'],
       ['lodge vm ssh web1 --user root -- journalctl -b', 'a command as another user'],
@@ -155,6 +155,7 @@ export function addGuestVerbs(vm: Command): void {
     .option('--user <name>', 'who to sign in as (default: the user the VM was made with, or its image’s)')
     .option('-i, --identity <file>', 'private key to sign in with (default: those ssh takes by itself)')
     .option('--address <address>', 'use this address')
+    .option('--tunnel', 'go through the daemon, also where the guest could be reached from here')
     .option('--dry-run', 'print the command line of ssh instead')
     .action(
       withDaemon<[name: string, command: string[]], SshOptions>(async (session, options, name, command) => {

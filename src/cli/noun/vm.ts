@@ -22,6 +22,7 @@ import { addVmStatsVerb } from './stats.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
 import { addDeviceVerbs } from './vm-devices.ts';
+import { addPortVerbs } from './vm-ports.ts';
 import { addPowerVerbs } from './vm-power.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
 
@@ -39,6 +40,7 @@ export function vmNoun(): Command {
   addFirmwareVerb(vm);
   vm.commandsGroup('Devices, also while it runs:');
   addDeviceVerbs(vm);
+  addPortVerbs(vm);
   vm.commandsGroup('Switch:');
   addPowerVerbs(vm);
   vm.commandsGroup('Consoles:');
@@ -210,6 +212,11 @@ function addChangeVerbs(vm: Command): void {
     .option(
       '--network <network>',
       'network: NAME, or network=NAME,model=e1000,mac=…,ip=…, or none; may be given several times',
+      collected,
+    )
+    .option(
+      '--publish <ports>',
+      'port of the node that leads to the first NIC: 8080:80, 53:53/udp, 127.0.0.1:8080:80, 8000-8010; may be given several times',
       collected,
     )
     .option(

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { VmSpecInput } from '../../api/vm-spec.ts';
 import { parseMib, QuantityError } from '../../lib/quantity.ts';
 import { usageError } from '../usage-error.ts';
+import { parseForward } from './publish.ts';
 
 /** The options as commander gives them. */
 export interface CreateSpecOptions {
@@ -23,6 +24,7 @@ export interface CreateSpecOptions {
   mac?: string;
   ip?: string;
   ip6?: string;
+  publish?: string[];
   os?: string;
   hardware?: string;
   diskBus?: string;
@@ -210,11 +212,11 @@ function tagOf(path: string): string {
 
 function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
   const given = options.network ?? [];
-  const hasAddress = [options.mac, options.ip, options.ip6].some((given) => given !== undefined);
+  const hasAddress = [options.mac, options.ip, options.ip6, options.publish].some((given) => given !== undefined);
   const { nicModel } = options;
   if (given.length === 1 && given[0] === 'none') {
     if (!hasAddress) return [];
-    throw usageError('--mac, --ip and --ip6 are for a NIC, and there is none with --network none');
+    throw usageError('--mac, --ip, --ip6 and --publish are for a NIC, and there is none with --network none');
   }
   if (given.length === 0 && !hasAddress && nicModel === undefined) return undefined;
   const parsed: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
@@ -226,6 +228,7 @@ function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
       mac: options.mac?.toLowerCase() ?? first?.mac,
       ipv4Address: options.ip ?? first?.ipv4Address,
       ipv6Address: options.ip6 ?? first?.ipv6Address,
+      forwards: options.publish?.map(parseForward),
     }),
     ...others,
   ];

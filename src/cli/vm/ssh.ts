@@ -1,4 +1,5 @@
-// lodge vm ssh: signs in to a guest with the system's ssh, at the address Lodge knows. Host keys are remembered by the
+// lodge vm ssh: signs in to a guest with the system's ssh, at the address Lodge knows, or through the daemon where that leads
+// nowhere from here. Host keys are remembered by the
 // VM's id and not by its address, so that a new VM at an old address is no alarm, and a changed key of the same VM is.
 import { spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
@@ -9,6 +10,7 @@ import { LodgeError } from '../../api/errors.ts';
 import type { Session } from '../connect/session.ts';
 import { withSuggestion } from '../list.ts';
 import { shellWord } from '../../lib/shell-word.ts';
+import { serveTunnel } from './forward.ts';
 import { addressesOf, fetchVms } from './view.ts';
 
 export interface SshOptions {
@@ -16,6 +18,8 @@ export interface SshOptions {
   address?: string;
   identity?: string;
   dryRun?: boolean;
+  /** Through the daemon, also where the guest could be reached. */
+  tunnel?: boolean;
 }
 
 /** Users that cloud images of distributions come with. */
@@ -42,11 +46,11 @@ export function userOf(vm: Vm, wanted: string | undefined): string | null {
 /** Arguments for ssh. */
 export function sshArguments(
   vm: Pick<Vm, 'id'>,
-  target: { address: string; user: string | null; identity?: string | undefined },
+  target: { address: string; port?: number | undefined; user: string | null; identity?: string | undefined },
   knownHosts: string,
   command: readonly string[],
 ): string[] {
-  const { address, user, identity } = target;
+  const { address, port, user, identity } = target;
   return [
     '-o',
     `HostKeyAlias=${vm.id}.lodge`,
@@ -54,6 +58,7 @@ export function sshArguments(
     `UserKnownHostsFile=${knownHosts}`,
     '-o',
     'StrictHostKeyChecking=accept-new',
+    ...(port === undefined ? [] : ['-p', String(port)]),
     ...(user === null ? [] : ['-l', user]),
     ...(identity === undefined ? [] : ['-i', identity]),
     '--',
@@ -72,7 +77,9 @@ export async function sshToVm(
     session.client.vm.get({ params: { vm: name }, query: { project: session.project } }),
   );
   const address = options.address ?? addressesOf(vm)[0];
-  if (address === undefined) {
+  // One inside QEMU is reached by the daemon alone, at whatever address it has.
+  const isInside = vm.status.state === 'running' && vm.status.nics.some((nic) => nic.hostInterface === null);
+  if (address === undefined && !isInside) {
     throw new LodgeError('wrong_state', `VM ${name} has no address that Lodge knows; it is ${vm.status.state}`, {
       hint:
         vm.status.state === 'running'
@@ -80,19 +87,25 @@ export async function sshToVm(
           : `Start it: lodge vm start ${name}`,
     });
   }
-  const isBridged = vm.status.nics.some((nic) => nic.addresses.includes(address) && nic.hostInterface !== null);
-  if (!isBridged && options.address === undefined) {
-    throw new LodgeError('unsupported', `VM ${name} is on a network inside QEMU, into which no connection leads`, {
-      hint: `Use lodge vm console ${name} or lodge vm exec ${name} -- COMMAND, or put it on a NAT network.`,
-    });
-  }
+  const isReached =
+    session.isLocal &&
+    vm.status.nics.some((nic) => nic.addresses.includes(address ?? '') && nic.hostInterface !== null);
+  const isTunnel = options.tunnel === true || (!isReached && options.address === undefined);
   const knownHosts = join(homedir(), '.local', 'state', 'lodge', 'known_hosts');
-  const args = sshArguments(
-    vm,
-    { address, user: userOf(vm, options.user), identity: options.identity },
-    knownHosts,
-    command,
-  );
+  const target = { user: userOf(vm, options.user), identity: options.identity };
+  const argsFor = (place: { address: string; port?: number }): string[] =>
+    sshArguments(vm, { ...target, ...place }, knownHosts, command);
+  if (isTunnel && options.dryRun !== true) {
+    await mkdir(dirname(knownHosts), { recursive: true, mode: 0o700 });
+    const tunnel = await serveTunnel(session, name, { address: '127.0.0.1', localPort: 0, guestPort: 22 });
+    try {
+      return await run('ssh', argsFor({ address: '127.0.0.1', port: tunnel.port }));
+    } finally {
+      tunnel.close();
+    }
+  }
+  if (isTunnel) session.terminal.note(`This is through a tunnel: run lodge vm forward ${name} 2222:22 beside it.`);
+  const args = argsFor(isTunnel ? { address: '127.0.0.1', port: 2222 } : { address: address ?? '' });
   if (options.dryRun === true) {
     session.terminal.line(['ssh', ...args].map(shellWord).join(' '));
     return 0;

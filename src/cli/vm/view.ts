@@ -12,6 +12,7 @@ import type { FetchPage } from '../list.ts';
 import type { Printable } from '../output/print.ts';
 import { painted, renderDetails, renderTable, type Column } from '../output/table.ts';
 import { ageColumn, ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+import { publishedText } from './publish.ts';
 
 export const fetchVms: FetchPage<Vm> = (client, query) => client.vm.list({ query });
 
@@ -247,6 +248,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['Memory in use', await memoryText(vm, session)],
       ['Description', spec.description],
       ['Addresses', addressesOf(vm).join(' ')],
+      ['Published ports', status.publishedPorts.length === 0 ? null : status.publishedPorts.map(publishedText)],
       ['Guest', guest === null ? null : [guest.osName, guest.kernel, guest.hostname].filter(Boolean).join(', ')],
       [
         'Guest agent',

@@ -200,7 +200,7 @@ export class WarmStarts {
     const own: Vm['spec'] = {
       ...spec,
       autostart: false,
-      nics: spec.nics.map(({ mac: _mac, ipv4Address: _ipv4, ipv6Address: _ipv6, ...nic }) => nic),
+      nics: spec.nics.map(({ mac: _mac, ipv4Address: _ipv4, ipv6Address: _ipv6, forwards: _forwards, ...nic }) => nic),
     };
     const volume = own.disks.find((disk) => disk.volume !== undefined && from === null);
     const reason =

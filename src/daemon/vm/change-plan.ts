@@ -294,17 +294,21 @@ function planNics(now: Configuration, wanted: Configuration, report: DeviceRepor
   }
 }
 
-/** Whether both are one NIC at most switched on or off, moved in the boot order, or filtered otherwise, which counts at once. */
+/** What of a NIC counts at once, or has a step of its own. */
+const changesInPlace = new Set<string>([
+  'isConnected',
+  'bootIndex',
+  'mac',
+  'forwards',
+  'securityGroups',
+  'hasAntiSpoofing',
+  'allowedAddresses',
+] satisfies (keyof VmNic)[]);
+
+/** Whether both are one NIC, apart from its link, its place in the boot order, and what the host does for it. */
 function isSameNic(before: VmNic, after: VmNic): boolean {
-  const constant = ({
-    isConnected: _connected,
-    bootIndex: _index,
-    mac: _mac,
-    securityGroups: _groups,
-    hasAntiSpoofing: _guard,
-    allowedAddresses: _allowed,
-    ...rest
-  }: VmNic): object => rest;
+  const constant = (nic: VmNic): object =>
+    Object.fromEntries(Object.entries(nic).filter(([name, value]) => value !== undefined && !changesInPlace.has(name)));
   return isDeepStrictEqual(constant(before), constant(after));
 }
 

@@ -42,7 +42,7 @@ export function specOfCopy(
       return volume === undefined ? disk : { ...rest, sizeMib: sizes.get(disk.name) };
     }),
     nics: started.nics.map((nic, index) => {
-      const { mac: _mac, ipv4Address: _ipv4, ipv6Address: _ipv6, ...rest } = nic;
+      const { mac: _mac, ipv4Address: _ipv4, ipv6Address: _ipv6, forwards: _forwards, ...rest } = nic;
       return { ...rest, network: networks?.[index] ?? nic.network };
     }),
     ...(started.cloudInit ? { cloudInit: { ...started.cloudInit, hostname: undefined } } : {}),

@@ -16,6 +16,7 @@ import { type VolumeService } from '../volume/volume-service.ts';
 import { withHostDisks } from './host-disks.ts';
 import { searchSerial } from './serial-search.ts';
 import { Screenshots } from './screenshots.ts';
+import { type Tunnels } from './tunnels.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmActions } from './vm-actions.ts';
 import { type VmRecords } from './vm-records.ts';
@@ -35,6 +36,7 @@ export interface VmHandlersParts {
   records: VmRecords;
   driver: Driver;
   tickets: ConsoleTickets;
+  tunnels: Tunnels;
   usage: UsageSampler;
   volumes: VolumeService;
   history: MetricsHistory;
@@ -49,6 +51,7 @@ export function vmHandlers({
   records,
   driver,
   tickets,
+  tunnels,
   usage,
   volumes,
   history,
@@ -123,6 +126,18 @@ export function vmHandlers({
         throw error;
       }
       await join(client, console, context.signal);
+    },
+    tunnel: async (request, context) => {
+      const { port } = request.query;
+      const target = find(request);
+      const { socket, release } = await tunnels.open(target, port, context.signal);
+      context.log.info({ vmId: target.id, port, openedBy: context.caller.name }, 'a tunnel was opened');
+      try {
+        await join(await context.acceptWebSocket(), socket, context.signal);
+      } finally {
+        socket.destroy();
+        await release();
+      }
     },
     serialLog: async (request) =>
       byteAnswer((await driver.serialLog(service.place(find(request)), request.query.bytes)).bytes),

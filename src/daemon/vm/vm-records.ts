@@ -43,6 +43,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     devices: [],
     disks: [],
     nics: [],
+    publishedPorts: [],
     guest: null,
     agentAdvice: null,
     clockStaleSince: null,

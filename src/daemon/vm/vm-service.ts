@@ -9,6 +9,7 @@ import { type VmAction } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Driver, type Guest } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
+import { type PortForwards } from '../network/port-forwards.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type SpecSources } from '../profile/spec-sources.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
@@ -40,6 +41,7 @@ export interface VmServiceParts extends DefinitionParts {
   references: ReferenceLock;
   sources: SpecSources;
   live: LiveChanges;
+  ports: PortForwards;
 }
 
 /** A new VM that is asked for. */
@@ -136,6 +138,7 @@ export class VmService {
       }),
     );
     await networks.membersChanged();
+    await this.#parts.ports.settle();
     this.#parts.images.planShowUsers();
     const task = await live.begin(vm.id, requestedBy, change.isForced);
     const updated = records.byId(vm.id);
@@ -418,6 +421,7 @@ export class VmService {
     await this.#parts.sharedFolders.check(spec);
     if (spec.cloudInit) composeSeed({ ...vm, id: vm.id ?? '', status: { nics: [] } }, { hardware });
     this.#checkReferences(vm);
+    await this.#parts.ports.checkListeners(vm);
   }
 
   /** Refuses what is not there, is going, or is somebody else's. Asked again while references can't change. */
@@ -433,6 +437,7 @@ export class VmService {
           throw invalidField(`spec.nics.${index}.mac`, `is the address of a NIC of VM ${other.name}`, nic.mac);
       }
     }
+    this.#parts.ports.checkReferences(vm, (index) => networkOf(this.#parts, vm.project, spec.nics[index]!, index));
     const image = imageOf(this.#parts, vm);
     if (image) images.requireUsable(image, 'spec.image');
     for (const [index, disk] of effectiveDisks(spec, image).entries()) {

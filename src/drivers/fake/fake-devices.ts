@@ -1,11 +1,18 @@
 // The devices of a guest of the fake driver: kept in its file, changed at once, and refused where a real guest would
 // refuse. One that is deaf doesn't let go of anything.
+import { isDeepStrictEqual } from 'node:util';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmDiskLimits } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import { readLayerSize } from '../../host/image/layer.ts';
 import { resizeVolume } from '../../host/image/volume.ts';
-import { type DeviceChange, type DeviceReport, type GuestDefinition, type GuestDevices } from '../driver.ts';
+import {
+  type DeviceChange,
+  type DeviceReport,
+  type GuestDefinition,
+  type GuestDevices,
+  type UserForward,
+} from '../driver.ts';
 import { type FakeProcess } from './fake-guest.ts';
 
 /** What a fake guest is made of. */
@@ -87,6 +94,8 @@ export interface FakeDevicesParts {
 
 export class FakeDevices implements GuestDevices {
   readonly #parts: FakeDevicesParts;
+  /** Forwarded ports by the NIC's address; nobody is reached by them. */
+  readonly #forwards = new Map<string, UserForward[]>();
 
   constructor(parts: FakeDevicesParts) {
     this.#parts = parts;
@@ -152,6 +161,22 @@ export class FakeDevices implements GuestDevices {
       links,
       disks: openLayers(now.disks ?? {}, hardware, change),
     }));
+  }
+
+  async forwards(mac: string): Promise<UserForward[]> {
+    return [...(this.#forwards.get(mac) ?? [])];
+  }
+
+  async addForward(mac: string, forward: UserForward): Promise<void> {
+    const others = (this.#forwards.get(mac) ?? []).filter((one) => !isDeepStrictEqual(one, forward));
+    this.#forwards.set(mac, [...others, forward]);
+  }
+
+  async removeForward(mac: string, forward: UserForward): Promise<void> {
+    this.#forwards.set(
+      mac,
+      (this.#forwards.get(mac) ?? []).filter((one) => !isDeepStrictEqual(one, forward)),
+    );
   }
 
   async #changed(process: FakeProcess, change: DeviceChange): Promise<FakeHardware> {

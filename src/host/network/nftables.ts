@@ -8,7 +8,19 @@ import { createHash } from 'node:crypto';
 import { CommandError, run } from '../command.ts';
 import { inScope, type NetworkScope } from './netns.ts';
 
-export type NftVerdict = 'accept' | 'drop' | 'reject' | 'return' | 'masquerade' | { readonly jump: string };
+export type NftVerdict =
+  | 'accept'
+  | 'drop'
+  | 'reject'
+  | 'return'
+  | 'masquerade'
+  | { readonly jump: string }
+  /** Another destination. Ports: all to one, or each to its own; without them, the port stays. */
+  | {
+      readonly destination: string;
+      readonly port?: number;
+      readonly ports?: { readonly protocol: 'tcp' | 'udp'; readonly map: readonly (readonly [number, number])[] };
+    };
 
 /** A condition of a rule. All conditions of a rule must hold. Addresses and blocks are IPv4 or IPv6. */
 export type NftMatch =
@@ -18,7 +30,10 @@ export type NftMatch =
   | { readonly destination: string; readonly isNot?: boolean }
   | { readonly protocol: 'tcp' | 'udp'; readonly destinationPorts: readonly number[] }
   | { readonly protocols: readonly ('icmp' | 'ipv6-icmp' | 'tcp' | 'udp')[] }
+  | { readonly protocol: 'tcp' | 'udp'; readonly firstPort: number; readonly lastPort: number }
   | { readonly family: 4 | 6 }
+  /** To an address that this machine has. */
+  | { readonly isDestinationLocal: true }
   | { readonly connectionStates: readonly ('established' | 'related' | 'new' | 'invalid')[] }
   /** A connection whose destination was translated: a forwarded port. */
   | { readonly isDestinationTranslated: true };
@@ -218,6 +233,9 @@ function renderMatch(match: NftMatch): string {
   if ('source' in match) return `${ipWord(match.source)} saddr ${operator}${match.source}`;
   if ('destination' in match) return `${ipWord(match.destination)} daddr ${operator}${match.destination}`;
   if ('destinationPorts' in match) return `${match.protocol} dport { ${match.destinationPorts.join(', ')} }`;
+  if ('firstPort' in match)
+    return `${match.protocol} dport ${match.firstPort === match.lastPort ? match.firstPort : `${match.firstPort}-${match.lastPort}`}`;
+  if ('isDestinationLocal' in match) return 'fib daddr type local';
   if ('protocols' in match) return `meta l4proto { ${match.protocols.join(', ')} }`;
   if ('family' in match) return `meta nfproto ${match.family === 4 ? 'ipv4' : 'ipv6'}`;
   if ('connectionStates' in match) return `ct state { ${match.connectionStates.join(', ')} }`;
@@ -225,7 +243,17 @@ function renderMatch(match: NftMatch): string {
 }
 
 function renderVerdict(verdict: NftVerdict): string {
-  return typeof verdict === 'string' ? verdict : `jump ${identifier(verdict.jump)}`;
+  if (typeof verdict === 'string') return verdict;
+  if ('jump' in verdict) return `jump ${identifier(verdict.jump)}`;
+  const { destination, port, ports } = verdict;
+  const family = ipWord(destination);
+  // With a port the colons of an IPv6 address need brackets.
+  const address = family === 'ip6' && (port ?? ports) !== undefined ? `[${destination}]` : destination;
+  if (ports) {
+    const pairs = ports.map.map(([from, to]) => `${from} : ${to}`);
+    return `dnat ${family} to ${address} : ${ports.protocol} dport map { ${pairs.join(', ')} }`;
+  }
+  return `dnat ${family} to ${address}${port === undefined ? '' : `:${port}`}`;
 }
 
 /** The comment that a rule stands under: 128 bytes at most (NFTNL_UDATA_COMMENT_MAXLEN of libnftables). */

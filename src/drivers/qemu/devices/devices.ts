@@ -18,6 +18,7 @@ import {
   type GuestDevices,
   type GuestDisk,
   type GuestNic,
+  type UserForward,
 } from '../../driver.ts';
 import { diskQueues, netdevId, nicProperties, userNetdev } from '../device-arguments.ts';
 import { asking } from '../qmp-failure.ts';
@@ -36,6 +37,7 @@ import {
   slotAddress,
   usbController,
 } from '../slots.ts';
+import { addForward, listForwards, removeForward } from './user-forwards.ts';
 import { closeLayers, diskDevice, findDrive, ignoreRefusal, openLayers } from './disks.ts';
 import {
   freePort,
@@ -129,6 +131,18 @@ export class QemuDevices implements GuestDevices {
     } finally {
       this.#changing--;
     }
+  }
+
+  forwards(mac: string): Promise<UserForward[]> {
+    return this.#ask('list the forwarded ports of', () => listForwards(this.#parts.qmp, mac));
+  }
+
+  addForward(mac: string, forward: UserForward): Promise<void> {
+    return this.#ask('forward a port to', () => addForward(this.#parts.qmp, mac, forward));
+  }
+
+  removeForward(mac: string, forward: UserForward): Promise<void> {
+    return this.#ask('take a forwarded port from', () => removeForward(this.#parts.qmp, mac, forward));
   }
 
   async #make(change: DeviceChange, options: CallOptions): Promise<void> {
