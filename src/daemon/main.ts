@@ -46,7 +46,6 @@ import { openObjects } from './objects.ts';
 import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
 import { NetworkService } from './network/network-service.ts';
-import { PortForwards } from './network/port-forwards.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
@@ -71,12 +70,11 @@ import { Templates } from './template/open-templates.ts';
 import { listTaskTypes } from './task-types.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
+import { openReach } from './vm/open-reach.ts';
 import { vmFor } from './vm/first-boot-secrets.ts';
 import { layerUse } from './vm/layer-use.ts';
-import { Tunnels } from './vm/tunnels.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
-import { macsOf } from './vm/vm-changes.ts';
 import { VmGuests } from './vm/vm-guests.ts';
 import { LiveChanges } from './vm/live-changes.ts';
 import { vmHandlers } from './vm/vm-handlers.ts';
@@ -178,17 +176,9 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       (await driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes)).bytes,
     onDevices: (id) => void live.goOn(id, true),
   });
-  const ports = new PortForwards({
-    modes,
-    networks: () => networkObjects.all(),
-    vms: vmObjects,
-    macsOf: (vm) => macsOf(records, vm, vm.spec.nics),
-    setPublished: (id, publishedPorts) => records.patch(id, { publishedPorts }),
-    guest: (id) => guests.get(id),
-    events,
-    log,
-    checkIntervalMs: config.networks.checkIntervalS * 1000,
-  });
+  const checkIntervalMs = config.networks.checkIntervalS * 1000;
+  const service = (): VmService => vmService;
+  const { ports, tunnels } = openReach({ objects, modes, records, guests, service, events, log, checkIntervalMs });
   const definitionParts: DefinitionParts = {
     get images() {
       return images;
@@ -470,11 +460,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         records,
         driver,
         tickets: new ConsoleTickets(),
-        tunnels: new Tunnels({
-          ports,
-          network: (project, name) => networks.find(project, name),
-          guest: (vm) => vmService.guest(vm, 'guest'),
-        }),
+        tunnels,
         usage: new UsageSampler(records, guests),
         volumes,
         history,
