@@ -1,14 +1,14 @@
 // Installing from an ISO: while the disk is empty the CD-ROM is booted from, and once something is on the disk, that is. What is
 // done with the CD-ROM meanwhile is seen by the guest.
 import assert from 'node:assert/strict';
-import { copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { run } from '../../src/host/command.ts';
 import { bootSector, makeBootableIso } from '../support/boot-sector.ts';
 import { makeLoader } from '../support/efi-disk.ts';
-import { bootableKernel, tinyImage } from '../support/qemu.ts';
 import { qemuDaemon, type QemuDaemon } from '../support/qemu-daemon.ts';
+import { makeTinyIso } from '../support/tiny-iso.ts';
 import { eventually } from '../support/wait.ts';
 
 const query = { project: 'default' } as const;
@@ -20,34 +20,13 @@ async function importIso(host: QemuDaemon, name: string, path: string): Promise<
   await host.done(host.client.image.create({ body: { name, spec: { source } } }));
 }
 
-/** Makes an ISO that boots `tiny`, as installers boot. */
-async function makeInstaller(path: string, folder: string): Promise<void> {
-  const { manifest, initramfsPath } = await tinyImage();
-  const content = join(folder, 'installer');
-  await mkdir(join(content, 'boot', 'grub'), { recursive: true });
-  await copyFile(await bootableKernel(), join(content, 'boot', 'vmlinuz'));
-  await run(['sh', '-c', 'gzip -1 <"$1" >"$2"', 'sh', initramfsPath, join(content, 'boot', 'initramfs.gz')]);
-  const commands = [
-    'serial --unit=0',
-    'terminal_output serial',
-    `linux /boot/vmlinuz ${manifest.commandLine}`,
-    'initrd /boot/initramfs.gz',
-    'boot',
-    '',
-  ];
-  await writeFile(join(content, 'boot', 'grub', 'grub.cfg'), commands.join('\n'));
-  await run(['grub-mkrescue', '-d', '/usr/lib/grub/i386-pc', '-o', path, content, '--', '-volid', 'INSTALLER'], {
-    timeoutMs: 60_000,
-  });
-}
-
 test('a system is installed from an ISO, and boots from its disk then', { timeout: 900_000 }, async (context) => {
   const host = await qemuDaemon(context, { images: [] });
   const { client } = host;
   const folder = join(host.daemon.folder, 'media');
   await mkdir(join(folder, 'drivers'), { recursive: true, mode: 0o755 });
   const [installer, drivers] = [join(folder, 'installer.iso'), join(folder, 'drivers.iso')];
-  await makeInstaller(installer, folder);
+  await makeTinyIso(installer, folder);
   await run(['xorriso', '-as', 'mkisofs', '-quiet', '-V', 'DRIVERS', '-o', drivers, join(folder, 'drivers')]);
   await importIso(host, 'installer', installer);
   await importIso(host, 'drivers', drivers);
