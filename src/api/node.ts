@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import { nodeMetricsRoutes } from './metrics.ts';
 import { nodeChecks, nodeHardware } from './node-hardware.ts';
+import { nodePlacementFields } from './node-placement.ts';
 import { nodeTopology } from './node-topology.ts';
 import { listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
@@ -13,6 +14,7 @@ export const nodeSpec = z
       .boolean()
       .default(true)
       .describe('Whether VMs may be started here; false takes the node out for maintenance, what runs stays'),
+    ...nodePlacementFields,
   })
   .meta({ id: 'NodeSpec' });
 export type NodeSpec = z.output<typeof nodeSpec>;

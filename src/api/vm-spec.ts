@@ -7,6 +7,7 @@ import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { vmSharedFolder } from './vm-shared-folder.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { inheritedField } from './vm-inherited.ts';
+import { vmCpuPlacement, vmNuma } from './vm-placement.ts';
 import { vmDisplayChoices } from './vm-display.ts';
 import { maxVolumeMib } from './volume.ts';
 
@@ -52,6 +53,7 @@ export const vmCpu = z
     coresPerSocket: z.int().min(1).max(maxVcpus).optional(),
     threadsPerCore: z.int().min(1).max(16).optional(),
     interface: cpuInterface.optional(),
+    ...vmCpuPlacement,
   })
   .meta({ id: 'VmCpu' });
 
@@ -239,6 +241,13 @@ export const vmSpec = z
       .max(maxMemoryMib)
       .optional()
       .describe('What the guest is to make do with: the balloon takes the rest. Without it, all of memoryMib. MiB'),
+    numa: vmNuma.optional().describe('Where its memory comes from, and the NUMA nodes that the guest sees'),
+    onShortage: z
+      .enum(['refuse', 'start'])
+      .optional()
+      .describe(
+        'At a start, when the node lacks CPUs or memory of the kind it asks for: refuse: it is not started; start: it is, without them, and status.warnings says what it lacks. Without it, refuse',
+      ),
     machine: z
       .enum(['q35', 'pc', 'microvm'])
       .default('q35')

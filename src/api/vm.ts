@@ -15,6 +15,7 @@ import { vmForkRoutes, vmLineage } from './vm-fork.ts';
 import { vmDevice, vmHardware } from './vm-hardware.ts';
 import { bootOnce, firmwareReset } from './vm-firmware.ts';
 import { profileChange } from './vm-inherited.ts';
+import { vmPlacement, vmPlacementRoutes } from './vm-placement.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
 import { vmTunnelRoutes } from './vm-tunnel.ts';
@@ -93,9 +94,9 @@ export type PendingChange = z.output<typeof pendingChange>;
 export const vmWarning = z
   .object({
     code: z
-      .enum(['tpm-died', 'shared-folders-died'])
+      .enum(['tpm-died', 'shared-folders-died', 'shortage'])
       .describe(
-        'tpm-died: the process that is its TPM has ended, and the guest has none; shared-folders-died: a process that serves its shared folders has',
+        'tpm-died: the process that is its TPM has ended, and the guest has none; shared-folders-died: a process that serves its shared folders has; shortage: it runs without CPUs or memory that it asks for',
       ),
     message: z.string(),
     hint: z.string().describe('What to do'),
@@ -170,6 +171,9 @@ export const vmStatus = z
       .describe(
         'Kernel panic that the guest has shown on its serial console since it was started or reset; a hint: state is what the hypervisor knows',
       ),
+    placement: vmPlacement
+      .nullable()
+      .describe('CPUs of the node that it was given, with the reasons; null while it does not run'),
     bootedOnceFrom: z
       .string()
       .nullable()
@@ -447,6 +451,7 @@ export const vmRoutes = {
   }),
   ...vmMetricsRoutes,
   ...vmLatencyRoutes,
+  ...vmPlacementRoutes,
   log: route({
     method: 'GET',
     path: '/v1/vms/{vm}/log',

@@ -14,6 +14,7 @@ import { type Driver } from '../drivers/driver.ts';
 import { FakeDriver } from '../drivers/fake/fake-driver.ts';
 import { QemuDriver } from '../drivers/qemu/qemu-driver.ts';
 import { cacheDir } from '../host/image/cache.ts';
+import { thisMachine } from '../host/hardware/source.ts';
 import { notifySystemd } from '../host/systemd.ts';
 import { loadConfig, type Config } from './config.ts';
 import { openAuthority } from './credentials/authority.ts';
@@ -68,6 +69,7 @@ import { toTask } from './task/task.ts';
 import { templateHandlers } from './template/template-handlers.ts';
 import { Templates } from './template/open-templates.ts';
 import { listTaskTypes } from './task-types.ts';
+import { PlacementService } from './tuning/placement-service.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
 import { openReach } from './vm/open-reach.ts';
@@ -179,6 +181,14 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const checkIntervalMs = config.networks.checkIntervalS * 1000;
   const service = (): VmService => vmService;
   const { ports, tunnels } = openReach({ objects, modes, records, guests, service, events, log, checkIntervalMs });
+  const placements = new PlacementService({
+    records,
+    guestOf: (id) => guests.get(id),
+    events,
+    node: () => nodes.self,
+    machine: thisMachine(),
+    log,
+  });
   const definitionParts: DefinitionParts = {
     get images() {
       return images;
@@ -209,6 +219,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     events,
     uids: new UidPool(config.qemu.uidBase),
     node: nodes.name,
+    placements,
     forgetSnapshots: (vmId: string) => snapshots.forget(vmId),
   });
   const vmJobs = vmTasks(stepParts);
@@ -328,6 +339,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       sources,
       live,
       ports,
+      placements,
     }),
   );
   const actions: VmActions = new VmActions({
@@ -380,6 +392,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
 
   const adoption = await supervisor.adoptAll(hasRebooted);
   log.info({ ...adoption, hasRebooted }, 'guests of the last daemon were looked for');
+  placements.start();
   const orphans = await endOrphanPrograms(config.dataDir);
   if (orphans.length > 0) log.info({ orphans }, 'programs that the last daemon had left running were ended');
   await images.recover(await readdir(folders.images));
@@ -464,6 +477,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         usage: new UsageSampler(records, guests),
         volumes,
         history,
+        placements,
         createWarm: (given, requestedBy) => templating.warm.create(given, requestedBy),
       }),
       image: imageHandlers(images, imageObjects),
@@ -530,6 +544,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       phase = 'stopping';
       await server.close({ graceMs: config.limits.shutdownGraceS * 1000 });
       supervisor.close();
+      await placements.close();
       await statuses.close();
       groups.close();
       await background;

@@ -12,11 +12,13 @@ import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api
 import { type ExecOutput } from '../api/vm-guest.ts';
 import { type GuestGlance, type GuestMetrics, type GuestReport } from '../api/vm-guest-info.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
+import { type VmPlacement } from '../api/vm-placement.ts';
 import { type SharedFolderDriver } from '../api/vm-shared-folder.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type Picture } from '../lib/picture.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
 import { type GuestCounters, type GuestDetail, type GuestMemoryShares, type GuestUsage } from './measured.ts';
+import { type GuestLimits, type GuestTuning } from './guest-tuning.ts';
 
 /** A file or device that holds a disk's blocks. */
 export interface DiskLayer {
@@ -94,6 +96,10 @@ export interface GuestDefinition {
   nics: GuestNic[];
   /** Without it, none. */
   sharedFolders?: readonly GuestSharedFolder[];
+  /** Where it is to run; without it, anywhere. */
+  placement?: VmPlacement | null;
+  /** What it may take of the node; without it, all. */
+  limits?: GuestLimits;
   /** VM generation ID, a UUID; without it the guest is given none. Microsoft’s “Virtual Machine Generation ID” specification. */
   generationId?: string | null;
   /** Folder of this VM on the node; the driver makes it and keeps what belongs to the guest in it. */
@@ -410,6 +416,7 @@ export interface Guest {
   readonly agent: GuestAgent;
   readonly snapshots: GuestSnapshots;
   readonly devices: GuestDevices;
+  readonly tuning: GuestTuning;
 
   /** Asks the hypervisor. */
   state(): Promise<GuestState>;

@@ -34,6 +34,15 @@ export interface LimitResult {
   readonly unapplied: readonly { readonly limit: keyof GroupLimits; readonly reason: string }[];
 }
 
+/** What the file of a limit holds. */
+export interface LimitReading {
+  readonly limit: keyof GroupLimits;
+  /** Null: there is none, for the reason. */
+  readonly path: string | null;
+  readonly value: string | null;
+  readonly reason: string | null;
+}
+
 /** What a group has used and uses. Null: this machine doesn't measure it. */
 export interface GroupUsage {
   /** Processor time of all its processes since it was made, in microseconds. */
@@ -194,6 +203,34 @@ export class CgroupGroup {
       if (isWritten) applied.add(limit);
     }
     return { applied: [...applied], unapplied };
+  }
+
+  /** What the files of these limits hold now; `reason`: why there is none. The values given say nothing but which. */
+  async readLimits(limits: GroupLimits): Promise<LimitReading[]> {
+    const readings = new Map<keyof GroupLimits, LimitReading>();
+    for (const { limit, controller } of limitWrites(2, limits)) {
+      const hierarchy = this.hierarchies.find((candidate) => candidate.controllers.includes(controller));
+      const known = this.missing.find((entry) => entry.controller === controller);
+      const reason = known?.reason ?? `this machine has no ${controller} controller`;
+      if (!hierarchy) {
+        readings.set(limit, { limit, path: null, value: null, reason });
+        continue;
+      }
+      const directory = this.directoryIn(hierarchy);
+      // Of several files the last holds the limit itself: the period stands before the quota.
+      const write = limitWrites(hierarchy.version, limits).findLast((candidate) => candidate.limit === limit);
+      const file = write && (await this.firstExisting(directory, write.files));
+      const path = file ? `${directory}/${file.name}` : null;
+      const value = path === null ? null : await readOrNull(path);
+      const names = write?.files.map(({ name }) => name).join(' or ') ?? '';
+      readings.set(limit, {
+        limit,
+        path,
+        value: value?.trim() ?? null,
+        reason: value === null ? `the kernel offers no ${names} in ${directory}` : null,
+      });
+    }
+    return [...readings.values()];
   }
 
   /** What its processes have used so far and use now. */

@@ -32,7 +32,9 @@ import { type TaskType } from '../../src/daemon/task/task.ts';
 import { listTaskTypes } from '../../src/daemon/task-types.ts';
 import { layerUse } from '../../src/daemon/vm/layer-use.ts';
 import { SharedFolders } from '../../src/daemon/vm/shared-folders.ts';
+import { PlacementService } from '../../src/daemon/tuning/placement-service.ts';
 import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
+import { arrangedMachine, oneSocket } from './recorded-topology.ts';
 import { VmGuests } from '../../src/daemon/vm/vm-guests.ts';
 import { initialVmStatus, VmRecords, vmSubject } from '../../src/daemon/vm/vm-records.ts';
 import { disconnect, type VmStepParts } from '../../src/daemon/vm/vm-step.ts';
@@ -180,6 +182,16 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     serialLog: async () => new Uint8Array(),
     onDevices: () => {},
   });
+  const placements = new PlacementService({
+    records,
+    guestOf: (id) => guests.get(id),
+    events,
+    node: () => {
+      throw new Error('nothing here asks for the node');
+    },
+    machine: arrangedMachine(oneSocket),
+    log: silentLog,
+  });
   const parts: VmStepParts = {
     images: imageService,
     volumes: volumeService,
@@ -197,6 +209,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     events,
     uids: new UidPool(1_950_000_000),
     node: 'here',
+    placements,
     forgetSnapshots: (vmId) => forgetSnapshots({ volumes: volumeService, snapshots: snapshotRecords }, vmId),
   };
   const vm = vmTasks(parts);

@@ -19,6 +19,7 @@ import { usageError } from '../usage-error.ts';
 import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
 import { addVmStatsVerb } from './stats.ts';
+import { addCpusVerbs } from './vm-cpus.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
 import { addDeviceVerbs } from './vm-devices.ts';
@@ -95,6 +96,7 @@ function addLookVerbs(vm: Command): void {
   );
 
   addVmStatsVerb(vm);
+  addCpusVerbs(vm);
 
   verb(vm, 'wait <vm...>', 'Wait until VMs are as wanted', {
     description: `Wait until VMs are as wanted: ${vmGoals.join(', ')}. up: the guest itself has said so; ssh: an SSH server answers at its address.`,
@@ -261,6 +263,10 @@ function addChangeVerbs(vm: Command): void {
     .option('--smbios <fields>', 'what the guest is told of its machine: manufacturer=ACME,product=X1,serial=42')
     .option('--kernel-args <text>', 'added to the kernel command line, for images that boot directly')
     .option('--cpu-model <model>', 'auto, host, max, x86-64-v2, x86-64-v3, x86-64-v4, or one of QEMU’s')
+    .option('--dedicated', 'with cores of its own, chosen by Lodge; no other VM runs there')
+    .option('--pin <vcpu=cpus>', 'pin a vCPU to CPUs of the node: 0=2; may be given several times', collected)
+    .option('--cpu-cap <percent>', 'most processor time, percent of one CPU: 150', wholeNumber(1, 102_400))
+    .option('--cpu-weight <weight>', 'share of processor time against others (default: 100)', wholeNumber(1, 10_000))
     .option('--cpu-enable <features>', 'CPU features to switch on, with commas', collected)
     .option('--cpu-disable <features>', 'CPU features to switch off, with commas', collected)
     .addOption(choice('--accelerator <name>', 'auto takes the best of the node', choicesAt(vmSpec, ['accelerator'])))

@@ -7,6 +7,7 @@ import type { VmSpecInput } from '../../api/vm-spec.ts';
 import { parseMib, QuantityError } from '../../lib/quantity.ts';
 import { usageError } from '../usage-error.ts';
 import { parseForward } from './publish.ts';
+import { parsePins } from './pins.ts';
 
 /** The options as commander gives them. */
 export interface CreateSpecOptions {
@@ -15,6 +16,10 @@ export interface CreateSpecOptions {
   cpuModel?: string;
   cpuEnable?: string[];
   cpuDisable?: string[];
+  dedicated?: boolean;
+  pin?: string[];
+  cpuCap?: number;
+  cpuWeight?: number;
   memory?: number;
   disk?: string[];
   cdrom?: string[];
@@ -76,6 +81,10 @@ export async function specFromOptions(options: CreateSpecOptions): Promise<VmSpe
       model: options.cpuModel,
       enable: words(options.cpuEnable),
       disable: words(options.cpuDisable),
+      policy: options.dedicated === true ? ('dedicated' as const) : undefined,
+      pinning: options.pin && parsePins(options.pin),
+      capPercent: options.cpuCap,
+      weight: options.cpuWeight,
     }),
     memoryMib: options.memory,
     os: options.os as VmSpecInput['os'],

@@ -198,6 +198,15 @@ function bootOrderText({ spec, status }: Vm): string | null {
   return `${order.join(', ')}${once}`;
 }
 
+/** On which CPUs of the node it was put; null: it is down, or may run anywhere and nobody asked for anything else. */
+function placementText({ spec, status: { placement } }: Vm): string | null {
+  if (!placement) return null;
+  const { pinning, affinity, policy } = spec.cpu;
+  if (placement.policy === 'shared' && !pinning && affinity === undefined && policy !== 'dedicated') return null;
+  const cpus = placement.vcpus.map(({ vcpu, cpus }) => `vCPU ${vcpu} on CPU ${cpus}`).join(', ');
+  return `${cpus} (${placement.policy}); why: lodge vm cpus`;
+}
+
 /** Everything about a VM, for people. */
 export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
   const names = await namesOfDisks(vm, session);
@@ -265,6 +274,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
           ? null
           : `may be wrong since it went on ${momentOf(status.clockStaleSince)}: it has not been set`,
       ],
+      ['Runs on', placementText(vm)],
       ['CPUs', `${cpu}${laterText(started?.cpu.count, spec.cpu.count, String)}`],
       ['Memory', `${formatMib(spec.memoryMib)}${laterText(started?.memoryMib, spec.memoryMib, formatMib)}`],
       ['Instance type', spec.instanceType],

@@ -12,6 +12,8 @@ export interface CheckedNode {
   source: HardwareSource;
   /** Type of the file system that Lodge's data is on, as in /proc/self/mountinfo; null: unknown. */
   dataFileSystem: string | null;
+  /** vCPUs of VMs that run. */
+  guestVcpus?: number;
 }
 
 type Check = Omit<NodeCheck, 'name' | 'title'>;
@@ -51,6 +53,7 @@ const table: readonly (readonly [name: string, title: string, look: (checked: Ch
   ['cgroups', 'Control groups', cgroups],
   ['pressure', 'Pressure (PSI)', pressure],
   ['overcommit', 'Promises of memory', overcommit],
+  ['promises', 'vCPUs and memory promised to VMs', promises],
   ['huge-pages', 'Transparent huge pages', transparentHugePages],
   ['clock', 'Clock', clock],
   ['mitigations', 'Weaknesses of the processor', mitigations],
@@ -202,6 +205,28 @@ function overcommit({ source }: CheckedNode): Check | null {
         'sysctl -w vm.overcommit_memory=0, and in /etc/sysctl.d',
       )
     : pass(`vm.overcommit_memory=${policy}.`);
+}
+
+/** More than this for each CPU is worth a warning where nobody has said another number; and of the memory. */
+const vcpusPerCpu = 4;
+const memoryPercent = 100;
+
+function promises({ node, guestVcpus = 0 }: CheckedNode): Check {
+  const { cpu, memory } = node.status;
+  const { vcpusPerCpuWarning = vcpusPerCpu, memoryWarningPercent = memoryPercent } = node.spec.overcommit ?? {};
+  const percent = memory.totalMib === 0 ? 0 : Math.round((memory.guestsMib / memory.totalMib) * 100);
+  const each = guestVcpus / Math.max(1, cpu.count);
+  const what = `Running VMs have ${guestVcpus} vCPUs on ${cpu.count} CPUs, and ${memory.guestsMib} MiB, ${percent} % of the memory`;
+  const tooMuch = [
+    ...(each > vcpusPerCpuWarning ? [`more than ${vcpusPerCpuWarning} vCPUs for each CPU`] : []),
+    ...(percent > memoryWarningPercent ? [`more than ${memoryWarningPercent} % of the memory`] : []),
+  ];
+  return tooMuch.length === 0
+    ? pass(`${what}.`)
+    : warn(
+        `${what}: ${tooMuch.join(' and ')}. They slow each other down when all are busy.`,
+        'Stop or move VMs, or set another limit: lodge node set self overcommit.vcpusPerCpuWarning=… or overcommit.memoryWarningPercent=…',
+      );
 }
 
 function transparentHugePages({ source }: CheckedNode): Check | null {

@@ -15,6 +15,8 @@ import { thisMachine } from '../../host/hardware/source.ts';
 import { fileSystemOf } from '../../host/mount.ts';
 import { readDiskSpace, readMachine, type MachineFacts } from '../../host/machine.ts';
 import { readMemory } from '../../host/memory.ts';
+import { readTopology } from '../../host/topology.ts';
+import { formatNumberList, parseNumberList } from '../../lib/number-list.ts';
 import { type Collection } from '../store/collection.ts';
 import { type Log } from '../store/informer.ts';
 import { checkNode } from './node-checks.ts';
@@ -31,6 +33,8 @@ export interface NodeServiceParts {
 }
 
 const mib = 2 ** 20;
+/** Of the memory, for running guests, where the node's spec says nothing. */
+const defaultMemoryLimitPercent = 200;
 /** Left for the host itself when guests are given memory. */
 const hostReserveMib = 256;
 
@@ -161,6 +165,7 @@ export class NodeService {
     const { dataDir } = this.#parts;
     return checkNode({
       node: await this.current(),
+      guestVcpus: this.#guestVcpus(),
       hardware: readHardware(source),
       source,
       dataFileSystem: fileSystemOf(source.text('/proc/self/mountinfo') ?? '', await realpath(dataDir)),
@@ -176,6 +181,7 @@ export class NodeService {
     node: Node,
     change: { revision?: number | undefined; labels?: Record<string, string> | undefined; spec: NodeSpec },
   ): Promise<Node> {
+    requireCpus('spec.housekeepingCpus', change.spec.housekeepingCpus);
     return this.#parts.nodes.update(node.id, change.revision, (draft) => {
       draft.spec = change.spec;
       if (change.labels) draft.labels = change.labels;
@@ -219,6 +225,7 @@ export class NodeService {
       throw new LodgeError('wrong_state', `Node ${name} takes no guests: it is in maintenance.`, {
         hint: 'lodge node set self acceptsGuests=true lets it take guests again.',
       });
+    this.#requireVcpus(spec.cpu.count);
     this.requireMore(spec.memoryMib);
   }
 
@@ -226,16 +233,43 @@ export class NodeService {
   requireMore(memoryMib: number): void {
     const { name } = this.self;
     const wanted = this.#guestsMib() + memoryMib;
-    const room = Math.max(this.#totalMib * 2 - hostReserveMib, this.#totalMib);
+    const percent = this.self.spec.overcommit?.memoryLimitPercent ?? defaultMemoryLimitPercent;
+    const promised = Math.floor((this.#totalMib * percent) / 100);
+    const room = percent > 100 ? Math.max(promised - hostReserveMib, this.#totalMib) : promised;
     if (wanted > room) {
       throw new LodgeError(
         'insufficient_resources',
-        `Running guests and this one would have ${wanted} MiB on node ${name}, which has ${this.#totalMib} MiB; more than twice its memory is not given out.`,
+        `Running guests and this one would have ${wanted} MiB on node ${name}, which has ${this.#totalMib} MiB; more than ${percent} % of its memory is not given out.`,
         {
-          hint: 'Stop other VMs, or give this one less memory.',
+          hint: 'Stop other VMs, or give this one less memory. The limit: lodge node set self overcommit.memoryLimitPercent=…',
         },
       );
     }
+  }
+
+  /** Refuses vCPUs beyond what the node's own limit allows. */
+  #requireVcpus(count: number): void {
+    const { name, spec } = this.self;
+    const limit = spec.overcommit?.vcpusPerCpuLimit;
+    if (limit === undefined) return;
+    const cpus = this.#cpu?.count ?? 1;
+    const wanted = this.#guestVcpus() + count;
+    if (wanted <= cpus * limit) return;
+    throw new LodgeError(
+      'insufficient_resources',
+      `Running guests and this one would have ${wanted} vCPUs on node ${name}, which has ${cpus} CPUs; more than ${limit} for each are not given out.`,
+      {
+        hint: 'Stop other VMs, or give this one fewer vCPUs. The limit: lodge node set self overcommit.vcpusPerCpuLimit=…',
+      },
+    );
+  }
+
+  /** vCPUs of running guests. */
+  #guestVcpus(): number {
+    let sum = 0;
+    for (const vm of this.#parts.vms())
+      if (liveVmStates.has(vm.status.state)) sum += (vm.status.startedSpec ?? vm.spec).cpu.count;
+    return sum;
   }
 
   /** Refuses what the hypervisor of this node can't do, with its reason. `what`: "VM web1 can not be forked". */
@@ -322,6 +356,19 @@ export class NodeService {
       load: { cpuPercent: 0, loadAverage: loadavg()[0] ?? 0 },
     };
   }
+}
+
+/** Refuses a list of CPUs that this machine doesn't have. */
+function requireCpus(field: string, list: string | undefined): void {
+  if (list === undefined) return;
+  const present = readTopology(thisMachine()).processors.map(({ id }) => id);
+  const missing = parseNumberList(list).filter((id) => !present.includes(id));
+  if (missing.length > 0)
+    throw invalidField(
+      field,
+      `CPU ${formatNumberList(missing)} does not exist; the node has ${formatNumberList(present)}`,
+      list,
+    );
 }
 
 /** The machine's host name as an object's name. */

@@ -63,6 +63,17 @@ const countAtOnce = new Set<keyof VmSpec>([
   'profiles',
   'inherited',
   'guestAgent',
+  'onShortage',
+]);
+/** Fields of `cpu` that the placement of a VM that is up follows by itself. */
+const placedAtOnce = new Set<keyof VmSpec['cpu']>([
+  'policy',
+  'pinning',
+  'affinity',
+  'emulatorAffinity',
+  'ioThreadAffinity',
+  'weight',
+  'capPercent',
 ]);
 /** Fields with their own part of the plan. */
 const planned = new Set<keyof VmSpec>(['cpu', 'memoryMib', 'memoryTargetMib', 'disks', 'nics', 'usbDevices']);
@@ -174,7 +185,7 @@ function planVcpus(now: VmSpec, wanted: VmSpec, { vcpus }: DeviceReport, plan: C
     else plan.pending.push(later(field, vcpus.reason));
   }
   for (const name of keysOf(now.cpu, wanted.cpu)) {
-    if (name === 'count' || isDeepStrictEqual(now.cpu[name], wanted.cpu[name])) continue;
+    if (name === 'count' || placedAtOnce.has(name) || isDeepStrictEqual(now.cpu[name], wanted.cpu[name])) continue;
     plan.pending.push(
       later({ field: `spec.cpu.${name}`, current: shown(now.cpu[name]), wanted: shown(wanted.cpu[name]) }, atStart),
     );

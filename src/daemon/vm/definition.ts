@@ -15,6 +15,7 @@ import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
 import { roomOf } from './hot-plug-room.ts';
+import { startLimitsOf } from '../tuning/placement-service.ts';
 import { type SharedFolders } from './shared-folders.ts';
 import { chooseFirmware, effectiveDisks, hardwareOf, needsSeed, seedDevice, seedDiskName } from './hardware.ts';
 
@@ -187,6 +188,8 @@ export async function defineGuest(
     nics,
     sharedFolders: await parts.sharedFolders.resolve(vm.spec, hardware),
     generationId: vm.status.generationId,
+    placement: vm.status.placement,
+    limits: startLimitsOf(vm.spec),
     directory: vmDirectory(parts, vm.id),
     uid,
   };

@@ -3,6 +3,7 @@
 import { createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
+import { formatNumberList, parseNumberList } from '../../lib/number-list.ts';
 import { presetOf, resolveHardware } from '../../api/resolve-hardware.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type VmPinned, type VmStatus } from '../../api/vm.ts';
@@ -227,6 +228,7 @@ export function checkSpec(spec: VmSpec, image: Image | null): void {
       true,
     );
   checkRoom(spec);
+  checkCpus(spec);
   checkKeys(spec);
   checkBootOrder(spec);
   for (const [index, disk] of spec.disks.entries()) checkLimits(disk.limits, `spec.disks.${index}.limits`);
@@ -276,6 +278,52 @@ function checkRoom({ cpu, memoryMib, maxMemoryMib, memoryTargetMib }: VmSpec): v
     throw invalidField('spec.maxMemoryMib', `is at least memoryMib, ${memoryMib}`, maxMemoryMib);
   if (memoryTargetMib !== undefined && memoryTargetMib > memoryMib)
     throw invalidField('spec.memoryTargetMib', `is at most memoryMib, ${memoryMib}`, memoryTargetMib);
+}
+
+/** What a placement can't be about: vCPUs that there are not, and NUMA nodes that don't add up. */
+function checkCpus({ cpu, numa, memoryMib, maxMemoryMib, machine }: VmSpec): void {
+  const { count, maxCount = count } = cpu;
+  const seen = new Set<number>();
+  for (const [index, { vcpu }] of (cpu.pinning ?? []).entries()) {
+    const field = `spec.cpu.pinning.${index}.vcpu`;
+    if (vcpu >= maxCount) throw invalidField(field, `is at most ${maxCount - 1}, the last vCPU`, vcpu);
+    if (seen.has(vcpu)) throw invalidField(field, 'is pinned twice', vcpu);
+    seen.add(vcpu);
+  }
+  for (const [index, { cpus }] of (cpu.pinning ?? []).entries()) requireList(`spec.cpu.pinning.${index}.cpus`, cpus);
+  requireList('spec.cpu.affinity', cpu.affinity);
+  requireList('spec.cpu.emulatorAffinity', cpu.emulatorAffinity);
+  requireList('spec.cpu.ioThreadAffinity', cpu.ioThreadAffinity);
+  requireList('spec.numa.nodes', numa?.nodes);
+  if (!numa?.cells) return;
+  const listed = numa.cells.flatMap(({ vcpus }, index) => {
+    requireList(`spec.numa.cells.${index}.vcpus`, vcpus);
+    return parseNumberList(vcpus);
+  });
+  if (listed.toSorted((a, b) => a - b).join() !== Array.from({ length: count }, (_, vcpu) => vcpu).join())
+    throw invalidField('spec.numa.cells', `name each vCPU from 0 to ${count - 1} once`, formatNumberList(listed));
+  const sum = numa.cells.reduce((total, cell) => total + cell.memoryMib, 0);
+  if (sum !== memoryMib)
+    throw invalidField('spec.numa.cells', `have ${memoryMib} MiB together, as spec.memoryMib says, not ${sum}`, sum);
+  if (cpu.maxCount !== undefined && cpu.maxCount !== count)
+    throw invalidField('spec.cpu.maxCount', 'is count where spec.numa.cells is given', cpu.maxCount);
+  if (maxMemoryMib !== undefined && maxMemoryMib !== memoryMib)
+    throw invalidField('spec.maxMemoryMib', 'is memoryMib where spec.numa.cells is given', maxMemoryMib);
+  if (machine === 'microvm')
+    throw invalidField(
+      'spec.numa.cells',
+      'the machine type microvm has no NUMA nodes: take q35 or pc',
+      numa.cells.length,
+    );
+}
+
+function requireList(field: string, list: string | undefined): void {
+  try {
+    parseNumberList(list ?? '');
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw invalidField(field, 'is a list such as 0-3,8, each range ascending', list);
+  }
 }
 
 function checkBootOrder({ disks, nics }: VmSpec): void {

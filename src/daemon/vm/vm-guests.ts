@@ -365,6 +365,7 @@ function endedStatus({ status }: Vm, lastExit: VmExit, to: 'stopped' | 'suspende
     agentAdvice: null,
     clockStaleSince: null,
     consolePanic: null,
+    placement: null,
     bootedOnceFrom: null,
     warnings: [],
     nics: status.nics.map((nic) => ({ ...nic, hostInterface: null, addresses: [] })),

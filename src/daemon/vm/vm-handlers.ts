@@ -10,6 +10,7 @@ import { byteAnswer, type ByteSource, type Caller, type RequestContext } from '.
 import { type MetricsHistory } from '../metrics/metrics-history.ts';
 import { lister } from '../store/list-page.ts';
 import { toTask, type TaskRecord } from '../task/task.ts';
+import { type PlacementService } from '../tuning/placement-service.ts';
 import { vmFor } from './first-boot-secrets.ts';
 import { type ConsoleTickets } from './console-tickets.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
@@ -40,6 +41,7 @@ export interface VmHandlersParts {
   usage: UsageSampler;
   volumes: VolumeService;
   history: MetricsHistory;
+  placements: PlacementService;
   /** Makes a VM that goes on from prepared memory, or boots where nothing prepared fits. */
   createWarm: VmCreation;
 }
@@ -55,6 +57,7 @@ export function vmHandlers({
   usage,
   volumes,
   history,
+  placements,
   createWarm,
 }: VmHandlersParts): NounHandlers<'vm', RequestContext, ByteSource> {
   const { collection } = records;
@@ -98,6 +101,7 @@ export function vmHandlers({
     act: async ({ body }, { caller }) => toTask(await actions.act(body, caller)),
     planAction: async ({ body }, { caller }) => ({ items: actions.plan(body, caller) }),
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
+    cpus: (request) => placements.cpus(find(request)),
     metrics: (request) => history.ofVm(find(request).id, request.query, Date.now() / 1000),
     diskLatency: async (request) => {
       const { disks } = await service.guest(find(request), 'measure').detail();

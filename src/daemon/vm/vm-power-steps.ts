@@ -87,7 +87,9 @@ async function beginStart(parts: VmStepParts, id: string, taskId: string, isRest
   const startedSpec = isRestoring ? (vm.status.startedSpec ?? vm.spec) : vm.spec;
   const reason = isRestoring ? 'Its memory is being restored.' : 'Its hypervisor process is being started.';
   const patch = { taskId, startedSpec, ...(isRestoring ? {} : { pendingChanges: [] }) };
-  return parts.records.transition(id, 'starting', reason, patch);
+  await parts.records.transition(id, 'starting', reason, patch);
+  await parts.placements.reserve(id, startedSpec);
+  return parts.records.byId(id);
 }
 
 function noteRunning(

@@ -49,6 +49,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     clockStaleSince: null,
     generationId: null,
     consolePanic: null,
+    placement: null,
     bootedOnceFrom: null,
     warnings: [],
     lineage: null,

@@ -5,13 +5,14 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { hasOtherSources } from '../../api/expand-spec.ts';
 import { type VmFork } from '../../api/vm-fork.ts';
 import { type VmNic, type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
-import { type VmAction } from '../../api/vm-state.ts';
+import { liveVmStates, type VmAction } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type Driver, type Guest } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type PortForwards } from '../network/port-forwards.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type SpecSources } from '../profile/spec-sources.ts';
+import { type PlacementService } from '../tuning/placement-service.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { type TaskRecord, type TaskType } from '../task/task.ts';
@@ -42,6 +43,7 @@ export interface VmServiceParts extends DefinitionParts {
   sources: SpecSources;
   live: LiveChanges;
   ports: PortForwards;
+  placements: Pick<PlacementService, 'check'>;
 }
 
 /** A new VM that is asked for. */
@@ -103,6 +105,7 @@ export class VmService {
     const spec = await withHashedPassword(expanded);
     await this.#check({ ...given, spec, id: null });
     nodes.requireRoom(spec, isStarted);
+    this.#parts.placements.check({ ...given, spec, id: null }, isStarted);
     return spec;
   }
 
@@ -115,6 +118,7 @@ export class VmService {
     const spec = await withHashedPassword(expanded);
     await this.#check({ ...vm, spec });
     nodes.requireRoom(spec, false);
+    this.#parts.placements.check({ ...vm, spec }, liveVmStates.has(vm.status.state));
     await live.check(vm, spec, change.isForced ?? false);
     // Not while a start is reading the spec: it takes all of the old one, or all of the new.
     await guests.exclusively(vm.id, () =>
@@ -188,6 +192,7 @@ export class VmService {
     this.#requireIdle(vm);
     this.#parts.records.requireAllowed(vm, 'start');
     this.#parts.nodes.requireRoom(vm.spec, true);
+    this.#parts.placements.check(vm, true);
     if (bootOnce !== undefined) {
       if (vm.status.state === 'suspended')
         throw new LodgeError(

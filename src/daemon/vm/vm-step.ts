@@ -3,6 +3,7 @@ import { type Vm } from '../../api/vm.ts';
 import { type Driver } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type TaskStep } from '../task/task.ts';
+import { type PlacementService } from '../tuning/placement-service.ts';
 import { type DefinitionParts } from './definition.ts';
 import { assignMacs, bytesOf } from './hardware.ts';
 import { type UidPool } from './uid-pool.ts';
@@ -15,6 +16,8 @@ export interface VmStepParts extends DefinitionParts {
   driver: Driver;
   events: EventService;
   uids: UidPool;
+  /** Decides on which CPUs a VM runs that is being started. */
+  placements: Pick<PlacementService, 'reserve'>;
   node: string;
   /** Takes away the snapshots of a VM that is being deleted. Can be repeated. */
   forgetSnapshots: (vmId: string) => Promise<void>;

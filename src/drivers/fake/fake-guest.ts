@@ -18,6 +18,7 @@ import {
 import { type GuestCounters, type GuestDetail, type GuestMemoryShares, type GuestUsage } from '../measured.ts';
 import { FakeDevices, type FakeHardware } from './fake-devices.ts';
 import { FakeLayers } from './fake-layers.ts';
+import { FakeTuning } from './fake-tuning.ts';
 
 /** The content of a guest's file. */
 export interface FakeProcess {
@@ -67,6 +68,7 @@ export class FakeGuest implements Guest {
   readonly agent: GuestAgent;
   readonly snapshots: FakeLayers;
   readonly devices: FakeDevices;
+  readonly tuning: FakeTuning;
   readonly #parts: FakeGuestParts;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
   readonly #files = new Map<string, Buffer>();
@@ -89,6 +91,7 @@ export class FakeGuest implements Guest {
       write: (disks) => parts.change((now) => ({ ...now, disks })),
       holdsMerges: async () => (await this.#require()).holdsMerges === true,
     });
+    this.tuning = new FakeTuning(() => this.#require());
     this.devices = new FakeDevices({
       name: parts.name,
       pinned: parts.pinned,

@@ -11,6 +11,7 @@ import { identityArguments, tellsGeneration } from './identity-arguments.ts';
 import { interfaceOptions } from './cpu-interface.ts';
 import { addMachineDevices, addUsb, consoleChardev, hasVirtioConsole } from './machine-devices.ts';
 import { type IncomingMemory } from './fork/fork.ts';
+import { addMemory } from './memory-arguments.ts';
 import { addMemoryDevice, planRoom, type Room } from './room.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
@@ -112,9 +113,9 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   if (isMicrovm) machine.push('acpi=on', 'pit=on', 'pic=off', 'rtc=on', `isa-serial=${hasSerialPort ? 'on' : 'off'}`);
   else machine.push('vmport=off', `hpet=${hardware.hpet.model === 'hpet' ? 'on' : 'off'}`);
   if (definition.firmware === 'uefi') machine.push(addUefi(definition, context, tools));
-  if (context.incoming) machine.push(addMappedMemory(hotplug, context.incoming, tools));
   const hasSharedMemory = needsSharedMemory(definition);
-  if (hasSharedMemory) machine.push(addSharedMemory(hotplug, spec.machine, tools));
+  if (context.incoming) machine.push(addMappedMemory(hotplug, context.incoming, tools));
+  else machine.push(...addMemory(definition, hotplug, hasSharedMemory, tools));
   const streamUri = context.incoming ? `file:${tools.passFile(context.incoming.streamPath, 'ro')}` : null;
   add('-machine', machine.join(','));
   add(
@@ -236,22 +237,6 @@ function addMappedMemory({ baseMemoryMib }: Room, incoming: IncomingMemory, tool
       `offset=${incoming.offset},share=off,readonly=on,rom=off`,
   );
   return `memory-backend=${incoming.block}`;
-}
-
-/** Puts the guest's memory where another process can map it too. Gives back what the machine is told of it. */
-function addSharedMemory(
-  { baseMemoryMib }: Room,
-  machine: GuestDefinition['spec']['machine'],
-  { add }: ArgumentTools,
-): string {
-  const id = memoryBlock(machine);
-  add('-object', `memory-backend-memfd,id=${id},size=${baseMemoryMib}M,share=on`);
-  return `memory-backend=${id}`;
-}
-
-/** Name of the block of memory that a machine of this type has (MachineClass.default_ram_id). */
-export function memoryBlock(machine: GuestDefinition['spec']['machine']): string {
-  return machine === 'microvm' ? 'microvm.ram' : 'pc.ram';
 }
 
 function addKernel({ kernel, spec }: GuestDefinition, context: CommandContext, tools: ArgumentTools): void {

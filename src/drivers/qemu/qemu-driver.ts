@@ -22,7 +22,7 @@ import {
   type SerialOutput,
   type StartOptions,
 } from '../driver.ts';
-import { memoryBlock } from './arguments.ts';
+import { memoryBlock } from './memory-arguments.ts';
 import { orderOf, withFirst } from './boot-first.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { requireCpuFeatures } from './cpu-check.ts';
@@ -155,6 +155,7 @@ export class QemuDriver implements Driver {
         await requireCpuFeatures(qmp, name, definition.spec, command.pinned.accelerator);
       }
       await guest.devices.settleAtStart(definition);
+      await tuneAtStart(guest, definition);
       // Firmware has its order from the moment QEMU was started; another is told to it when the guest is reset.
       if (bootFirst) await guest.devices.change({ kind: 'boot-order', order: orderOf(definition) });
       if (isRestoring) await useUpState(folder);
@@ -249,6 +250,7 @@ export class QemuDriver implements Driver {
       const hasAgent = definition.hardware.agentChannel.model !== 'none';
       const run = async (): Promise<void> => {
         await guest.devices.settleAtStart(definition);
+        await tuneAtStart(guest, definition);
         await qmp.execute('cont');
         // What is known of it now; whoever needs the answers waits for them by themselves. Its agent is asked before anybody
         // waits for it: a guest that has just gone on needs a while to answer the first time.
@@ -395,6 +397,12 @@ export class QemuDriver implements Driver {
     );
     return this.#installation;
   }
+}
+
+/** Before its vCPUs run for the first time, they are where they belong. */
+async function tuneAtStart(guest: QemuGuest, { placement, limits }: GuestDefinition): Promise<void> {
+  if (limits) await guest.tuning.limit(limits);
+  if (placement) await guest.tuning.place(placement);
 }
 
 /** What forking a guest is about. */

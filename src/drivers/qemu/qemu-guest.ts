@@ -36,6 +36,7 @@ import { QemuDevices } from './devices/devices.ts';
 import { inOrderOf, type Room } from './room.ts';
 import { readTail, workNames, type VmFolder } from './folder.ts';
 import { GuestMeter } from './guest-meter.ts';
+import { QemuTuning } from './guest-tuning.ts';
 import { asking } from './qmp-failure.ts';
 import { QmpClosedError, QmpError } from './qmp/errors.ts';
 import { QemuLayers } from './layers.ts';
@@ -102,6 +103,7 @@ export class QemuGuest implements Guest {
   readonly agent: QemuGuestAgent;
   readonly snapshots: QemuLayers;
   readonly devices: QemuDevices;
+  readonly tuning: QemuTuning;
   readonly #parts: QemuGuestParts;
   #pinned: VmPinned;
   readonly #listeners = new Set<(message: GuestMessage) => void>();
@@ -138,6 +140,7 @@ export class QemuGuest implements Guest {
       canUseVhost: parts.canUseVhost,
       isMemoryShared: hasSharedMemory(parts.pinned.arguments),
     });
+    this.tuning = new QemuTuning(parts);
     const balloon = new BalloonStatistics(parts.qmp);
     parts.agent.findDisks = () => readDiskPlaces(parts.qmp);
     parts.agent.readMemory = (options) => balloon.read(options);

@@ -38,12 +38,14 @@ export function planRoom(definition: GuestDefinition, isRestoring: boolean): Roo
     ...spec.usbDevices.map(({ name }) => usbId(name)),
   ];
   const targets = before?.targets ?? {};
+  // The NUMA nodes of a guest are what they were at its start.
+  const isFixed = isMicrovm || spec.numa?.cells !== undefined;
   const moreMib = Math.max(0, (room?.memoryMib ?? 0) - spec.memoryMib);
   return {
     baseVcpus: spec.cpu.count,
-    maxVcpus: isMicrovm ? spec.cpu.count : Math.max(room?.vcpus ?? 0, spec.cpu.count),
+    maxVcpus: isFixed ? spec.cpu.count : Math.max(room?.vcpus ?? 0, spec.cpu.count),
     baseMemoryMib: spec.memoryMib,
-    maxMemoryMib: spec.memoryMib + (isMicrovm ? 0 : Math.ceil(moreMib / memoryBlockMib) * memoryBlockMib),
+    maxMemoryMib: spec.memoryMib + (isFixed ? 0 : Math.ceil(moreMib / memoryBlockMib) * memoryBlockMib),
     slots: isMicrovm ? {} : assignSlots(onSlots, before?.slots ?? {}, hotplugSlots),
     targets: { ...assignSlots(onTargets, targets, lastTarget), ...assignSlots(onUsb, targets, usbPorts) },
   };

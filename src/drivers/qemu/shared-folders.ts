@@ -52,7 +52,9 @@ export function needsSharedMemory(definition: Pick<GuestDefinition, 'sharedFolde
 
 /** Whether a guest was started with memory that another process can see. */
 export function hasSharedMemory(qemuArguments: readonly string[]): boolean {
-  return qemuArguments.some((argument) => argument.startsWith('memory-backend-memfd,'));
+  return qemuArguments.some((argument) =>
+    /^memory-backend-memfd,|^\{"qom-type":"memory-backend-memfd".*"share":true/.test(argument),
+  );
 }
 
 /** Gives the guest its devices for shared folders, and QEMU the folders that it serves itself. */

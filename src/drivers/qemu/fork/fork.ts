@@ -306,6 +306,14 @@ async function inPool<T, R>(
 export function requireForkable(name: string, pinned: Pick<VmPinned, 'hotplug' | 'arguments'>): void {
   requireSavable(name, pinned);
   const { hotplug } = pinned;
+  if (pinned.arguments.includes('-numa'))
+    throw new LodgeError(
+      'unsupported',
+      `VM ${name} has NUMA nodes of its own (spec.numa.cells), and can not be forked.`,
+      {
+        hint: 'Clone it, or take spec.numa.cells out and restart it.',
+      },
+    );
   // Even memory that gives nothing now has a device, whose state comes before that of the memory it adds to.
   if (hotplug === undefined || !(memoryDevice in hotplug.slots)) return;
   throw new LodgeError('unsupported', `VM ${name} had memory added while it ran, and can not be forked.`, {
