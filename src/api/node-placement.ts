@@ -11,14 +11,14 @@ export const nodePlacementFields = {
   overcommit: z
     .strictObject({
       vcpusPerCpuWarning: z
-        .number()
-        .min(0.1)
+        .int()
+        .min(1)
         .max(1000)
         .optional()
         .describe('vCPUs of running VMs for each CPU above which lodge node check warns. Without it, 4'),
       vcpusPerCpuLimit: z
-        .number()
-        .min(0.1)
+        .int()
+        .min(1)
         .max(1000)
         .optional()
         .describe('vCPUs of running VMs for each CPU above which no VM is started. Without it, no limit'),

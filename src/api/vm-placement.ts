@@ -1,6 +1,8 @@
 // Where a VM's vCPUs, QEMU's own threads and its memory are on the node: what a user may ask for, what Lodge decided with
 // its reasons, and what was observed.
 import * as z from 'zod';
+import { parseNumberList } from '../lib/number-list.ts';
+import { invalidField } from './errors.ts';
 import { inProject } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 
@@ -10,6 +12,16 @@ export const numberList = (what: string): z.ZodString =>
     .string()
     .max(1000)
     .regex(/^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/, `is a list of ${what}: 0-3,8`);
+
+/** Refuses a list whose ranges don't ascend, which its form alone doesn't tell. */
+export function requireNumberList(field: string, list: string | undefined): void {
+  try {
+    parseNumberList(list ?? '');
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw invalidField(field, 'is a list such as 0-3,8, each range ascending', list);
+  }
+}
 
 const cpuSet = numberList('CPUs of the node');
 

@@ -186,9 +186,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     records,
     guestOf: (id) => guests.get(id),
     events,
-    node: () => {
-      throw new Error('nothing here asks for the node');
-    },
+    node: () => ({ id: 'here', name: 'here', project: 'default', spec: { acceptsGuests: true } }),
     machine: arrangedMachine(oneSocket),
     log: silentLog,
   });

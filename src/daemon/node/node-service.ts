@@ -3,6 +3,7 @@ import { realpath } from 'node:fs/promises';
 import { loadavg } from 'node:os';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Node, type NodeSpec, type NodeStatus } from '../../api/node.ts';
+import { requireNumberList } from '../../api/vm-placement.ts';
 import { type NodeChecks } from '../../api/node-hardware.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
@@ -361,6 +362,7 @@ export class NodeService {
 /** Refuses a list of CPUs that this machine doesn't have. */
 function requireCpus(field: string, list: string | undefined): void {
   if (list === undefined) return;
+  requireNumberList(field, list);
   const present = readTopology(thisMachine()).processors.map(({ id }) => id);
   const missing = parseNumberList(list).filter((id) => !present.includes(id));
   if (missing.length > 0)

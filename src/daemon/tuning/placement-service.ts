@@ -35,7 +35,7 @@ export interface PlacementServiceParts {
   guestOf: (id: string) => Guest | null;
   events: EventService;
   /** This node. */
-  node: () => Node;
+  node: () => Pick<Node, 'id' | 'name' | 'project' | 'spec'>;
   machine: HardwareSource;
   log: Log;
 }

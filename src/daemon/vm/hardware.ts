@@ -6,6 +6,7 @@ import { type Image } from '../../api/image.ts';
 import { formatNumberList, parseNumberList } from '../../lib/number-list.ts';
 import { presetOf, resolveHardware } from '../../api/resolve-hardware.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
+import { requireNumberList } from '../../api/vm-placement.ts';
 import { type VmPinned, type VmStatus } from '../../api/vm.ts';
 import { type VmDisk, type VmDiskLimits, type VmSpec } from '../../api/vm-spec.ts';
 
@@ -290,14 +291,15 @@ function checkCpus({ cpu, numa, memoryMib, maxMemoryMib, machine }: VmSpec): voi
     if (seen.has(vcpu)) throw invalidField(field, 'is pinned twice', vcpu);
     seen.add(vcpu);
   }
-  for (const [index, { cpus }] of (cpu.pinning ?? []).entries()) requireList(`spec.cpu.pinning.${index}.cpus`, cpus);
-  requireList('spec.cpu.affinity', cpu.affinity);
-  requireList('spec.cpu.emulatorAffinity', cpu.emulatorAffinity);
-  requireList('spec.cpu.ioThreadAffinity', cpu.ioThreadAffinity);
-  requireList('spec.numa.nodes', numa?.nodes);
+  for (const [index, { cpus }] of (cpu.pinning ?? []).entries())
+    requireNumberList(`spec.cpu.pinning.${index}.cpus`, cpus);
+  requireNumberList('spec.cpu.affinity', cpu.affinity);
+  requireNumberList('spec.cpu.emulatorAffinity', cpu.emulatorAffinity);
+  requireNumberList('spec.cpu.ioThreadAffinity', cpu.ioThreadAffinity);
+  requireNumberList('spec.numa.nodes', numa?.nodes);
   if (!numa?.cells) return;
   const listed = numa.cells.flatMap(({ vcpus }, index) => {
-    requireList(`spec.numa.cells.${index}.vcpus`, vcpus);
+    requireNumberList(`spec.numa.cells.${index}.vcpus`, vcpus);
     return parseNumberList(vcpus);
   });
   if (listed.toSorted((a, b) => a - b).join() !== Array.from({ length: count }, (_, vcpu) => vcpu).join())
@@ -315,15 +317,6 @@ function checkCpus({ cpu, numa, memoryMib, maxMemoryMib, machine }: VmSpec): voi
       'the machine type microvm has no NUMA nodes: take q35 or pc',
       numa.cells.length,
     );
-}
-
-function requireList(field: string, list: string | undefined): void {
-  try {
-    parseNumberList(list ?? '');
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-    throw invalidField(field, 'is a list such as 0-3,8, each range ascending', list);
-  }
 }
 
 function checkBootOrder({ disks, nics }: VmSpec): void {
