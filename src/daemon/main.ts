@@ -14,7 +14,6 @@ import { type Driver } from '../drivers/driver.ts';
 import { FakeDriver } from '../drivers/fake/fake-driver.ts';
 import { QemuDriver } from '../drivers/qemu/qemu-driver.ts';
 import { cacheDir } from '../host/image/cache.ts';
-import { thisMachine } from '../host/hardware/source.ts';
 import { notifySystemd } from '../host/systemd.ts';
 import { loadConfig, type Config } from './config.ts';
 import { openAuthority } from './credentials/authority.ts';
@@ -69,7 +68,7 @@ import { toTask } from './task/task.ts';
 import { templateHandlers } from './template/template-handlers.ts';
 import { Templates } from './template/open-templates.ts';
 import { listTaskTypes } from './task-types.ts';
-import { PlacementService } from './tuning/placement-service.ts';
+import { openPlacements } from './tuning/open-placements.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
 import { openReach } from './vm/open-reach.ts';
@@ -181,14 +180,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const checkIntervalMs = config.networks.checkIntervalS * 1000;
   const service = (): VmService => vmService;
   const { ports, tunnels } = openReach({ objects, modes, records, guests, service, events, log, checkIntervalMs });
-  const placements = new PlacementService({
-    records,
-    guestOf: (id) => guests.get(id),
-    events,
-    node: () => nodes.self,
-    machine: thisMachine(),
-    log,
-  });
+  const placements = openPlacements({ records, guests: () => guests, events, nodes, log });
   const definitionParts: DefinitionParts = {
     get images() {
       return images;

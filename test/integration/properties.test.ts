@@ -42,6 +42,8 @@ interface Sent {
 /** Makes of an arbitrary valid value one that has something to do with what there is, and costs little. */
 function aim(noun: string, value: unknown, pick: (items: readonly [string, ...string[]]) => string): unknown {
   const walk = (node: unknown, key: string, depth: number): unknown => {
+    // Where a VM runs has to fit the machine.
+    if (['pinning', 'cells'].includes(key)) return undefined;
     if (Array.isArray(node)) return node.map((item) => walk(item, key, depth + 1));
     if (typeof node === 'object' && node !== null) {
       const entries = Object.entries(node).map(([name, item]) => [name, walk(item, name, depth + 1)] as const);
@@ -61,6 +63,9 @@ function aim(noun: string, value: unknown, pick: (items: readonly [string, ...st
     if (key === 'memoryMib') return 16 + (Number(node) % 64);
     if (key === 'count') return 1 + (Number(node) % 2);
     if (key === 'model' && depth === 3) return 'auto';
+    if (/affinity$|^housekeepingCpus$/i.test(key) || (key === 'nodes' && depth > 2)) return '0';
+    if (key === 'policy' && node === 'dedicated') return 'shared';
+    if (key === 'vcpusPerCpuLimit' || key === 'memoryLimitPercent') return 1000;
     if (key === 'accelerator') return 'auto';
     if (key === 'minMemoryMib') return 0;
     if (['timeoutS', 'stopTimeoutS'].includes(key)) return Number(node) % 2;

@@ -87,7 +87,7 @@ export class PlacementService {
       if (this.#seen.get(object.id) === wish) return;
       if (type === 'deleted') this.#seen.delete(object.id);
       else this.#seen.set(object.id, wish);
-      this.#plan(() => this.#settle(object.id));
+      this.#plan(() => this.#settle({ id: object.id }));
     });
     // What was changed while no daemon ran, or before the last one came to it, is made so now.
     this.#plan(() => this.#settle('all'));
@@ -189,7 +189,7 @@ export class PlacementService {
   }
 
   /** Brings all placements in line. `changed`: VMs whose limits are set too, as their spec may have changed. */
-  async #settle(changed: string | 'all' | 'none'): Promise<void> {
+  async #settle(changed: { id: string } | 'all' | 'none'): Promise<void> {
     const { records, guestOf } = this.#parts;
     this.#verifiedMs = performance.now();
     const vms = [...records.collection.all()].filter(
@@ -198,8 +198,8 @@ export class PlacementService {
     // What is dedicated is settled first: the others take what is left.
     const isLater = ({ spec }: Vm): number => (spec.cpu.policy === 'dedicated' ? 0 : 1);
     for (const vm of vms.toSorted((a, b) => isLater(a) - isLater(b)))
-      await this.#settleOne(vm.id, changed === 'all' || vm.id === changed).catch((error: unknown) =>
-        this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM could not be placed on CPUs'),
+      await this.#settleOne(vm.id, changed === 'all' || (changed !== 'none' && vm.id === changed.id)).catch(
+        (error: unknown) => this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM could not be placed on CPUs'),
       );
   }
 
