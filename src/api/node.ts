@@ -1,6 +1,7 @@
 // Nodes: the machines that run guests, what they have, and what they can do with the reasons.
 import * as z from 'zod';
 import { nodeMetricsRoutes } from './metrics.ts';
+import { nodeMeasurementRoutes } from './node-measurement.ts';
 import { nodeChecks, nodeHardware } from './node-hardware.ts';
 import { nodePlacementFields } from './node-placement.ts';
 import { nodeTopology } from './node-topology.ts';
@@ -162,6 +163,7 @@ export const nodeRoutes = {
     errors: ['not_found'],
   }),
   ...nodeMetricsRoutes,
+  ...nodeMeasurementRoutes,
   probe: route({
     method: 'POST',
     path: '/v1/nodes/{node}/probe',

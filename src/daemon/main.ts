@@ -47,6 +47,7 @@ import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
 import { NetworkService } from './network/network-service.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
+import { measuredNode, measureTask, NodeMeasurements } from './node/node-measurements.ts';
 import { NodeService } from './node/node-service.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
 import { stopGuestsTask } from './node/stop-guests.ts';
@@ -258,6 +259,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     stoppedBefore: (id) => groups.stoppedBefore(id),
     cancelStarts: () => groups.cancelStarts(),
   });
+  const measurements = new NodeMeasurements(store);
+  const measure = measureTask({ driver, measurements, node: () => measuredNode(nodes.self) });
   const engine = new TaskEngine({
     store,
     types: listTaskTypes({
@@ -271,6 +274,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       act,
       group: groupJobs,
       stopGuests,
+      measure,
     }),
     node: nodes.name,
     log,
@@ -457,7 +461,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         metrics,
         phase: () => phase,
       }),
-      node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests, history }),
+      node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests, history, measure, measurements }),
       vm: vmHandlers({
         service: vmService,
         cloning,

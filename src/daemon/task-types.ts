@@ -2,6 +2,7 @@
 // tasks by test/integration/tasks.test.ts.
 import { type GroupTasks } from './group/group-tasks.ts';
 import { type ImageTasks } from './image/image-tasks.ts';
+import { type MeasureTask } from './node/node-measurements.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
 import { type Templates } from './template/open-templates.ts';
@@ -22,6 +23,7 @@ export interface TaskTypeParts {
   act: TaskType<VmActionInput>;
   group: GroupTasks;
   stopGuests: TaskType<Record<never, never>>;
+  measure: MeasureTask;
 }
 
 export function listTaskTypes({
@@ -35,6 +37,7 @@ export function listTaskTypes({
   group,
   template,
   stopGuests,
+  measure,
 }: TaskTypeParts): TaskType[] {
   return [
     ...listVmTasks(vm),
@@ -56,5 +59,6 @@ export function listTaskTypes({
     group.stop,
     group.restart,
     stopGuests,
+    measure,
   ];
 }

@@ -9,6 +9,7 @@
 import { type Duplex } from 'node:stream';
 import { type BootDevice } from '../api/boot-order.ts';
 import { type AcceleratorRung, type DriverStatus, type NodeStatus } from '../api/node.ts';
+import { type RungExits } from '../api/node-measurement.ts';
 import { type ExecOutput } from '../api/vm-guest.ts';
 import { type GuestGlance, type GuestMetrics, type GuestReport } from '../api/vm-guest-info.ts';
 import { type DiskBus, type NicModel, type VmHardware } from '../api/vm-hardware.ts';
@@ -488,6 +489,9 @@ export interface Driver {
    * Called before anything is made. Throws `unsupported` or `invalid_request`.
    */
   check(spec: VmSpec, hardware: VmHardware): Promise<void>;
+
+  /** Measures what leaving a guest costs, by guests of its own, which are gone when it resolves. Rung by rung, best first. */
+  measureExits(options?: CallOptions & { onProgress?: (percent: number) => void }): Promise<RungExits[]>;
 
   /** Starts a guest, or restores it from what `suspend` saved; answers when its vCPUs run. */
   start(definition: GuestDefinition, options?: StartOptions): Promise<Guest>;

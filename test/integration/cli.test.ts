@@ -376,6 +376,7 @@ try 'lodge netw'; try 'lodge vm start comp'; try 'lodge vm create x --machine=q'
       ['node', 'show'],
       ['node', 'hardware', '--explain'],
       ['node', 'stats', '--since', '2h'],
+      ['node', 'measure'],
       ['network', 'list', '-o', 'wide'],
       ['network', 'show', 'default'],
       ['network', 'leases', 'default'],

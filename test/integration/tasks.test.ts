@@ -293,6 +293,7 @@ const scenes: Readonly<Record<string, (world: TaskWorld) => Promise<Scene>>> = {
       });
       return target;
     }),
+  'node.measure': async () => ({ target: here }),
   'node.stopGuests': async (world) => {
     for (const name of ['a', 'b']) await runningVm(world, name);
     return { target: here };

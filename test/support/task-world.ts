@@ -18,6 +18,7 @@ import { RouterNetworks } from '../../src/daemon/network/router-networks.ts';
 import { makeNetworkModes } from '../../src/daemon/network/network-modes.ts';
 import { NetworkService } from '../../src/daemon/network/network-service.ts';
 import { initialNetworkStatus } from '../../src/daemon/network/network-status.ts';
+import { measureTask, NodeMeasurements } from '../../src/daemon/node/node-measurements.ts';
 import { stopGuestsTask } from '../../src/daemon/node/stop-guests.ts';
 import { SnapshotRecords } from '../../src/daemon/snapshot/snapshot-records.ts';
 import { forgetSnapshots } from '../../src/daemon/snapshot/snapshot-steps.ts';
@@ -326,6 +327,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
       }),
     onDone: async () => {},
   });
+  const measurements = new NodeMeasurements(store);
   const types = listTaskTypes({
     vm,
     clone,
@@ -337,6 +339,11 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     act,
     group,
     stopGuests,
+    measure: measureTask({
+      driver,
+      measurements,
+      node: () => ({ id: 'here', kernel: '6.18.1', hypervisor: 'fake 1.0', processor: 'none' }),
+    }),
   });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({
@@ -408,6 +415,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
         templates: [...templates.all()]
           .map(({ name, status }) => [name, status.state, status.versions.length])
           .filter(([, state]) => state !== 'pending'),
+        measured: (await measurements.list('here')).map(({ processor, rungs }) => [processor, rungs.length]),
         held: [...layerRecords.all()].flatMap(({ holders }) => holders.map(({ kind }) => kind)),
       };
     },

@@ -13,6 +13,7 @@ import { painted, renderDetails, renderTable, type Column, type Detail } from '.
 import { changeObject } from '../set.ts';
 import { ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
 import { addNodeHardwareVerbs } from './node-hardware.ts';
+import { addNodeMeasureVerb } from './node-measure.ts';
 import { addNodeTopologyVerb } from './node-topology.ts';
 import { addNodeStatsVerb } from './stats.ts';
 
@@ -263,6 +264,7 @@ export function nodeNoun(): Command {
 
   addNodeHardwareVerbs(node);
   addNodeTopologyVerb(node);
+  addNodeMeasureVerb(node);
   addNodeStatsVerb(node);
 
   verb(node, 'set <node> <change...>', 'Change fields of a node', {

@@ -10,13 +10,20 @@ import { type MetricsHistory } from '../metrics/metrics-history.ts';
 import { lister } from '../store/list-page.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
 import { toTask, type TaskType } from '../task/task.ts';
+import { type MeasureTask, type NodeMeasurements } from './node-measurements.ts';
 import { type NodeService } from './node-service.ts';
 import { shownTopology } from './shown-topology.ts';
 
 export function nodeHandlers(
   nodes: NodeService,
   collection: Collection<Node>,
-  parts: { engine: TaskEngine; stopGuests: TaskType<Record<never, never>>; history: MetricsHistory },
+  parts: {
+    engine: TaskEngine;
+    stopGuests: TaskType<Record<never, never>>;
+    history: MetricsHistory;
+    measure: MeasureTask;
+    measurements: NodeMeasurements;
+  },
 ): NounHandlers<'node', RequestContext, ByteSource> {
   const list = lister(node, { all: () => collection.all(), revision: () => collection.revision });
   const shown = async (object: Node): Promise<Node> => (object.id === nodes.self.id ? nodes.current() : object);
@@ -45,6 +52,12 @@ export function nodeHandlers(
       await nodes.inspect(true);
       return nodes.current();
     },
+    measure: async ({ params }, { caller }) => {
+      const { id, name, project } = nodes.require(params.node);
+      const target = { kind: 'node' as const, id, name, project };
+      return toTask(await parts.engine.submit(parts.measure, { target, input: {}, requestedBy: caller.name }));
+    },
+    measurements: async ({ params }) => ({ items: await parts.measurements.list(nodes.require(params.node).id) }),
     stopGuests: async ({ params }, { caller }) => {
       const target = nodes.require(params.node);
       return toTask(

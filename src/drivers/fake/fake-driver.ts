@@ -5,6 +5,7 @@ import { watch, type FSWatcher } from 'node:fs';
 import { appendFile, copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LodgeError, invalidField } from '../../api/errors.ts';
+import { type RungExits } from '../../api/node-measurement.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { type VmPinned } from '../../api/vm.ts';
 import {
@@ -52,6 +53,11 @@ export class FakeDriver implements Driver {
 
   constructor(options: FakeDriverOptions) {
     this.#directory = options.directory;
+  }
+
+  async measureExits(): Promise<RungExits[]> {
+    const problem = 'The fake driver runs no code, so nothing leaves a guest.';
+    return [{ rung: 'tcg', cpuModel: null, costs: [], missing: [], problem }];
   }
 
   async inspect(): Promise<DriverInspection> {

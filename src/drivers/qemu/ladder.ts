@@ -80,6 +80,11 @@ export class AcceleratorLadder {
     }
   }
 
+  /** All rungs, best first, as the driver knows them. */
+  probed(installation: QemuInstallation): Promise<readonly ProbedRung[]> {
+    return this.#rungs(installation);
+  }
+
   #rungs(installation: QemuInstallation): Promise<readonly ProbedRung[]> {
     this.#probing ??= this.#recall(installation).then((kept) => kept ?? this.#probe(installation));
     this.#probing.catch(() => {

@@ -3,7 +3,9 @@
 import { link, rm } from 'node:fs/promises';
 import { LodgeError } from '../../api/errors.ts';
 import { type VmHardware } from '../../api/vm-hardware.ts';
+import { type RungExits } from '../../api/node-measurement.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
+import { readKvm } from '../../host/machine.ts';
 import { makeDurable } from '../../host/image/durable.ts';
 import { SpareMemoryFiles } from '../../host/memory-file.ts';
 import { isAlive } from '../../host/process.ts';
@@ -42,6 +44,7 @@ import {
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
 import { SavedMemoryFiles, saveMemoryFiles, whyNotUsable } from './fork/saved-memory.ts';
 import { AcceleratorLadder } from './ladder.ts';
+import { measureExits } from './probe/exit-measure.ts';
 import { inspectInstallation, type QemuInstallation } from './installation.ts';
 import { Attempt, QemuLauncher, startLimits, startMs, type StartLimits } from './qemu-launcher.ts';
 import { type QemuGuest } from './qemu-guest.ts';
@@ -129,6 +132,16 @@ export class QemuDriver implements Driver {
     const installation = await this.#getInstallation();
     checkSpec(spec, hardware, installation);
     await this.#ladder.check(installation, spec.accelerator);
+  }
+
+  async measureExits(options: CallOptions & { onProgress?: (percent: number) => void } = {}): Promise<RungExits[]> {
+    const installation = await this.#getInstallation();
+    const { device } = await readKvm();
+    return measureExits(await this.#ladder.probed(installation), {
+      binary: installation.binary,
+      kvmDevice: device,
+      ...options,
+    });
   }
 
   async start(definition: GuestDefinition, options: StartOptions = {}): Promise<Guest> {

@@ -17,9 +17,13 @@ export interface AttemptOptions {
   readonly romPath: string;
   /** KVM's device. */
   readonly kvmDevice: string;
+  /** Options for its memory, instead of 16 MiB. */
+  readonly memory?: readonly string[];
   /** The longest it may run, in milliseconds. */
   readonly deadlineMs: number;
-  readonly signal?: AbortSignal;
+  /** The longest it may report nothing after it has begun to, in milliseconds; default: as long as it may run. */
+  readonly silenceMs?: number;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** What was seen. */
@@ -39,7 +43,8 @@ function argumentsFor(options: AttemptOptions): string[] {
   const accelerator = options.accelerator === 'kvm' ? `kvm,device=${options.kvmDevice}` : 'tcg';
   return [
     ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-name', 'lodge-probe'],
-    ['-machine', options.machine, '-accel', accelerator, '-cpu', options.cpuModel, '-m', '16'],
+    ['-machine', options.machine, '-accel', accelerator, '-cpu', options.cpuModel],
+    options.memory ?? ['-m', '16'],
     ['-bios', options.romPath],
     ['-chardev', 'stdio,id=report,signal=off'],
     ['-device', `isa-debugcon,iobase=${PROBE_REPORT_PORT},chardev=report`],
@@ -53,9 +58,25 @@ function complaintOf(stderr: string): string {
   return lines.find((line) => line !== '' && !line.startsWith('warning:') && !line.startsWith('extra data')) ?? '';
 }
 
-/** Runs the probe guest once. Never rejects, except with the signal's reason when that is aborted. */
-export async function attemptProbe(options: AttemptOptions): Promise<Attempt> {
-  const { cpuModel, deadlineMs, signal } = options;
+/** One run of a ROM: what it reported, and how QEMU ended. */
+export interface RomRun {
+  readonly bytes: Uint8Array;
+  /** From the start of QEMU until the first record was there, in milliseconds. */
+  readonly startMs: number | null;
+  /** QEMU’s own complaint; empty: none. */
+  readonly complaint: string;
+  /** What QEMU exited with. */
+  readonly code: number | null;
+  readonly signal: string | null;
+  /** Why it was ended, as the end of a sentence; null: it ended by itself. */
+  readonly stopped: string | null;
+  /** Why QEMU could not be started at all. */
+  readonly failure: string | null;
+}
+
+/** Runs a ROM once. Never rejects, except with the signal's reason when that is aborted. */
+export async function runRom(options: AttemptOptions): Promise<RomRun> {
+  const { deadlineMs, silenceMs = deadlineMs, signal } = options;
   signal?.throwIfAborted();
   const startedAt = performance.now();
   const child = spawn(options.binary, argumentsFor(options), { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' });
@@ -69,6 +90,7 @@ export async function attemptProbe(options: AttemptOptions): Promise<Attempt> {
     child.kill('SIGKILL');
   };
   const deadline = setTimeout(() => stop(`was ended after ${deadlineMs} ms`), deadlineMs);
+  let silence: NodeJS.Timeout | undefined;
   const onAbort = (): void => {
     child.kill('SIGKILL');
   };
@@ -76,6 +98,8 @@ export async function attemptProbe(options: AttemptOptions): Promise<Attempt> {
 
   child.stdout.on('data', (chunk: Buffer) => {
     bytes += chunk.length;
+    clearTimeout(silence);
+    silence = setTimeout(() => stop(`reported nothing for ${silenceMs} ms`), silenceMs);
     if (bytes > MAX_OUTPUT_BYTES) return stop('wrote more than a report');
     chunks.push(chunk);
     // The magic and the first record: the guest is in long mode.
@@ -93,21 +117,32 @@ export async function attemptProbe(options: AttemptOptions): Promise<Attempt> {
     },
   );
   clearTimeout(deadline);
+  clearTimeout(silence);
   signal?.removeEventListener('abort', onAbort);
   signal?.throwIfAborted();
 
-  const report = parseProbeReport(Buffer.concat(chunks));
-  const attempt = { cpuModel, report, startMs: report.isInLongMode ? startMs : null };
-  if (ending.error) {
-    const why = ending.error.code === 'ENOENT' ? 'is not installed' : `can't be started (${ending.error.message})`;
-    return { ...attempt, problem: `${options.binary} ${why}` };
-  }
+  const why = ending.error?.code === 'ENOENT' ? 'is not installed' : `can't be started (${ending.error?.message})`;
+  return {
+    bytes: Buffer.concat(chunks),
+    startMs,
+    complaint: complaintOf(stderr),
+    code: ending.code,
+    signal: ending.signal,
+    stopped: endings[0] ?? null,
+    failure: ending.error ? `${options.binary} ${why}` : null,
+  };
+}
+
+/** Runs the probe guest once. Never rejects, except with the signal's reason when that is aborted. */
+export async function attemptProbe(options: AttemptOptions): Promise<Attempt> {
+  const { bytes, startMs, complaint, stopped, failure, ...ending } = await runRom(options);
+  const report = parseProbeReport(bytes);
+  const attempt = { cpuModel: options.cpuModel, report, startMs: report.isInLongMode ? startMs : null };
+  if (failure !== null) return { ...attempt, problem: failure };
   const isComplete = report.problem === null && report.isKernelFit && ending.code === PROBE_EXIT_CODE;
   if (isComplete) return { ...attempt, problem: null };
-  const complaint = complaintOf(stderr);
   const guest = `the guest ${report.problem ?? 'ran to its end'}`;
-  const [stopped] = endings;
-  if (stopped !== undefined) return { ...attempt, problem: `${guest}, and ${stopped}` };
+  if (stopped !== null) return { ...attempt, problem: `${guest}, and ${stopped}` };
   // Nothing came from the guest and QEMU complained: it never began.
   if (!report.isInLongMode && complaint !== '' && ending.code !== 0)
     return { ...attempt, problem: `QEMU said: ${complaint}` };

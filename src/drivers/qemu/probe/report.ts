@@ -34,7 +34,8 @@ interface ProbeRecord {
   readonly value: bigint;
 }
 
-function recordsOf(bytes: Uint8Array): ProbeRecord[] {
+/** The records behind the magic, as far as they are whole. */
+export function recordsOf(bytes: Uint8Array): ProbeRecord[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const records: ProbeRecord[] = [];
   for (let at = PROBE_MAGIC.length; at + PROBE_RECORD_BYTES <= bytes.length; at += PROBE_RECORD_BYTES) {

@@ -296,6 +296,11 @@ export function emitTables(code: Assembler): void {
     code.raw(`dq ${number}`, ...word(number, 8));
   });
   code.label('table_end');
+  emitDescriptorTables(code);
+}
+
+/** Segments with the task state, and the pointers to them and to the interrupt table. */
+export function emitDescriptorTables(code: Assembler): void {
   code.padTo((code.offset + 7) & ~7);
   code.label('gdt');
   emitDescriptors(code);
