@@ -47,10 +47,9 @@ import { networkHandlers } from './network/network-handlers.ts';
 import { makeNetworkModes } from './network/network-modes.ts';
 import { NetworkService } from './network/network-service.ts';
 import { nodeHandlers } from './node/node-handlers.ts';
-import { measuredNode, measureTask, NodeMeasurements } from './node/node-measurements.ts';
 import { NodeService } from './node/node-service.ts';
+import { openNodeTasks } from './node/node-tasks.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
-import { stopGuestsTask } from './node/stop-guests.ts';
 import { instanceTypeHandlers, profileFor, profileHandlers } from './profile/source-handlers.ts';
 import { sourceServices } from './profile/source-service.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
@@ -252,15 +251,13 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     stop: (vm, timeoutS, parentId) => vmService.stop(vm, timeoutS, requesterOf(parentId), parentId),
     onDone: (id) => groups.refresh(id),
   });
-  const stopGuests = stopGuestsTask({
+  const nodeJobs = openNodeTasks(store, driver, nodes, {
     engine: () => engine,
     vms: () => vmObjects.all(),
     stop: (vm) => vmService.stop(vm, undefined, 'lodge'),
     stoppedBefore: (id) => groups.stoppedBefore(id),
     cancelStarts: () => groups.cancelStarts(),
   });
-  const measurements = new NodeMeasurements(store);
-  const measure = measureTask({ driver, measurements, node: () => measuredNode(nodes.self) });
   const engine = new TaskEngine({
     store,
     types: listTaskTypes({
@@ -273,8 +270,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       snapshot: snapshotJobs,
       act,
       group: groupJobs,
-      stopGuests,
-      measure,
+      node: nodeJobs,
     }),
     node: nodes.name,
     log,
@@ -461,7 +457,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         metrics,
         phase: () => phase,
       }),
-      node: nodeHandlers(nodes, nodeObjects, { engine, stopGuests, history, measure, measurements }),
+      node: nodeHandlers(nodes, nodeObjects, { engine, tasks: nodeJobs, history }),
       vm: vmHandlers({
         service: vmService,
         cloning,

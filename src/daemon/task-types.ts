@@ -2,7 +2,7 @@
 // tasks by test/integration/tasks.test.ts.
 import { type GroupTasks } from './group/group-tasks.ts';
 import { type ImageTasks } from './image/image-tasks.ts';
-import { type MeasureTask } from './node/node-measurements.ts';
+import { type NodeTasks } from './node/node-tasks.ts';
 import { listSnapshotTasks, type SnapshotTasks } from './snapshot/snapshot-tasks.ts';
 import { type TaskType } from './task/task.ts';
 import { type Templates } from './template/open-templates.ts';
@@ -22,8 +22,7 @@ export interface TaskTypeParts {
   snapshot: SnapshotTasks;
   act: TaskType<VmActionInput>;
   group: GroupTasks;
-  stopGuests: TaskType<Record<never, never>>;
-  measure: MeasureTask;
+  node: NodeTasks;
 }
 
 export function listTaskTypes({
@@ -36,8 +35,7 @@ export function listTaskTypes({
   act,
   group,
   template,
-  stopGuests,
-  measure,
+  node,
 }: TaskTypeParts): TaskType[] {
   return [
     ...listVmTasks(vm),
@@ -58,7 +56,7 @@ export function listTaskTypes({
     group.start,
     group.stop,
     group.restart,
-    stopGuests,
-    measure,
+    node.stopGuests,
+    node.measure,
   ];
 }

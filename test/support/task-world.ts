@@ -338,12 +338,14 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     snapshot,
     act,
     group,
-    stopGuests,
-    measure: measureTask({
-      driver,
-      measurements,
-      node: () => ({ id: 'here', kernel: '6.18.1', hypervisor: 'fake 1.0', processor: 'none' }),
-    }),
+    node: {
+      stopGuests,
+      measure: measureTask({
+        driver,
+        measurements,
+        node: () => ({ id: 'here', kernel: '6.18.1', hypervisor: 'fake 1.0', processor: 'none' }),
+      }),
+    },
   });
   const engine: TaskEngine = await startEngine(store, types);
   await networks.create({

@@ -9,21 +9,15 @@ import { type Collection } from '../store/collection.ts';
 import { type MetricsHistory } from '../metrics/metrics-history.ts';
 import { lister } from '../store/list-page.ts';
 import { type TaskEngine } from '../task/task-engine.ts';
-import { toTask, type TaskType } from '../task/task.ts';
-import { type MeasureTask, type NodeMeasurements } from './node-measurements.ts';
+import { toTask } from '../task/task.ts';
+import { type openNodeTasks } from './node-tasks.ts';
 import { type NodeService } from './node-service.ts';
 import { shownTopology } from './shown-topology.ts';
 
 export function nodeHandlers(
   nodes: NodeService,
   collection: Collection<Node>,
-  parts: {
-    engine: TaskEngine;
-    stopGuests: TaskType<Record<never, never>>;
-    history: MetricsHistory;
-    measure: MeasureTask;
-    measurements: NodeMeasurements;
-  },
+  parts: { engine: TaskEngine; tasks: ReturnType<typeof openNodeTasks>; history: MetricsHistory },
 ): NounHandlers<'node', RequestContext, ByteSource> {
   const list = lister(node, { all: () => collection.all(), revision: () => collection.revision });
   const shown = async (object: Node): Promise<Node> => (object.id === nodes.self.id ? nodes.current() : object);
@@ -55,13 +49,13 @@ export function nodeHandlers(
     measure: async ({ params }, { caller }) => {
       const { id, name, project } = nodes.require(params.node);
       const target = { kind: 'node' as const, id, name, project };
-      return toTask(await parts.engine.submit(parts.measure, { target, input: {}, requestedBy: caller.name }));
+      return toTask(await parts.engine.submit(parts.tasks.measure, { target, input: {}, requestedBy: caller.name }));
     },
-    measurements: async ({ params }) => ({ items: await parts.measurements.list(nodes.require(params.node).id) }),
+    measurements: async ({ params }) => ({ items: await parts.tasks.measurements.list(nodes.require(params.node).id) }),
     stopGuests: async ({ params }, { caller }) => {
       const target = nodes.require(params.node);
       return toTask(
-        await parts.engine.submit(parts.stopGuests, {
+        await parts.engine.submit(parts.tasks.stopGuests, {
           target: { kind: 'node', id: target.id, name: target.name, project: target.project },
           input: {},
           requestedBy: caller.name,
