@@ -1,6 +1,7 @@
 // Networks: what guests are connected to. A network's mode decides how its guests reach the world and each other.
 import * as z from 'zod';
 import { firewallPolicy } from './firewall-policy.ts';
+import { networkLimits, networkLimitStatus } from './nic-limits.ts';
 import { creation, inProject, listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
 
@@ -138,6 +139,7 @@ export const networkSpec = z
       .default(30)
       .describe('How long a change of the uplink waits to be confirmed before it is put back, seconds'),
     mtu: z.int().min(576).max(65_535).default(1500),
+    limits: networkLimits.optional().describe('Without it, none'),
     boot: networkBoot.optional().describe('What guests that boot over the network are given. Without it, nothing'),
     firewall: firewallPolicy
       .optional()
@@ -169,6 +171,7 @@ export const networkStatus = z
       })
       .nullable(),
     dhcpRange: z.object({ first: z.string(), last: z.string() }).nullable(),
+    limits: networkLimitStatus.nullable().describe('How spec.limits are kept; null: it has none'),
     leaseCount: z.int(),
     usedBy: z.array(z.string()).describe('Names of VMs with a NIC on it'),
   })

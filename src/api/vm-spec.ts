@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import { objectName, objectReference } from './object.ts';
 import { ipv4Address, ipv6Address, macAddress } from './network.ts';
+import { nicLimits } from './nic-limits.ts';
 import { portForward } from './port-forward.ts';
 import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { vmSharedFolder } from './vm-shared-folder.ts';
@@ -151,6 +152,7 @@ export const vmNic = z
       .describe(
         'Addresses and prefixes that it may send from beside those that Lodge gives it, such as of a virtual router. With them, or a reserved address, it may send from no others',
       ),
+    limits: nicLimits.optional().describe('Without it, as much as it can'),
     forwards: z
       .array(portForward)
       .max(64)

@@ -5,6 +5,7 @@ import { vmMetricsRoutes } from './metrics.ts';
 import { vmLatencyRoutes } from './vm-latency.ts';
 import { creation, inProject, listQuery, metadata, objectName, page, timestamp, update } from './object.ts';
 import { bytes, route, type RouteTable } from './route.ts';
+import { nicLimitStatus } from './nic-limits.ts';
 import { publishedPort } from './port-forward.ts';
 import { task } from './task.ts';
 import { vmGuestRoutes } from './vm-guest.ts';
@@ -141,6 +142,7 @@ export const vmStatus = z
         addresses: z.array(z.string()).describe('From leases and the guest agent'),
       }),
     ),
+    nicLimits: z.array(nicLimitStatus).describe('How the rates of its NICs are kept, of those that have some'),
     publishedPorts: z.array(publishedPort).describe('Ports of the node that lead to it'),
     guest: z
       .object({

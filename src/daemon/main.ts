@@ -177,9 +177,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       (await driver.serialLog({ id, directory: join(folders.vms, id) }, maxBytes)).bytes,
     onDevices: (id) => void live.goOn(id, true),
   });
-  const checkIntervalMs = config.networks.checkIntervalS * 1000;
-  const service = (): VmService => vmService;
-  const { ports, tunnels } = openReach({ objects, modes, records, guests, service, events, log, checkIntervalMs });
+  const reach = openReach({ objects, modes, records, guests, events, log, config, service: () => vmService });
   const placements = openPlacements({ records, guests: () => guests, events, nodes, log });
   const definitionParts: DefinitionParts = {
     get images() {
@@ -189,6 +187,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       return volumes;
     },
     networks,
+    shaping: reach.shaping,
     firewall,
     directory: folders.vms,
     hasUefi: () => nodes.hasCapability('uefi'),
@@ -330,7 +329,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       references,
       sources,
       live,
-      ports,
+      ...reach,
       placements,
     }),
   );
@@ -465,7 +464,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         records,
         driver,
         tickets: new ConsoleTickets(),
-        tunnels,
+        tunnels: reach.tunnels,
         usage: new UsageSampler(records, guests),
         volumes,
         history,
@@ -519,7 +518,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   phase = 'ok';
   const background = (async () => {
     await networks.start(hasRebooted);
-    await ports.start();
+    await reach.start();
     await nodes.inspect();
     await supervisor.begin(hasRebooted);
     await nodes.settleBoot();
@@ -543,7 +542,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await sampler.close();
       await engine.stop();
       await merging.close();
-      await ports.close();
+      await reach.close();
       await networks.close();
       await nodes.close();
       await tokens.settle();

@@ -195,6 +195,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     images: imageService,
     volumes: volumeService,
     networks: networkService,
+    shaping: { shapeNew: async () => {} },
     firewall: { checkNic: () => {} },
     directory: join(folder, 'vms'),
     hasUefi: async () => true,

@@ -10,6 +10,7 @@ import {
   type NetworkModeName,
 } from '../../api/network.ts';
 import { formatAge, parseDurationS } from '../../lib/duration.ts';
+import { formatRate } from '../../lib/quantity.ts';
 import {
   collected,
   documentFormats,
@@ -101,6 +102,18 @@ function uplinkText(uplink: Network['status']['uplink']): string | null {
   return `${name} (port of a bridge that Lodge made, put back in ${formatAge(Date.parse(confirmBy) - Date.now())} unless confirmed)`;
 }
 
+/** Its ceilings, with what this kernel lacks for them. */
+function limitsText({ spec, status }: Network): string | null {
+  const { inboundBytesPerSecond: inbound, outboundBytesPerSecond: outbound } = spec.limits ?? {};
+  const parts = [
+    inbound === undefined ? null : `in ${formatRate(inbound)}`,
+    outbound === undefined ? null : `out ${formatRate(outbound)}`,
+  ].filter((part) => part !== null);
+  if (parts.length === 0) return null;
+  const { state = 'active', problems = [] } = status.limits ?? {};
+  return `${parts.join(', ')}, for all its guests${state === 'active' ? '' : ` (${state}: ${problems.join(' ')})`}`;
+}
+
 /** What a router beside this host is told, as Linux takes it. */
 function routeCommand({ destination, via }: Network['status']['routes'][number]): string {
   return `ip route add ${destination} via ${via}`;
@@ -140,6 +153,7 @@ function networkDetails(network: Network, session: Session): string[] {
       ['State', painted(status.state, (text) => colorState(text, status.state, style))],
       ['Reason', status.reason],
       ['Problems', status.problems.join('\n')],
+      ['Limits', limitsText(network)],
       ['Description', spec.description],
       ['Mode', `${spec.mode} (${modeText[spec.mode]})`],
       ['Prefix', [status.ipv4Cidr, status.ipv6Cidr].filter(Boolean).join(', ')],

@@ -2,11 +2,13 @@
 // and waits until the guest has it.
 import type { Command } from 'commander';
 import { vmSpec, type VmDiskLimits, type VmSpec } from '../../api/vm-spec.ts';
-import { parseMib } from '../../lib/quantity.ts';
+import { parseBytes, parseMib } from '../../lib/quantity.ts';
+import { parseRate } from '../../lib/rate.ts';
 import { noun, parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import { choicesAt } from '../schema-fields.ts';
 import { usageError } from '../usage-error.ts';
 import type { ChangeOptions } from '../vm/change.ts';
+import type { LimitOptions as NicLimitOptions } from '../vm/nic-limits.ts';
 
 const load = () => import('../vm/change.ts');
 const noWait = ['--no-wait', 'do not wait until the guest has it'] as const;
@@ -291,6 +293,49 @@ function addNicVerbs(vm: Command): void {
     ['lodge vm nic disconnect web1 0', 'its link is down'],
     connected(false),
   );
+  addLimitVerb(nic);
+}
+
+const rate = parsedBy(parseRate);
+
+function addLimitVerb(nic: Command): void {
+  verb(nic, 'limit <vm> <nic>', 'Limit how much goes through a NIC, also while the VM runs', {
+    description:
+      'Limit how much goes through a NIC, also while the VM runs: to the guest (inbound) and from it (outbound), in bits (100mbit) or bytes (12MiB/s) a second. Burst, peak, packets and guaranteed are for the directions that are named, else for both.',
+    examples: [
+      ['lodge vm nic limit web1 0 --inbound 100mbit --outbound 100mbit', 'both directions'],
+      ['lodge vm nic limit web1 0 --outbound 10MiB/s --burst 50MiB --peak 50MiB/s', 'fast for a second'],
+      ['lodge vm nic limit web1 0 --packets 20000 --priority high', 'packets a second; first served'],
+      ['lodge vm nic limit web1 0 --none', 'as much as it can'],
+    ],
+  })
+    .option('--inbound <rate>', 'average to the guest', rate)
+    .option('--outbound <rate>', 'average from the guest', rate)
+    .option(
+      '--burst <size>',
+      'what may go at once after a pause',
+      parsedBy((text: string) => parseBytes(text, 'B')),
+    )
+    .option('--peak <rate>', 'rate of a burst', rate)
+    .option('--packets <count>', 'packets a second', wholeNumber(10, 100_000_000))
+    .option('--guaranteed <rate>', 'what it has of the network’s ceiling in any case', rate)
+    .option('--priority <class>', 'who gets first what is left of the ceiling: high, normal or low')
+    .option('--none', 'take all rates away')
+    .option(...noWait)
+    .action(
+      withDaemon<[name: string, nic: string], ChangeOptions & NicLimitOptions>(
+        async (session, options, name, given) => {
+          const [{ changeVm, keptNics, nicIndex }, { withLimits }] = await Promise.all([
+            load(),
+            import('../vm/nic-limits.ts'),
+          ]);
+          await changeVm(session, name, options, (spec, before) => ({
+            ...spec,
+            nics: withLimits(keptNics(before), nicIndex(before, given), options),
+          }));
+        },
+      ),
+    );
 }
 
 function addCdromVerbs(vm: Command): void {

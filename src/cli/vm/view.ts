@@ -12,6 +12,7 @@ import type { FetchPage } from '../list.ts';
 import type { Printable } from '../output/print.ts';
 import { painted, renderDetails, renderTable, type Column } from '../output/table.ts';
 import { ageColumn, ageOf, colorState, idColumn, labelsColumn, labelsText, momentOf } from '../view.ts';
+import { limitsText } from './nic-limits.ts';
 import { publishedText } from './publish.ts';
 
 export const fetchVms: FetchPage<Vm> = (client, query) => client.vm.list({ query });
@@ -207,6 +208,22 @@ function placementText({ spec, status: { placement } }: Vm): string | null {
   return `${cpus} (${placement.policy}); why: lodge vm cpus`;
 }
 
+/** The rates of its NICs, a line each. */
+function limitLines({ spec, status }: Vm): string[] | null {
+  const lines = spec.nics.flatMap(({ limits, mac, network }, index) => {
+    const own = mac ?? status.nics[index]?.mac;
+    return limits
+      ? [
+          `NIC ${index}, ${network}: ${limitsText(
+            limits,
+            status.nicLimits.find((one) => one.mac === own),
+          )}`,
+        ]
+      : [];
+  });
+  return lines.length === 0 ? null : lines;
+}
+
 /** Everything about a VM, for people. */
 export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
   const names = await namesOfDisks(vm, session);
@@ -257,6 +274,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
       ['Memory in use', await memoryText(vm, session)],
       ['Description', spec.description],
       ['Addresses', addressesOf(vm).join(' ')],
+      ['NIC limits', limitLines(vm)],
       ['Published ports', status.publishedPorts.length === 0 ? null : status.publishedPorts.map(publishedText)],
       ['Guest', guest === null ? null : [guest.osName, guest.kernel, guest.hostname].filter(Boolean).join(', ')],
       [

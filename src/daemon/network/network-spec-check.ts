@@ -46,6 +46,7 @@ const modesOf: Record<OptionalField, readonly NetworkModeName[]> = {
   vlan: ['vlan', 'ovs'],
   macvtapMode: ['macvtap'],
   boot: ['nat', 'routed', 'isolated'],
+  limits: ['nat', 'routed', 'isolated'],
   // Which modes can be filtered, and why others can't, is the firewall's to say.
   firewall: networkMode.options,
 };

@@ -14,6 +14,7 @@ export function initialNetworkStatus(): NetworkStatus {
     routes: [],
     uplink: null,
     dhcpRange: null,
+    limits: null,
     leaseCount: 0,
     usedBy: [],
   };

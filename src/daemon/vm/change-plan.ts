@@ -311,6 +311,7 @@ const changesInPlace = new Set<string>([
   'bootIndex',
   'mac',
   'forwards',
+  'limits',
   'securityGroups',
   'hasAntiSpoofing',
   'allowedAddresses',

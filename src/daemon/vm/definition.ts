@@ -13,6 +13,7 @@ import { type GuestDefinition, type GuestDisk, type GuestNic } from '../../drive
 import { type FirewallService } from '../firewall/firewall-service.ts';
 import { type ImageService } from '../image/image-service.ts';
 import { type NetworkService } from '../network/network-service.ts';
+import { type TrafficShaping } from '../network/traffic-shaping.ts';
 import { type VolumeService } from '../volume/volume-service.ts';
 import { roomOf } from './hot-plug-room.ts';
 import { startLimitsOf } from '../tuning/placement-service.ts';
@@ -23,6 +24,7 @@ export interface DefinitionParts {
   images: ImageService;
   volumes: VolumeService;
   networks: NetworkService;
+  shaping: Pick<TrafficShaping, 'shapeNew'>;
   firewall: Pick<FirewallService, 'checkNic'>;
   /** Folder in which every VM has its own. */
   directory: string;
@@ -205,20 +207,22 @@ export function bootDevices(parts: Pick<DefinitionParts, 'images'>, vm: Vm): Boo
 
 /** Connects a NIC on the host. */
 export async function guestNic(
-  parts: Pick<DefinitionParts, 'networks'>,
+  parts: Pick<DefinitionParts, 'networks' | 'shaping'>,
   vm: Vm,
   nic: VmNic,
   its: { mac: string; field: string; device: VmHardware['nics'][number]; uid: number },
 ): Promise<GuestNic> {
   const { mac, field, device, uid } = its;
   const network = parts.networks.require(vm.project, nic.network);
+  const attachment = await parts.networks.connect(network, { vm, mac, field, uid, queues: device.queues });
+  await parts.shaping.shapeNew(network, nic, attachment);
   return {
     mac,
     model: device.model,
     queues: device.queues,
     mtu: network.spec.mtu,
     isConnected: nic.isConnected,
-    attachment: await parts.networks.connect(network, { vm, mac, field, uid, queues: device.queues }),
+    attachment,
   };
 }
 

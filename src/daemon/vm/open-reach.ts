@@ -1,8 +1,12 @@
-// How guests are reached from outside, put together: ports of the node that lead to them, and tunnels through the daemon.
+// How guests are reached from outside, put together: ports of the node that lead to them, tunnels through the daemon, and how
+// much may go through their NICs.
+import { type Vm } from '../../api/vm.ts';
 import { type PublishedPort } from '../../api/port-forward.ts';
+import { type Config } from '../config.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type NetworkModes } from '../network/network-modes.ts';
 import { PortForwards } from '../network/port-forwards.ts';
+import { TrafficShaping } from '../network/traffic-shaping.ts';
 import { type Objects } from '../objects.ts';
 import { type Log } from '../store/informer.ts';
 import { Tunnels } from './tunnels.ts';
@@ -19,17 +23,28 @@ export interface ReachParts {
   service: () => VmService;
   events: EventService;
   log: Log;
-  checkIntervalMs: number;
+  config: Pick<Config, 'networks'>;
 }
 
-export function openReach(parts: ReachParts): { ports: PortForwards; tunnels: Tunnels } {
+export interface Reach {
+  ports: PortForwards;
+  tunnels: Tunnels;
+  shaping: TrafficShaping;
+  start: () => Promise<unknown>;
+  close: () => Promise<unknown>;
+}
+
+export function openReach(parts: ReachParts): Reach {
+  const checkIntervalMs = parts.config.networks.checkIntervalS * 1000;
   const { objects, records, guests, service } = parts;
   const { networkObjects, vmObjects } = objects;
+  const macsOfVm = (vm: Vm): string[] => macsOf(records, vm, vm.spec.nics);
   const ports = new PortForwards({
     ...parts,
+    checkIntervalMs,
     networks: () => networkObjects.all(),
     vms: vmObjects,
-    macsOf: (vm) => macsOf(records, vm, vm.spec.nics),
+    macsOf: macsOfVm,
     setPublished: (id, publishedPorts: PublishedPort[]) => records.patch(id, { publishedPorts }),
     guest: (id) => guests.get(id),
   });
@@ -38,5 +53,21 @@ export function openReach(parts: ReachParts): { ports: PortForwards; tunnels: Tu
     network: (project, name) => networkObjects.find(project, name),
     guest: (vm) => service().guest(vm, 'guest'),
   });
-  return { ports, tunnels };
+  const shaping = new TrafficShaping({
+    ...parts,
+    checkIntervalMs,
+    instance: parts.modes.instance,
+    networks: networkObjects,
+    vms: vmObjects,
+    macsOf: macsOfVm,
+    setVm: (id, nicLimits) => records.patch(id, { nicLimits }),
+    setNetwork: (id, limits) => networkObjects.setStatus(id, (status) => ({ ...status, limits })),
+  });
+  return {
+    ports,
+    tunnels,
+    shaping,
+    start: () => Promise.all([ports.start(), shaping.start()]),
+    close: () => Promise.all([ports.close(), shaping.close()]),
+  };
 }

@@ -43,6 +43,7 @@ export function initialVmStatus(createdAt: string): VmStatus {
     devices: [],
     disks: [],
     nics: [],
+    nicLimits: [],
     publishedPorts: [],
     guest: null,
     agentAdvice: null,

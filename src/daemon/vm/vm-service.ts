@@ -3,6 +3,7 @@
 import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { hasOtherSources } from '../../api/expand-spec.ts';
+import { type Network } from '../../api/network.ts';
 import { type VmFork } from '../../api/vm-fork.ts';
 import { type VmNic, type VmSpec, type VmSpecInput } from '../../api/vm-spec.ts';
 import { liveVmStates, type VmAction } from '../../api/vm-state.ts';
@@ -10,6 +11,7 @@ import { type Vm } from '../../api/vm.ts';
 import { type Driver, type Guest } from '../../drivers/driver.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type PortForwards } from '../network/port-forwards.ts';
+import { type TrafficShaping } from '../network/traffic-shaping.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type SpecSources } from '../profile/spec-sources.ts';
 import { type PlacementService } from '../tuning/placement-service.ts';
@@ -44,6 +46,7 @@ export interface VmServiceParts extends DefinitionParts {
   live: LiveChanges;
   ports: PortForwards;
   placements: Pick<PlacementService, 'check'>;
+  shaping: TrafficShaping;
 }
 
 /** A new VM that is asked for. */
@@ -142,7 +145,7 @@ export class VmService {
       }),
     );
     await networks.membersChanged();
-    await this.#parts.ports.settle();
+    await Promise.all([this.#parts.ports.settle(), this.#parts.shaping.settle()]);
     this.#parts.images.planShowUsers();
     const task = await live.begin(vm.id, requestedBy, change.isForced);
     const updated = records.byId(vm.id);
@@ -442,7 +445,9 @@ export class VmService {
           throw invalidField(`spec.nics.${index}.mac`, `is the address of a NIC of VM ${other.name}`, nic.mac);
       }
     }
-    this.#parts.ports.checkReferences(vm, (index) => networkOf(this.#parts, vm.project, spec.nics[index]!, index));
+    const networkAt = (index: number): Network => networkOf(this.#parts, vm.project, spec.nics[index]!, index);
+    this.#parts.ports.checkReferences(vm, networkAt);
+    this.#parts.shaping.checkReferences(vm, networkAt);
     const image = imageOf(this.#parts, vm);
     if (image) images.requireUsable(image, 'spec.image');
     for (const [index, disk] of effectiveDisks(spec, image).entries()) {
