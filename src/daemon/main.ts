@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino, type Logger } from 'pino';
 import { LodgeError } from '../api/errors.ts';
+import { type Subject } from '../api/object.ts';
 import { type Vm } from '../api/vm.ts';
 import { liveVmStates } from '../api/vm-state.ts';
 import { type Driver } from '../drivers/driver.ts';
@@ -15,23 +16,21 @@ import { FakeDriver } from '../drivers/fake/fake-driver.ts';
 import { QemuDriver } from '../drivers/qemu/qemu-driver.ts';
 import { cacheDir } from '../host/image/cache.ts';
 import { notifySystemd } from '../host/systemd.ts';
+import { changeSources } from './change-sources.ts';
 import { loadConfig, type Config } from './config.ts';
 import { openAuthority } from './credentials/authority.ts';
 import { sessionHandlers } from './credentials/session-handlers.ts';
 import { SessionService } from './credentials/session-service.ts';
 import { tokenHandlers } from './credentials/token-handlers.ts';
 import { TokenService } from './credentials/token-service.ts';
-import { objectSource, type ChangeSource } from './event/change-stream.ts';
 import { eventHandlers } from './event/event-handlers.ts';
 import { EventService } from './event/event-service.ts';
-import { type Caller } from './http/context.ts';
 import { IdempotencyRecords } from './http/idempotency.ts';
 import { configuredLimits } from './http/limits.ts';
 import { ConsoleFiles } from './http/console-files.ts';
 import { documentFiles } from './http/documents.ts';
 import { startHttp, type HttpServer } from './http/server.ts';
-import { addressSetHandlers, firewallHandlers, securityGroupHandlers } from './firewall/firewall-handlers.ts';
-import { openFirewall } from './firewall/open-firewall.ts';
+import { Firewall } from './firewall/open-firewall.ts';
 import { makeFolders } from './folders.ts';
 import { groupHandlers } from './group/group-handlers.ts';
 import { GroupService } from './group/group-service.ts';
@@ -50,7 +49,7 @@ import { nodeHandlers } from './node/node-handlers.ts';
 import { NodeService } from './node/node-service.ts';
 import { openNodeTasks } from './node/node-tasks.ts';
 import { SharedFolders } from './vm/shared-folders.ts';
-import { instanceTypeHandlers, profileFor, profileHandlers } from './profile/source-handlers.ts';
+import { instanceTypeHandlers, profileHandlers } from './profile/source-handlers.ts';
 import { sourceServices } from './profile/source-service.ts';
 import { serverHandlers, type DaemonPhase } from './server/server-handlers.ts';
 import { snapshotHandlers } from './snapshot/snapshot-handlers.ts';
@@ -64,7 +63,6 @@ import { SqliteStore } from './store/sqlite.ts';
 import { upgradeRecords } from './store/upgrade.ts';
 import { taskHandlers } from './task/task-handlers.ts';
 import { TaskEngine } from './task/task-engine.ts';
-import { toTask } from './task/task.ts';
 import { templateHandlers } from './template/template-handlers.ts';
 import { Templates } from './template/open-templates.ts';
 import { listTaskTypes } from './task-types.ts';
@@ -72,7 +70,6 @@ import { openPlacements } from './tuning/open-placements.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
 import { openReach } from './vm/open-reach.ts';
-import { vmFor } from './vm/first-boot-secrets.ts';
 import { layerUse } from './vm/layer-use.ts';
 import { UidPool } from './vm/uid-pool.ts';
 import { UsageSampler } from './vm/usage-sampler.ts';
@@ -146,11 +143,26 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   });
   const { hasRebooted } = await nodes.start();
 
+  const nodeSubject = (): Subject => ({
+    kind: 'node',
+    id: nodes.self.id,
+    name: nodes.name,
+    project: nodes.self.project,
+  });
   const references = new ReferenceLock();
   const imageJobs = imageTasks({ images: imageObjects, directory: folders.images, cacheDirectory: cacheDir() });
   const volumeJobs = volumeTasks(() => volumes);
   const modes = makeNetworkModes(config.instance, folders.networks);
-  const firewall = openFirewall({ objects, modes, references });
+  const firewall = new Firewall({
+    objects,
+    instance: config.instance,
+    modes,
+    references,
+    events,
+    log,
+    node: nodeSubject,
+    checkIntervalMs: config.networks.checkIntervalS * 1000,
+  });
   const networks = new NetworkService({
     networks: networkObjects,
     events,
@@ -159,7 +171,10 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     references,
     vms: () => vmObjects.all(),
     checkIntervalMs: config.networks.checkIntervalS * 1000,
-    onLeases: (leases) => guests.facts.setLeases(leases),
+    onLeases: (leases, all) => {
+      firewall.setLeases(all);
+      return guests.facts.setLeases(leases);
+    },
   });
   const cloneIdentity = new CloneIdentity({ records, events, log });
   const guests: VmGuests = new VmGuests({
@@ -188,7 +203,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     },
     networks,
     shaping: reach.shaping,
-    firewall,
+    firewall: firewall.service,
     directory: folders.vms,
     hasUefi: () => nodes.hasCapability('uefi'),
     hasVirtiofs: () => nodes.hasCapability('virtiofs'),
@@ -339,7 +354,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     snapshots,
     engine,
     task: act,
-    node: () => ({ kind: 'node', id: nodes.self.id, name: nodes.name, project: nodes.self.project }),
+    node: nodeSubject,
   });
   const { statuses, profiles, instanceTypes } = sourceServices({
     sources,
@@ -414,33 +429,6 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
     revision: () => store.revision(),
     log,
   });
-  const changeSources = (caller: Caller): ChangeSource[] => [
-    objectSource('node', nodeObjects),
-    objectSource('vm', vmObjects, (vm) => vmFor(caller, vm)),
-    objectSource('image', imageObjects),
-    objectSource('volume', volumeObjects),
-    {
-      kind: 'snapshot',
-      prefixes: ['/lodge/snapshots/', '/lodge/snapshots-status/'],
-      read: (id) => snapshots.read(id),
-    },
-    objectSource('network', networkObjects),
-    objectSource('security-group', objects.securityGroupObjects, (group) => firewall.viewGroups([group])[0] ?? group),
-    objectSource('address-set', objects.addressSetObjects, (set) => firewall.viewSet(set)),
-    objectSource('template', templateObjects),
-    objectSource('group', groupObjects, (group) => groups.view(group)),
-    objectSource('profile', sources.profiles, (profile) => profileFor(caller, profile)),
-    objectSource('instance-type', sources.instanceTypes),
-    { kind: 'event', prefixes: ['/lodge/events/'], read: (id) => events.get(id) },
-    {
-      kind: 'task',
-      prefixes: ['/lodge/tasks/'],
-      read: (id) => {
-        const record = engine.get(id);
-        return record && toTask(record);
-      },
-    },
-  ];
   let server: HttpServer | null = null;
   server = await startHttp({
     handlers: {
@@ -478,12 +466,14 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       instanceType: instanceTypeHandlers(instanceTypes, sources),
       snapshot: snapshotHandlers(snapshots, snapshotRecords, vmService),
       group: groupHandlers(groups, groupObjects),
-      network: networkHandlers(networks, networkObjects, firewall),
-      securityGroup: securityGroupHandlers(firewall, objects.securityGroupObjects),
-      addressSet: addressSetHandlers(firewall, objects.addressSetObjects),
-      firewall: firewallHandlers(firewall, vmObjects),
+      network: networkHandlers(networks, networkObjects, firewall.service),
+      ...firewall.handlers(),
       task: taskHandlers(engine),
-      event: eventHandlers({ store, events, sources: changeSources }),
+      event: eventHandlers({
+        store,
+        events,
+        sources: changeSources({ objects, snapshots, firewall, groups, events, engine }),
+      }),
       token: tokenHandlers(tokens),
       session: sessionHandlers(sessions),
     },
@@ -519,6 +509,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const background = (async () => {
     await networks.start(hasRebooted);
     await reach.start();
+    await firewall.start(hasRebooted);
     await nodes.inspect();
     await supervisor.begin(hasRebooted);
     await nodes.settleBoot();
@@ -543,6 +534,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       await engine.stop();
       await merging.close();
       await reach.close();
+      await firewall.close();
       await networks.close();
       await nodes.close();
       await tokens.settle();

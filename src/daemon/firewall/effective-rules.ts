@@ -115,6 +115,7 @@ export function filterPlan(world: FirewallWorld, nics: readonly NicRules[] = eff
       : [
           {
             link: nic.link,
+            addresses: nic.addresses,
             ingress: nic.ingress,
             egress: nic.egress,
             isHostAllowed: nic.isHostAllowed,
@@ -234,6 +235,8 @@ interface WorldIndex {
   network: (project: string, reference: string) => Network | null;
   /** Rules of a group in one direction, made once for all NICs in it. */
   rules: Map<string, readonly NicRule[]>;
+  /** What counts in one direction, made once for all NICs in the same groups. */
+  directions: Map<string, NicDirection>;
 }
 
 function indexOf({ groups, addressSets, networks }: FirewallWorld): WorldIndex {
@@ -245,7 +248,13 @@ function indexOf({ groups, addressSets, networks }: FirewallWorld): WorldIndex {
     }
     return (project: string, reference: string): Item | null => all.get(`${project}/${reference}`) ?? null;
   };
-  return { group: finder(groups), addressSet: finder(addressSets), network: finder(networks), rules: new Map() };
+  return {
+    group: finder(groups),
+    addressSet: finder(addressSets),
+    network: finder(networks),
+    rules: new Map(),
+    directions: new Map(),
+  };
 }
 
 interface PlacedNic {
@@ -291,6 +300,10 @@ function rulesOfNic(world: FirewallWorld, index: WorldIndex, vm: Vm, { nic, mac,
     }
   const addresses = addressesOf(world, network, nic, mac);
   const direction = (which: RuleDirection): NicDirection => {
+    const inGroups = groups.map(({ group, via }) => `${group.id} ${via}`);
+    const key = [which, vm.project, onNetwork?.[which] && network?.name, named > 0, ...inGroups].join(' ');
+    const known = index.directions.get(key);
+    if (known) return known;
     const rules = sortRules(
       groups.flatMap(({ group, via }) =>
         withIncluded(group, (reference) => index.group(vm.project, reference)).flatMap((one) =>
@@ -298,7 +311,9 @@ function rulesOfNic(world: FirewallWorld, index: WorldIndex, vm: Vm, { nic, mac,
         ),
       ),
     );
-    return { rules, ...defaultOf(which, { onNetwork, network, policy, rules, isInGroup: named > 0 }) };
+    const made = { rules, ...defaultOf(which, { onNetwork, network, policy, rules, isInGroup: named > 0 }) };
+    index.directions.set(key, made);
+    return made;
   };
   return {
     vm,

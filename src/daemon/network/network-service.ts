@@ -37,8 +37,8 @@ export interface NetworkServiceParts {
   vms: () => Iterable<Vm>;
   /** How often networks are looked at, in milliseconds. */
   checkIntervalMs: number;
-  /** Told when the leases of a network have changed: address by MAC address. */
-  onLeases: (leases: ReadonlyMap<string, string>) => Promise<void>;
+  /** Told when the leases of a network have changed: one address by MAC address, and all of them. */
+  onLeases: (leases: ReadonlyMap<string, string>, all: ReadonlyMap<string, readonly string[]>) => Promise<void>;
 }
 
 const leaseMs = 2000;
@@ -116,6 +116,7 @@ export class NetworkService {
       if (strays.length > 0) this.#parts.log.info({ strays }, 'what belonged to no network was removed');
     });
     await this.#checkAll({ isStart: true, hasRebooted });
+    await this.#readLeases();
     if (this.#isClosed) return;
     this.#timers.push(
       setInterval(
@@ -497,20 +498,24 @@ export class NetworkService {
 
   async #readLeases(): Promise<void> {
     try {
-      const all = new Map<string, string>();
+      const one = new Map<string, string>();
+      const all = new Map<string, string[]>();
       for (const network of this.#parts.networks.all()) {
         if (network.status.state !== 'ready' && network.status.state !== 'degraded') continue;
         const leases = await this.#modeOf(network).leases(network);
         // One address a NIC: what it has of IPv4, where it has that.
-        for (const { macAddress, address, family } of leases)
-          if (macAddress && (family === 4 || !all.has(macAddress))) all.set(macAddress, address);
+        for (const { macAddress, address, family } of leases) {
+          if (!macAddress) continue;
+          if (family === 4 || !one.has(macAddress)) one.set(macAddress, address);
+          all.set(macAddress, [...(all.get(macAddress) ?? []), address]);
+        }
         if (leases.length !== network.status.leaseCount && this.get(network.id))
           await this.#parts.networks.setStatus(network.id, (status) => ({ ...status, leaseCount: leases.length }));
       }
       const text = [...all].join('\n');
       if (text === this.#lastLeases) return;
       this.#lastLeases = text;
-      await this.#parts.onLeases(all);
+      await this.#parts.onLeases(one, all);
     } catch (error) {
       if (!this.#isClosed) this.#parts.log.warn({ err: error }, 'the leases of the networks could not be read');
     }

@@ -25,6 +25,7 @@ export interface TapPlace {
 
 export class NetworkTaps {
   readonly #instance: string;
+  #guard: (place: Pick<TapPlace, 'vmId' | 'mac'>) => Promise<void> = async () => {};
 
   constructor(instance: string) {
     this.#instance = instance;
@@ -35,8 +36,14 @@ export class NetworkTaps {
     return deriveLinkName('lt', this.#instance, vmId, mac);
   }
 
+  /** Has something done before a tap is made: its port is to be filtered before the first frame. What it throws keeps the tap from being made. */
+  beforeMaking(guard: (place: Pick<TapPlace, 'vmId' | 'mac'>) => Promise<void>): void {
+    this.#guard = guard;
+  }
+
   /** Makes a tap as a port of a bridge of Linux, or of none. False: something is in the way, a tap of this name or a bridge that is missing. */
   async make(place: TapPlace, bridge: string | null): Promise<boolean> {
+    await this.#guard(place);
     try {
       await createTap({
         name: this.nameOf(place.vmId, place.mac),

@@ -73,6 +73,8 @@ export interface AddressOwners {
 export interface NicFilter {
   /** The link that is its port of the bridge. */
   readonly link: string;
+  /** Known of it, for limits of connections where they can't be counted by the port. */
+  readonly addresses: readonly string[];
   readonly ingress: FilterDirection;
   readonly egress: FilterDirection;
   /** Whether programs of this host reach it, whatever the rules say. */

@@ -1,0 +1,485 @@
+// The filter of guests' NICs as nftables: from what is decided (nic-filter.ts) to sets, chains and maps. Pure.
+//
+//   table bridge   prerouting   link ─▶ guard: what may be sent under which address
+//                  forward      from link ─▶ egress rules; to link ─▶ ingress rules       guests of one bridge
+//                  input        from link ─▶ egress rules                                 to this host, and routed by it
+//                  output       to link ─▶ ingress rules                                  from this host, and routed by it
+//   table inet     tells the bridge's chains, by bits of the packet's mark, what conntrack knows of its connection
+//
+// Every packet is decided by the rules as they are now, those of open connections too: a packet that answers is held
+// against the same rules, with its ends swapped. So a rule that is gone is gone for what it once let in.
+//
+// Chains are called by a hash of what is in them and never changed: NICs with the same rules share one, a NIC gets other
+// rules by one element of a map, and what the kernel has is known by names.
+import { createHash } from 'node:crypto';
+import { boundsOf, compareIp, parseCidr, parseIp, type IpAddress } from '../../lib/ip-address.ts';
+import {
+  hasRules,
+  type AddressOwners,
+  type FilterPeer,
+  type FilterPlan,
+  type FilterRule,
+  type FilterSet,
+  type NicFilter,
+  type PortRange,
+  type SpoofGuard,
+} from './nic-filter.ts';
+
+/** How connections between guests of one bridge are followed: by the bridge's own conntrack, or by the host's through br_netfilter. */
+export type FilterMethod = 'bridge-conntrack' | 'br-netfilter';
+
+/** A set or map of the bridge's table. */
+export interface RulesetSet {
+  /** `type ipv4_addr; flags interval;` */
+  readonly declaration: string;
+  /** Each as it is written. */
+  readonly elements: readonly string[];
+}
+
+export interface RulesetChain {
+  /** `type filter hook forward priority -200; policy accept;` Empty: it is only jumped to. */
+  readonly base: string;
+  /** Rules, each with a comment by which it is known again. */
+  readonly rules: readonly string[];
+}
+
+/** All of one table. Chains stand in an order in which each comes after those that it refers to. */
+export interface RulesetTable {
+  readonly sets: ReadonlyMap<string, RulesetSet>;
+  readonly maps: ReadonlyMap<string, RulesetSet>;
+  readonly chains: ReadonlyMap<string, RulesetChain>;
+}
+
+export interface Ruleset {
+  readonly bridge: RulesetTable;
+  readonly inet: RulesetTable;
+}
+
+/**
+ * Bits of a packet's mark, from the table inet to the table bridge; the other bits are others'. The lower three say what
+ * the packet is to its connection: 0 begins it, or is of none that is known.
+ */
+const bits = {
+  mask: '0x07000000',
+  others: '0xf0ffffff',
+  established: '0x01000000',
+  reply: '0x02000000',
+  related: '0x03000000',
+  invalid: '0x04000000',
+  /** The connection was begun by a program of this host. Also in the connection's mark. */
+  host: '0x08000000',
+} as const;
+
+const tcp = 6;
+const udp = 17;
+const icmp = 1;
+const icmpv6 = 58;
+/** Fewer rules are not worth a jump by protocol. */
+const splitFrom = 8;
+/** New connections that are logged, of each rule. */
+const logLimit = 'limit rate 5/second burst 10 packets';
+const logBytes = 128;
+
+export interface RulesetOptions {
+  method: FilterMethod | 'none';
+  /** The group of nfnetlink_log that logged packets go to. */
+  logGroup: number;
+  /** Bridges with NICs that have rules. */
+  bridges: readonly string[];
+}
+
+/** The whole ruleset of a plan. */
+export function buildRuleset(plan: FilterPlan, options: RulesetOptions): Ruleset {
+  const builder = new Builder(plan, options);
+  return { bridge: builder.bridge(), inet: inetTable(plan, options) };
+}
+
+interface Side {
+  peer: 's' | 'd';
+  /** Port that is connected to. */
+  port: 's' | 'd';
+  link: 'iifname' | 'oifname';
+  isReply: boolean;
+}
+
+/** How the other side stands in a packet to the NIC, and in one from it. */
+const toNic: Side = { peer: 's', port: 'd', link: 'iifname', isReply: false };
+const fromNic: Side = { peer: 'd', port: 'd', link: 'oifname', isReply: false };
+const answersFromNic: Side = { peer: 'd', port: 's', link: 'oifname', isReply: true };
+const answersToNic: Side = { peer: 's', port: 's', link: 'iifname', isReply: true };
+
+class Builder {
+  readonly #plan: FilterPlan;
+  readonly #options: RulesetOptions;
+  readonly #chains = new Map<string, RulesetChain>();
+  readonly #sets = new Map<string, RulesetSet>();
+  readonly #named: ReadonlyMap<string, FilterSet>;
+  readonly #owners: ReadonlyMap<string, AddressOwners>;
+  /** Chains that were made for a direction, by what it says: most NICs have the rules of many others. */
+  readonly #made = new Map<unknown, Map<string, string>>();
+
+  constructor(plan: FilterPlan, options: RulesetOptions) {
+    this.#plan = plan;
+    this.#options = options;
+    this.#named = new Map(plan.sets.map((set) => [set.key, set]));
+    this.#owners = new Map(plan.owners.map((one) => [one.network, one]));
+  }
+
+  bridge(): RulesetTable {
+    const guard: string[] = [];
+    const ingress: string[] = [];
+    const egress: string[] = [];
+    for (const nic of this.#plan.nics) {
+      const isFiltered = hasRules(nic) && this.#options.method !== 'none';
+      if (nic.guard || isFiltered) guard.push(`"${nic.link}" : jump ${this.#guardChain(nic.guard)}`);
+      if (!isFiltered) continue;
+      ingress.push(`"${nic.link}" : jump ${this.#nicChain(nic, 'ingress')}`);
+      egress.push(`"${nic.link}" : jump ${this.#nicChain(nic, 'egress')}`);
+    }
+    const map = (elements: string[]): RulesetSet => ({ declaration: 'type ifname : verdict;', elements });
+    const base = (hook: string, priority: number, rules: string[]): RulesetChain => ({
+      base: `type filter hook ${hook} priority ${priority}; policy accept;`,
+      rules: rules.map((rule) => commented(rule, 'by link')),
+    });
+    const chains = new Map(this.#chains);
+    chains.set('prerouting', base('prerouting', -300, ['iifname vmap @guard']));
+    if (this.#options.method === 'bridge-conntrack')
+      chains.set('state', {
+        base: 'type filter hook prerouting priority -150; policy accept;',
+        rules: stateRules().map((rule) => commented(rule, 'state of the connection')),
+      });
+    // Before br_netfilter shows packets to the host's own rules, at 0.
+    chains.set('forward', base('forward', -200, ['iifname vmap @egress', 'oifname vmap @ingress']));
+    chains.set('input', base('input', -200, ['iifname vmap @egress']));
+    chains.set('output', base('output', -200, ['oifname vmap @ingress']));
+    const maps = new Map([
+      ['guard', map(guard)],
+      ['ingress', map(ingress)],
+      ['egress', map(egress)],
+    ]);
+    return { sets: this.#sets, maps, chains };
+  }
+
+  /** What a NIC may send. Also of one without a guard, which may send all but tags: behind one, rules would see nothing. */
+  #guardChain(guard: SpoofGuard | null): string {
+    const drop = (match: string, why: string): string => commented(`${match} counter drop`, `anti-spoofing: ${why}`);
+    const rules = [drop('ether type { 8021q, 8021ad }', 'VLAN tag')];
+    if (guard) {
+      const { mac, ipv4Only, ipv6Only, ipv4Prefix, ipv6Prefix } = guard;
+      rules.push(drop(`ether saddr != ${mac}`, 'MAC address'), drop(`arp saddr ether != ${mac}`, 'ARP'));
+      const own4 = ipv4Only ?? (ipv4Prefix === null ? null : [ipv4Prefix]);
+      const own6 = ipv6Only ?? (ipv6Prefix === null ? null : [ipv6Prefix]);
+      // While it has no address, a guest asks for one without: RFC 2131, RFC 5227, RFC 4862.
+      if (own4) {
+        const allowed = anonymous(['0.0.0.0', ...own4]);
+        rules.push(drop(`arp saddr ip != ${allowed}`, 'ARP'), drop(`ip saddr != ${allowed}`, 'IPv4 address'));
+      }
+      if (own6) rules.push(drop(`ip6 saddr != ${anonymous(['::', 'fe80::/10', ...own6])}`, 'IPv6 address'));
+      rules.push(...this.#foreignRules(guard, drop));
+      rules.push(
+        drop('udp sport { 67, 547 }', 'DHCP server'),
+        drop('icmpv6 type { 134, 137 }', 'router advertisement'),
+      );
+    }
+    return this.#chain('g', rules);
+  }
+
+  /** Addresses that are known to be others'. */
+  #foreignRules(guard: SpoofGuard, drop: (match: string, why: string) => string): string[] {
+    const { owners = [] } = this.#owners.get(guard.network) ?? {};
+    const rules: string[] = [];
+    const name = shortHash(guard.network);
+    const add = (family: 4 | 6, set: string, declaration: string, write: (address: string) => string): string[] => {
+      const all = owners.filter(({ address }) => parseIp(address)?.family === family);
+      this.#sets.set(set, { declaration, elements: all.map(({ address }) => write(address)) });
+      return all.filter(({ mac }) => mac === guard.mac).map(({ address }) => write(address));
+    };
+    const other = (match: string, own: readonly string[], set: string): string =>
+      `${own.length === 0 ? '' : `${match} != { ${own.join(', ')} } `}${match} @${set}`;
+    const own4 = add(4, `o4_${name}`, 'type ipv4_addr;', (address) => address);
+    const own6 = add(6, `o6_${name}`, 'type ipv6_addr;', (address) => address);
+    const targets = add(6, `t6_${name}`, 'typeof @th,64,128;', (address) => hexOf(address));
+    rules.push(
+      drop(other('arp saddr ip', own4, `o4_${name}`), 'ARP of another'),
+      drop(other('ip saddr', own4, `o4_${name}`), 'IPv4 address of another'),
+      drop(other('ip6 saddr', own6, `o6_${name}`), 'IPv6 address of another'),
+      // The target of a neighbour advertisement stands 8 bytes into ICMPv6: RFC 4861, 4.4.
+      drop(`icmpv6 type 136 ${other('@th,64,128', targets, `t6_${name}`)}`, 'neighbour advertisement of another'),
+    );
+    return rules;
+  }
+
+  #nicChain(nic: NicFilter, direction: 'ingress' | 'egress'): string {
+    const known = this.#made.get(nic[direction]) ?? new Map<string, string>();
+    this.#made.set(nic[direction], known);
+    const isIngress = direction === 'ingress';
+    const answers = this.#answersChain(nic, isIngress ? 'egress' : 'ingress');
+    // Of a limit, each NIC has its own count.
+    const ownLimits =
+      this.#options.method === 'bridge-conntrack' && nic[direction].rules.some((rule) => rule.connectionLimit !== null);
+    const key = `${answers} ${nic.isHostAllowed} ${ownLimits ? nic.link : ''}`;
+    const made = known.get(key);
+    if (made !== undefined) return made;
+    const always = isIngress
+      ? ['udp sport 67 udp dport 68 return', 'udp sport 547 udp dport 546 return']
+      : ['udp sport 68 udp dport 67 return', 'udp sport 546 udp dport 547 return'];
+    const rules = [
+      commented(
+        `meta mark & ${bits.mask} vmap { ${bits.reply} : ${answers}, ${bits.invalid} : drop }`,
+        'answers; what belongs to no connection',
+      ),
+      commented('meta protocol arp return', 'addressing'),
+      commented(`meta mark & ${bits.mask} == ${bits.related} meta l4proto { 1, 58 } return`, 'errors of connections'),
+      ...always.map((rule) => commented(rule, 'addressing')),
+      // Neighbour, router and multicast listener discovery: RFC 4861, RFC 3810.
+      commented('icmpv6 type { 130-136, 143 } return', 'addressing'),
+      ...(isIngress && nic.isHostAllowed ? [commented(`meta mark & ${bits.host} != 0 counter return`, 'host')] : []),
+      ...this.#ruleLines(nic, direction, isIngress ? toNic : fromNic),
+    ];
+    const name = this.#chain(isIngress ? 'i' : 'e', rules);
+    known.set(key, name);
+    return name;
+  }
+
+  /** Where packets go that answer connections of this direction: a verdict. */
+  #answersChain(nic: NicFilter, direction: 'ingress' | 'egress'): string {
+    const { rules, otherwise } = nic[direction];
+    if (otherwise === 'allow' && rules.every(({ action }) => action === 'allow')) return 'return';
+    const isIngress = direction === 'ingress';
+    const lines = [
+      ...(isIngress && nic.isHostAllowed ? [commented(`meta mark & ${bits.host} != 0 counter return`, 'host')] : []),
+      ...this.#ruleLines(nic, direction, isIngress ? answersFromNic : answersToNic),
+    ];
+    return `goto ${this.#chain(isIngress ? 'ia' : 'ea', lines)}`;
+  }
+
+  #ruleLines(nic: NicFilter, direction: 'ingress' | 'egress', side: Side): string[] {
+    const { rules, otherwise } = nic[direction];
+    const last = commented(`counter ${otherwise === 'allow' ? 'return' : 'drop'}`, `default-${direction}`);
+    const lines = (protocol: number | null): string[] =>
+      rules
+        .filter((rule) => protocol === null || rule.protocol === null || rule.protocol === protocol)
+        .flatMap((rule) => this.#lines(rule, nic, direction, side));
+    if (rules.length < splitFrom) return [...lines(null), last];
+    const parts = [tcp, udp].map((protocol) => `${protocol} : goto ${this.#chain('p', [...lines(protocol), last])}`);
+    const others = rules
+      .filter(({ protocol }) => protocol !== tcp && protocol !== udp)
+      .flatMap((rule) => this.#lines(rule, nic, direction, side));
+    return [commented(`meta l4proto vmap { ${parts.join(', ')} }`, 'by protocol'), ...others, last];
+  }
+
+  #lines(rule: FilterRule, nic: NicFilter, direction: 'ingress' | 'egress', side: Side): string[] {
+    const what = protocolMatch(rule, side);
+    if (what === null) return [];
+    const verdict = rule.action === 'allow' ? 'return' : 'drop';
+    const { method, logGroup } = this.#options;
+    return this.#peerMatches(rule.peers, side).flatMap((who) => {
+      const match = [what, who].filter((part) => part !== '').join(' ');
+      const lines: string[] = [];
+      if (rule.connectionLimit !== null && !side.isReply && method === 'bridge-conntrack')
+        lines.push(
+          commented(
+            `${match} ct state new ct count over ${rule.connectionLimit} counter drop`,
+            `limit of ${rule.id} on ${nic.link}`,
+          ),
+        );
+      if (rule.isLogged && !side.isReply)
+        lines.push(
+          commented(
+            `${match} meta mark & ${bits.mask} == 0 ${logLimit} log prefix "${logPrefix(rule, direction)}" group ${logGroup} snaplen ${logBytes}`,
+            `log of ${rule.id}`,
+          ),
+        );
+      lines.push(commented(`${match} counter ${verdict}`.trim(), rule.id));
+      return lines;
+    });
+  }
+
+  /** Matches of the other side, any of which is enough; one that is empty: everybody. */
+  #peerMatches(peers: readonly FilterPeer[] | null, { peer, link }: Side): string[] {
+    if (peers === null) return [''];
+    const blocks = peers.flatMap((one) => (one.kind === 'block' ? [one.cidr] : []));
+    const matches = ([4, 6] as const).flatMap((family) => {
+      const own = disjoint(blocks, family);
+      const word = family === 4 ? 'ip' : 'ip6';
+      if (own.length === 0) return [];
+      if (own.some((block) => block.endsWith('/0'))) return [`meta protocol ${word}`];
+      return [`${word} ${peer}addr ${own.length === 1 ? own[0] : `{ ${own.join(', ')} }`}`];
+    });
+    for (const one of peers) {
+      if (one.kind !== 'set') continue;
+      const names = this.#namedSets(one.set);
+      matches.push(`${link} @${names.links}`, `ip ${peer}addr @${names.ipv4}`, `ip6 ${peer}addr @${names.ipv6}`);
+    }
+    return matches;
+  }
+
+  /** The sets of the kernel that a named set is. Those of addresses that users list take prefixes, the others single addresses. */
+  #namedSets(key: string): { links: string; ipv4: string; ipv6: string } {
+    const hash = shortHash(key);
+    const names = { links: `l_${hash}`, ipv4: `a4_${hash}`, ipv6: `a6_${hash}` };
+    if (this.#sets.has(names.links)) return names;
+    const { blocks = [], links = [] } = this.#named.get(key) ?? {};
+    const flags = key.startsWith('addresses:') ? ' flags interval;' : '';
+    this.#sets.set(names.links, { declaration: 'type ifname;', elements: links.map((link) => `"${link}"`) });
+    this.#sets.set(names.ipv4, { declaration: `type ipv4_addr;${flags}`, elements: disjoint(blocks, 4) });
+    this.#sets.set(names.ipv6, { declaration: `type ipv6_addr;${flags}`, elements: disjoint(blocks, 6) });
+    return names;
+  }
+
+  #chain(kind: string, rules: readonly string[]): string {
+    const name = `${kind}_${createHash('sha256').update(rules.join('\n')).digest('hex').slice(0, 16)}`;
+    if (!this.#chains.has(name)) this.#chains.set(name, { base: '', rules });
+    return name;
+  }
+}
+
+/** The state of a packet's connection, as bits of its mark. */
+function stateRules(): string[] {
+  const set = (value: string): string => `meta mark set meta mark | ${value}`;
+  return [
+    `meta mark set meta mark & ${bits.others}`,
+    `ct state invalid ${set(bits.invalid)} return`,
+    `ct state related ${set(bits.related)} return`,
+    `ct mark & ${bits.host} != 0 ${set(bits.host)}`,
+    `ct direction reply ${set(bits.reply)} return`,
+    `ct state established ${set(bits.established)}`,
+  ];
+}
+
+function inetTable(plan: FilterPlan, { method, bridges }: RulesetOptions): RulesetTable {
+  const chains = new Map<string, RulesetChain>();
+  const sets = new Map<string, RulesetSet>();
+  if (method !== 'none' && bridges.length > 0) {
+    const base = (hook: string, priority: number): string =>
+      `type filter hook ${hook} priority ${priority}; policy accept;`;
+    sets.set('bridges', { declaration: 'type ifname;', elements: bridges.map((bridge) => `"${bridge}"`) });
+    chains.set('state', {
+      base: '',
+      rules: stateRules().map((rule) => commented(rule, 'state of the connection')),
+    });
+    const limits = method === 'br-netfilter' ? limitRules(plan) : { ingress: [], egress: [] };
+    // After conntrack (-200) and before destination NAT (-100).
+    const from = method === 'br-netfilter' ? [commented('iifname @bridges jump state', 'from guests')] : [];
+    chains.set('prerouting', { base: base('prerouting', -150), rules: [...from, ...limits.egress] });
+    chains.set('postrouting', {
+      base: base('postrouting', 300),
+      rules: [...limits.ingress, commented('oifname @bridges jump state', 'to guests')],
+    });
+    chains.set('output', {
+      base: base('output', -150),
+      rules: [
+        commented(`oifname @bridges ct state new ct mark set ct mark | ${bits.host}`, 'begun by programs of this host'),
+      ],
+    });
+  }
+  return { sets, maps: new Map(), chains };
+}
+
+/** Limits of connections where the bridge's chains can't count them: by the addresses that are known of a NIC. */
+function limitRules(plan: FilterPlan): { ingress: string[]; egress: string[] } {
+  const named = new Map(plan.sets.map((set) => [set.key, set]));
+  const linesOf = (nic: NicFilter, direction: 'ingress' | 'egress'): string[] =>
+    nic[direction].rules
+      .filter(({ connectionLimit }) => connectionLimit !== null)
+      .flatMap((rule) => {
+        const isIngress = direction === 'ingress';
+        const own = ([4, 6] as const).flatMap((family) => {
+          const blocks = disjoint(nic.addresses, family);
+          return blocks.length === 0 ? [] : [{ family, blocks }];
+        });
+        const what = protocolMatch(rule, isIngress ? toNic : fromNic);
+        return own.flatMap(({ family, blocks }) => {
+          const word = family === 4 ? 'ip' : 'ip6';
+          const peers = rule.peers?.flatMap((peer) =>
+            peer.kind === 'block' ? [peer.cidr] : (named.get(peer.set)?.blocks ?? []),
+          );
+          const allowed = peers && disjoint(peers, family);
+          if (what === null || allowed?.length === 0) return [];
+          const [mine, theirs] = isIngress ? ['daddr', 'saddr'] : ['saddr', 'daddr'];
+          const who =
+            allowed && !allowed.some((block) => block.endsWith('/0'))
+              ? ` ${word} ${theirs} { ${allowed.join(', ')} }`
+              : '';
+          return [
+            commented(
+              `ct state new ${word} ${mine} { ${blocks.join(', ')} }${who} ${what} ct count over ${rule.connectionLimit} counter drop`,
+              `limit of ${rule.id}`,
+            ),
+          ];
+        });
+      });
+  return {
+    ingress: plan.nics.flatMap((nic) => linesOf(nic, 'ingress')),
+    egress: plan.nics.flatMap((nic) => linesOf(nic, 'egress')),
+  };
+}
+
+/** Types of ICMP that answer others: RFC 792, RFC 1256, RFC 4443. */
+const icmpAnswers: Readonly<Record<number, readonly number[]>> = { 8: [0], 10: [9], 13: [14], 15: [16], 17: [18] };
+const icmpv6Answers: Readonly<Record<number, readonly number[]>> = { 128: [129], 139: [140] };
+
+/** The match of protocol, ports and types; null: there is nothing that could match, as for answers to what has none. */
+function protocolMatch({ protocol, ports, icmpTypes }: FilterRule, { port, isReply }: Side): string | null {
+  if (protocol === null) return '';
+  if (ports.length > 0) return `meta l4proto ${protocol} th ${port}port ${portsText(ports)}`;
+  if (icmpTypes.length === 0 || (protocol !== icmp && protocol !== icmpv6)) return `meta l4proto ${protocol}`;
+  const answers = protocol === icmp ? icmpAnswers : icmpv6Answers;
+  const types = isReply ? icmpTypes.flatMap((type) => answers[type] ?? []) : icmpTypes;
+  const unique = [...new Set(types)].toSorted((one, other) => one - other);
+  return unique.length === 0 ? null : `${protocol === icmp ? 'icmp' : 'icmpv6'} type { ${unique.join(', ')} }`;
+}
+
+/** Ranges that touch or overlap become one: a set of nftables takes none that do. */
+function portsText(ports: readonly PortRange[]): string {
+  const merged: { first: number; last: number }[] = [];
+  for (const { first, last } of ports.toSorted((one, other) => one.first - other.first)) {
+    const before = merged.at(-1);
+    if (before && first <= before.last + 1) before.last = Math.max(before.last, last);
+    else merged.push({ first, last });
+  }
+  const texts = merged.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
+  return texts.length === 1 ? texts[0]! : `{ ${texts.join(', ')} }`;
+}
+
+/** The blocks of a family without those that lie in others: sets of nftables take none that overlap. */
+export function disjoint(blocks: readonly string[], family: 4 | 6): string[] {
+  const ranges = [...new Set(blocks)].flatMap((text) => {
+    const address = parseIp(text);
+    const cidr = address ? null : parseCidr(text);
+    const bounds = address ? { first: address, last: address } : cidr && boundsOf(cidr);
+    return bounds?.first.family === family ? [{ text, ...bounds }] : [];
+  });
+  // Of two that begin at one address, the larger first.
+  ranges.sort((one, other) => compareIp(one.first, other.first) || compareIp(other.last, one.last));
+  let end: IpAddress | null = null;
+  return ranges.flatMap(({ text, last }) => {
+    if (end && compareIp(last, end) <= 0) return [];
+    end = last;
+    return [text];
+  });
+}
+
+function anonymous(blocks: readonly string[]): string {
+  const family = blocks[0]?.includes(':') ? 6 : 4;
+  return `{ ${disjoint(blocks, family).join(', ')} }`;
+}
+
+/** `web/https in allow `: what a line of the log begins with. At most 127 bytes: NF_LOG_PREFIXLEN of linux/netfilter/nf_log.h. */
+function logPrefix({ id, action }: FilterRule, direction: 'ingress' | 'egress'): string {
+  return `${id} ${direction === 'ingress' ? 'in' : 'out'} ${action} `;
+}
+
+/** A rule with what it is for, and a hash of its text, by which one that was changed by hand is told. 128 bytes at most. */
+function commented(rule: string, comment: string): string {
+  const hash = createHash('sha256').update(rule).digest('hex').slice(0, 8);
+  return `${rule} comment "${comment.slice(0, 112)} #${hash}"`;
+}
+
+function shortHash(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 16);
+}
+
+function hexOf(address: string): string {
+  return `0x${(parseIp(address)?.value ?? 0n).toString(16).padStart(32, '0')}`;
+}
