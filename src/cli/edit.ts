@@ -34,7 +34,7 @@ export async function editObject<Item extends Changeable>(
   const { name, label } = definition;
   if (!session.terminal.canAsk) {
     throw usageError('an editor needs a terminal', {
-      hint: `In a script use set or lodge apply.`,
+      hint: `In a script use lodge ${definition.noun.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} set, or lodge apply.`,
     });
   }
   const before = await definition.read();

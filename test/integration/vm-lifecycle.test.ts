@@ -227,14 +227,14 @@ suite('changing', () => {
         field: 'spec.machine',
         current: 'q35',
         wanted: 'pc',
-        reason: 'It is read when the VM starts.',
+        reason: 'The VM is built with it when it starts.',
         needsRestart: true,
       },
       {
         field: 'spec.display',
         current: 'auto',
         wanted: 'vnc',
-        reason: 'It is read when the VM starts.',
+        reason: 'The VM is built with it when it starts.',
         needsRestart: true,
       },
     ]);

@@ -18,7 +18,7 @@ import { usageError } from '../usage-error.ts';
 export function addConsoleVerbs(vm: Command): void {
   verb(vm, 'console <vm>', 'Open the serial console of a VM in this terminal', {
     description:
-      'Open the serial console of a VM in this terminal. It begins with the last 64 KiB of output. Ctrl-] leaves it; the VM goes on. In a pipe, what is read is typed and what the guest prints is written.',
+      'Open the serial console of a VM in this terminal. It begins with the last 64 KiB of output. Ctrl-] leaves it; the VM goes on. A console that shows nothing may wait for Enter. In a pipe, what is read is typed and what the guest prints is written. What was printed earlier, also by a VM that is off: lodge vm serial-log.',
     examples: [
       ['lodge vm console web1', 'leave it with Ctrl-]'],
       ['lodge vm console web1 --detach-key ctrl-a', 'another key to leave it'],

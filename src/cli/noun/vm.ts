@@ -377,7 +377,7 @@ function addChangeVerbs(vm: Command): void {
 
   verb(vm, 'edit <vm>', 'Change a VM in an editor', {
     description:
-      'Change spec and labels of a VM as YAML in $VISUAL or $EDITOR. What is not valid opens the editor again.',
+      'Change spec and labels of a VM as YAML in $VISUAL or $EDITOR. What can change while it runs is changed at once; the rest takes effect at the next start. What is not valid opens the editor again; a file that is left as it was, or emptied, changes nothing.',
     examples: [['EDITOR=nano lodge vm edit web1', 'with another editor']],
   }).action(
     withDaemon<[name: string], object>(async (session, _options, name) => {

@@ -121,7 +121,9 @@ function laterText(now: number | undefined, later: number, format: (value: numbe
 
 /** A change that the guest doesn't have yet, in one line. */
 export function pendingText({ field, current, wanted, reason, needsRestart }: PendingChange): string {
-  const values = `${valueText(current)} → ${valueText(wanted)}`;
+  // A disk, NIC or USB device that is not there is none; any other field that has no value follows from something else.
+  const missing = /^spec\.(disks|nics|usbDevices)\.[^.]+$/.test(field) ? 'none' : 'not set';
+  const values = [current, wanted].map((value) => (value === null ? missing : String(value))).join(' → ');
   return `${field.replace(/^spec\./, '')}: ${values}${needsRestart ? ', at the next start' : ''}. ${reason}`;
 }
 
@@ -238,8 +240,7 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
     { header: 'CACHE', value: (disk) => spec.disks.find((one) => one.name === disk.name)?.cache ?? '' },
   ];
   const cpu = [
-    `${spec.cpu.count}`,
-    `model ${spec.cpu.model}`,
+    `${spec.cpu.count}, model ${spec.cpu.model}`,
     ...spec.cpu.enable.map((feature) => `+${feature}`),
     ...spec.cpu.disable.map((feature) => `-${feature}`),
   ].join(' ');
@@ -331,10 +332,10 @@ export async function vmDetails(vm: Vm, session: Session): Promise<string[]> {
         'Last exit',
         lastExit === null ? null : `${lastExit.cause}, ${momentOf(lastExit.at) ?? ''}: ${lastExit.message}`,
       ],
-      ['Not in effect yet', status.pendingChanges.length === 0 ? null : status.pendingChanges.map(pendingText)],
       ['Labels', labelsText(vm.labels)],
       ['Created', momentOf(vm.createdAt)],
       ['Id', vm.id],
+      ['Not in effect yet', status.pendingChanges.length === 0 ? null : status.pendingChanges.map(pendingText)],
       [
         'Devices',
         status.devices.length === 0

@@ -77,7 +77,12 @@ const placedAtOnce = new Set<keyof VmSpec['cpu']>([
 ]);
 /** Fields with their own part of the plan. */
 const planned = new Set<keyof VmSpec>(['cpu', 'memoryMib', 'memoryTargetMib', 'disks', 'nics', 'usbDevices']);
-const atStart = 'It is read when the VM starts.';
+/** Why a field without a part of the plan waits. */
+const whyAtStart: Partial<Record<keyof VmSpec, string>> = {
+  cloudInit: 'A guest reads its first-boot data when it boots.',
+  sharedFolders: 'A shared folder comes with a device, and for virtio-fs with memory, that the VM is started with.',
+};
+const builtAtStart = 'The VM is built with it when it starts.';
 
 /** Steps in the order in which they are to be made: first what makes room, then what takes it. */
 export function planChanges(now: Configuration, wanted: Configuration, report: DeviceReport): ChangePlan {
@@ -187,7 +192,10 @@ function planVcpus(now: VmSpec, wanted: VmSpec, { vcpus }: DeviceReport, plan: C
   for (const name of keysOf(now.cpu, wanted.cpu)) {
     if (name === 'count' || placedAtOnce.has(name) || isDeepStrictEqual(now.cpu[name], wanted.cpu[name])) continue;
     plan.pending.push(
-      later({ field: `spec.cpu.${name}`, current: shown(now.cpu[name]), wanted: shown(wanted.cpu[name]) }, atStart),
+      later(
+        { field: `spec.cpu.${name}`, current: shown(now.cpu[name]), wanted: shown(wanted.cpu[name]) },
+        builtAtStart,
+      ),
     );
   }
 }
@@ -384,7 +392,9 @@ function planRest(now: VmSpec, wanted: VmSpec, plan: ChangePlan): void {
     // First-boot data may hold secrets.
     const value = (spec: VmSpec): PendingChange['current'] =>
       name === 'cloudInit' ? (spec.cloudInit ? 'given' : null) : shown(spec[name]);
-    plan.pending.push(later({ field: `spec.${name}`, current: value(now), wanted: value(wanted) }, atStart));
+    plan.pending.push(
+      later({ field: `spec.${name}`, current: value(now), wanted: value(wanted) }, whyAtStart[name] ?? builtAtStart),
+    );
   }
 }
 
