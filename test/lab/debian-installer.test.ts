@@ -6,7 +6,8 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { readDebianMirrors } from '../../src/host/image/apt-mirrors.ts';
-import { fetchInstaller, installerSuite, makeInstallerIso, preseed } from '../support/debian-installer.ts';
+import { fetchInstaller, makeInstallerIso, preseed } from '../support/debian-installer.ts';
+import { installerSuite, openInstallerArchive } from '../support/installer-archive.ts';
 import { serveInstallerMirror } from '../support/installer-mirror.ts';
 import { qemuDaemon } from '../support/qemu-daemon.ts';
 import { temporaryFolder } from '../support/temporary.ts';
@@ -24,25 +25,22 @@ test(
   async (context) => {
     const folder = await temporaryFolder(context);
     const mirrors = await readDebianMirrors();
-    const installer = await fetchInstaller(mirrors, folder);
+    const archive = await openInstallerArchive(mirrors, folder);
+    const installer = await fetchInstaller(archive, folder);
     const host = await qemuDaemon(context, { images: [] });
     const { client } = host;
     const mirror = await serveInstallerMirror(context, host.namespace, {
       url: mirrors.archive,
       suite: installerSuite,
+      archive,
       installed: installer.installed,
-      wanted: ['partman-btrfs'],
     });
-    context.diagnostic(`the mirror lacks ${mirror.missing.length} packages: ${mirror.missing.join(' ')}`);
-    const hasExt4 = !mirror.missing.includes('e2fsprogs-udeb');
+    context.diagnostic(
+      `the mirror lacks ${mirror.missing.join(' ')}; the installer goes without ${mirror.leftOut.join(' ')}`,
+    );
     const { status: network } = await client.network.get({ params: { network: 'user' } });
-    const answers = preseed({
-      // QEMU's own network has the loopback of the namespace at its router's address.
-      mirror: `${network.gateway ?? '10.0.2.2'}:${mirror.port}`,
-      hostname,
-      fileSystem: hasExt4 ? 'ext4' : 'btrfs',
-      modules: hasExt4 ? [] : ['partman-btrfs'],
-    });
+    // QEMU's own network has the loopback of the namespace at its router's address.
+    const answers = preseed({ mirror: `${network.gateway ?? '10.0.2.2'}:${mirror.port}`, hostname });
     const media = join(host.daemon.folder, 'media');
     await mkdir(media, { mode: 0o755 });
     const iso = join(media, 'installer.iso');

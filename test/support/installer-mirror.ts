@@ -1,17 +1,17 @@
 // What Debian's installer asks a mirror for, handed on from the one that this machine's apt is configured with, for guests
 // that reach nothing else. It listens on a unix socket, and by that on a port of a network namespace.
 //
-// A mirror that fetches what it is asked for may not have every package of the installer itself. Those that are missing are
-// left out of the list that the installer sees, and what needs them too: it goes without. The list has another checksum
-// then, and its signature is not Debian's: the installer is told to do without (debian-installer/allow_unauthenticated).
+// A mirror that fetches what it is asked for may not have every package of the installer. Those that it lacks are left out
+// of the list that the installer sees, and so is what can't do without them: the installer goes without. The list has
+// another checksum then, and no signature of Debian's: the installer is told so (debian-installer/allow_unauthenticated).
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { createServer, type ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { run } from '../../src/host/command.ts';
 import { atEnd, type Cleanup } from './cleanup.ts';
+import { type InstallerArchive, type InstallerPackage } from './installer-archive.ts';
 import { serveIn, type NetworkNamespace } from './namespace.ts';
 import { temporaryFolder } from './temporary.ts';
 
@@ -20,26 +20,24 @@ export interface InstallerMirror {
   port: number;
   /** What was asked for: `200 /dists/…`. */
   answered: string[];
-  /** Packages of the installer that the mirror doesn't have. */
+  /** Packages that the installer would take, and the mirror doesn't have. */
   missing: readonly string[];
+  /** Packages that the installer goes without for want of them. */
+  leftOut: readonly string[];
 }
 
 export interface InstallerMirrorOptions {
   /** Of the archive, without a slash at its end. */
   url: string;
   suite: string;
+  archive: InstallerArchive;
   /** Packages that the installer has in its initial RAM disk, in whichever version. */
-  installed: ReadonlySet<string>;
-  /** Packages that it is told to take besides those it takes by itself. */
-  wanted: readonly string[];
+  installed: readonly InstallerPackage[];
 }
 
 /** Folder of the archive on this mirror. */
 export const mirrorFolder = '/debian';
 const fetchMs = 300_000;
-const atOnce = 4;
-/** Priorities of packages that the installer takes by itself. */
-const taken = new Set(['required', 'important', 'standard']);
 
 /** In the namespace: hands each connection on to the socket. */
 const forwarder = `
@@ -57,17 +55,21 @@ export async function serveInstallerMirror(
   namespace: NetworkNamespace,
   options: InstallerMirrorOptions,
 ): Promise<InstallerMirror> {
-  const { url, suite, installed } = options;
+  const { url, suite, archive, installed } = options;
   const list = 'main/debian-installer/binary-amd64/Packages';
-  const all = paragraphs(await unpack(test, await get(`${url}/dists/${suite}/${list}.xz`)));
-  const missing = await missingOf(all, options);
-  // It does without a newer one of what it has.
-  const lost = missing.filter((name) => !installed.has(name));
-  const there = all.filter(
-    (one) => !missing.includes(nameOf(one)) && !dependsOf(one).some((name) => lost.includes(name)),
+  // Modules of kernels are in the initial RAM disk, and whatever else says that it stands for a package.
+  const provided = new Set(installed.flatMap(({ provides }) => provides));
+  const all = archive.packages.filter(({ name, kernelVersion }) => kernelVersion === null && !provided.has(name));
+  const taken = takenFrom(all, options);
+  const fetched = await archive.download(taken);
+  const missing = taken.filter((name) => !fetched.has(name));
+  const there = complete(
+    all.filter(({ name }) => !missing.includes(name)),
+    installed,
   );
-  const shown = Buffer.from(`${there.join('\n\n')}\n`);
-  const release = replaceInRelease((await get(`${url}/dists/${suite}/Release`)).toString(), list, shown);
+  const shown = Buffer.from(`${there.map(({ text }) => text).join('\n\n')}\n`);
+  const release = replaceInRelease(archive.release, list, shown);
+  const pathOf = new Map(there.map(({ name, path }) => [`/${path}`, fetched.get(name)]));
 
   const answered: string[] = [];
   const answer = (response: ServerResponse, path: string, status: number, body: Buffer): void => {
@@ -83,7 +85,8 @@ export async function serveInstallerMirror(
     // Other forms of the same would say something else.
     if (own === 'InRelease' || own === 'Release.gpg' || own.startsWith(list))
       return answer(response, path, 404, Buffer.alloc(0));
-    get(`${url}${path}`).then(
+    const local = pathOf.get(decodeURIComponent(path));
+    (local === undefined ? get(`${url}${path}`) : readFile(local)).then(
       (body) => answer(response, path, 200, body),
       () => answer(response, path, 404, Buffer.alloc(0)),
     );
@@ -100,63 +103,35 @@ export async function serveInstallerMirror(
   const inside = serveIn(test, namespace, forwarder, socketPath);
   const lines = createInterface({ input: inside.stdout });
   const [port] = (await once(lines, 'line', { signal: AbortSignal.timeout(10_000) })) as [string];
-  return { port: Number(port), answered, missing };
+  const leftOut = taken.filter((name) => !there.some((one) => one.name === name));
+  return { port: Number(port), answered, missing, leftOut };
 }
 
-/** Names of the packages that the installer would take and the mirror doesn't have. */
-async function missingOf(all: readonly string[], { url, wanted }: InstallerMirrorOptions): Promise<string[]> {
-  const byName = new Map(all.map((one) => [nameOf(one), one]));
-  const standard = all.filter((one) => taken.has(fieldOf(one, 'Priority') ?? '')).map((one) => nameOf(one));
-  const names = new Set([...standard, ...wanted]);
-  for (const name of names) for (const other of dependsOf(byName.get(name) ?? '')) names.add(other);
-  const missing: string[] = [];
-  const left = all.filter((one) => names.has(nameOf(one))).values();
-  const look = async (): Promise<void> => {
-    for (const one of left) if (!(await exists(`${url}/${fieldOf(one, 'Filename')}`))) missing.push(nameOf(one));
-  };
-  await Promise.all(Array.from({ length: atOnce }, look));
-  return missing;
+/** Names of what the installer takes: what is standard, and what that needs. */
+function takenFrom(all: readonly InstallerPackage[], { installed }: InstallerMirrorOptions): string[] {
+  const has = new Set(installed.map(({ name }) => name));
+  const byName = new Map(all.map((one) => [one.name, one]));
+  const names = new Set(all.filter(({ isStandard }) => isStandard).map(({ name }) => name));
+  for (const name of names) for (const other of byName.get(name)?.depends ?? []) names.add(other);
+  return [...names].filter((name) => byName.has(name) && !has.has(name));
 }
 
-/** Some mirrors want a plus sign in a name escaped. */
-function escaped(url: string): string {
-  return url.replaceAll('+', '%2b');
+/** The packages that have all that they depend on, among themselves and in what is installed. */
+function complete(all: readonly InstallerPackage[], installed: readonly InstallerPackage[]): InstallerPackage[] {
+  let left = [...all];
+  for (;;) {
+    const there = new Set([...left, ...installed].flatMap(({ name, provides }) => [name, ...provides]));
+    const next = left.filter(({ depends }) => depends.every((name) => there.has(name)));
+    if (next.length === left.length) return left;
+    left = next;
+  }
 }
 
-/** Reads what a mirror has. Throws where it hasn't. */
-export async function get(url: string): Promise<Buffer> {
-  const response = await fetch(escaped(url), { signal: AbortSignal.timeout(fetchMs) });
+/** Reads what a mirror has; some want a plus sign in a name escaped. Throws where it hasn't. */
+async function get(url: string): Promise<Buffer> {
+  const response = await fetch(url.replaceAll('+', '%2b'), { signal: AbortSignal.timeout(fetchMs) });
   if (!response.ok) throw new Error(`${url} was answered with ${response.status}`);
   return Buffer.from(await response.arrayBuffer());
-}
-
-/** Whether a mirror has it. */
-export async function exists(url: string): Promise<boolean> {
-  const response = await fetch(escaped(url), { method: 'HEAD', signal: AbortSignal.timeout(fetchMs) });
-  return response.ok;
-}
-
-async function unpack(test: Cleanup, packed: Buffer): Promise<string> {
-  const path = join(await temporaryFolder(test), 'Packages.xz');
-  await writeFile(path, packed);
-  return (await run(['xz', '-dc', path])).stdout;
-}
-
-function paragraphs(text: string): string[] {
-  return text.split(/\n\n+/).filter((one) => one.trim() !== '');
-}
-
-function nameOf(paragraph: string): string {
-  return fieldOf(paragraph, 'Package') ?? '';
-}
-
-function dependsOf(paragraph: string): string[] {
-  const depends = fieldOf(paragraph, 'Depends') ?? '';
-  return depends.split(',').flatMap((one) => one.trim().split(' ')[0] || []);
-}
-
-function fieldOf(paragraph: string, name: string): string | undefined {
-  return new RegExp(`^${name}: (.*)$`, 'm').exec(paragraph)?.[1];
 }
 
 /** Release with the checksum of a list that is another now, and without other forms of that list. */
