@@ -2,6 +2,7 @@
 // what the guest agent offers: vm-guest.ts.
 import * as z from 'zod';
 import { vmMetricsRoutes } from './metrics.ts';
+import { vmExitsRoutes } from './vm-exits.ts';
 import { vmLatencyRoutes } from './vm-latency.ts';
 import { creation, inProject, listQuery, metadata, objectName, page, timestamp, update } from './object.ts';
 import { bytes, route, type RouteTable } from './route.ts';
@@ -453,6 +454,7 @@ export const vmRoutes = {
   }),
   ...vmMetricsRoutes,
   ...vmLatencyRoutes,
+  ...vmExitsRoutes,
   ...vmPlacementRoutes,
   log: route({
     method: 'GET',

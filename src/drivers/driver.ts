@@ -18,6 +18,7 @@ import { type SharedFolderDriver } from '../api/vm-shared-folder.ts';
 import { type VmDiskLimits, type VmSpec, type VmUsbDevice } from '../api/vm-spec.ts';
 import { type Picture } from '../lib/picture.ts';
 import { type VmExit, type VmPinned } from '../api/vm.ts';
+import { type VmExits } from '../api/vm-exits.ts';
 import { type GuestCounters, type GuestDetail, type GuestMemoryShares, type GuestUsage } from './measured.ts';
 import { type GuestLimits, type GuestTuning } from './guest-tuning.ts';
 
@@ -450,6 +451,11 @@ export interface Guest {
   counters(): Promise<GuestCounters>;
   /** What its hypervisor tells; where it doesn't within a second, that is null. */
   detail(): Promise<GuestDetail>;
+  /**
+   * Watches for a time why the guest leaves to its hypervisor. What can't be told is named in the answer. Throws `busy` while
+   * it is being watched already.
+   */
+  exits(options: CallOptions & { watchMs: number; isTracing: boolean }): Promise<Omit<VmExits, 'at'>>;
   /** How its memory is made up. Costs the kernel a walk over it, milliseconds for GiB. Null when it exists no more. */
   memoryShares(): Promise<GuestMemoryShares | null>;
   /** Lets go of the guest without touching it: it runs on, and `discover` finds it later. */

@@ -83,6 +83,19 @@ test('what a guest does is measured', async (t) => {
     assert.ok(bytes > 2 ** 20 && bytes < 128 * 2 ** 20, used);
   });
 
+  await t.test('why it leaves to its hypervisor is watched', async () => {
+    const seen = await host.client.vm.exits({ params, query: { watchS: 1, trace: true } });
+    assert.equal(seen.accelerator, (await host.node()).status.accelerator?.chosen);
+    assert.ok(
+      seen.counters.some(({ total }) => total > 0),
+      JSON.stringify(seen),
+    );
+    assert.ok(seen.watchedS >= 1);
+    const again = [1, 2].map(() => host.client.vm.exits({ params, query: { watchS: 2 } }));
+    const [one, other] = await Promise.allSettled(again);
+    assert.deepEqual([one!.status, other!.status].toSorted(), ['fulfilled', 'rejected'], 'one at a time');
+  });
+
   await t.test('a VM that is off has nothing to measure', async () => {
     await host.done(host.client.vm.forceOff({ params }));
     await assert.rejects(host.client.vm.diskLatency({ params }), { code: 'wrong_state' });

@@ -10,6 +10,7 @@ import { untilInterrupted } from '../output/follow.ts';
 import { printDocument } from '../output/print.ts';
 import { renderTable, type Column } from '../output/table.ts';
 import { usageError } from '../usage-error.ts';
+import type { ExitsOptions } from '../vm/exits.ts';
 
 interface StatsOptions {
   since?: number;
@@ -215,6 +216,29 @@ export function addVmStatsVerb(vm: Command): void {
       );
     }),
   );
+}
+
+/** `lodge vm exits`. */
+export function addVmExitsVerb(vm: Command): void {
+  verb(vm, 'exits <vm>', 'Show why a VM leaves to its hypervisor, and how often', {
+    formats: documentFormats,
+    description:
+      'Watch a running VM and show what KVM counts of it, with what each counter means; with --trace also the reasons of its exits, by trace events of the kernel. Of an emulated VM, what the emulation counts. What this machine does not tell is said with the reason.',
+    examples: [
+      ['lodge vm exits web1', 'counters, watched for a second'],
+      ['lodge vm exits web1 --for 10s', 'for ten seconds'],
+      ['lodge vm exits web1 --trace 5s', 'and why it exits: which ports, registers, pages of devices'],
+    ],
+  })
+    .option('--for <duration>', 'how long to watch (default: 1s; at most 30s)', parsedBy(parseDurationMs))
+    .option('--trace [duration]', 'tell reasons too, for so long', parsedBy(parseDurationMs))
+    .option('--all', 'with counters that have counted nothing')
+    .action(
+      withDaemon<[name: string], ExitsOptions>(async (session, options, name) => {
+        const { showExits } = await import('../vm/exits.ts');
+        await showExits(session, options, name);
+      }),
+    );
 }
 
 /** `lodge node stats`. */

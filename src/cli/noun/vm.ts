@@ -18,7 +18,7 @@ import type { Session } from '../connect/session.ts';
 import { usageError } from '../usage-error.ts';
 import { fetchVms, vmDetails, vmPrintable } from '../vm/view.ts';
 import { vmGoals, type VmGoal } from '../vm/wait.ts';
-import { addVmStatsVerb } from './stats.ts';
+import { addVmExitsVerb, addVmStatsVerb } from './stats.ts';
 import { addCpusVerbs } from './vm-cpus.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
@@ -96,6 +96,7 @@ function addLookVerbs(vm: Command): void {
   );
 
   addVmStatsVerb(vm);
+  addVmExitsVerb(vm);
   addCpusVerbs(vm);
 
   verb(vm, 'wait <vm...>', 'Wait until VMs are as wanted', {

@@ -103,6 +103,12 @@ export function vmHandlers({
     usage: async () => ({ at: new Date().toISOString(), items: await usage.sample() }),
     cpus: (request) => placements.cpus(find(request)),
     metrics: (request) => history.ofVm(find(request).id, request.query, Date.now() / 1000),
+    exits: async (request, { signal }) => {
+      const { watchS, trace } = request.query;
+      const guest = service.guest(find(request), 'measure');
+      const seen = await guest.exits({ watchMs: watchS * 1000, isTracing: trace, signal });
+      return { at: new Date().toISOString(), ...seen };
+    },
     diskLatency: async (request) => {
       const { disks } = await service.guest(find(request), 'measure').detail();
       return { at: new Date().toISOString(), edgesUs: [...latencyEdgesUs], disks: disks && [...disks.latency] };

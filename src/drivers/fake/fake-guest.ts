@@ -264,6 +264,18 @@ export class FakeGuest implements Guest {
     };
   }
 
+  async exits({ watchMs }: { watchMs: number }): ReturnType<Guest['exits']> {
+    return {
+      accelerator: 'tcg',
+      watchedS: watchMs / 1000,
+      counters: [],
+      trace: null,
+      steal: null,
+      dirtyMibPerS: null,
+      missing: [{ what: 'counters', reason: 'A fake guest runs no code, and leaves to nobody.' }],
+    };
+  }
+
   async memoryShares(): Promise<GuestMemoryShares | null> {
     return { pssMib: 1, hugeMib: 0, ksmMib: 0, swapMib: 0 };
   }

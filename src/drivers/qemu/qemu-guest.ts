@@ -33,6 +33,7 @@ import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { diskOfDevice } from './device-arguments.ts';
 import { readDiskPlaces } from './devices/disk-places.ts';
 import { QemuDevices } from './devices/devices.ts';
+import { watchExits } from './exits/exits.ts';
 import { inOrderOf, type Room } from './room.ts';
 import { readTail, workNames, type VmFolder } from './folder.ts';
 import { GuestMeter } from './guest-meter.ts';
@@ -118,6 +119,7 @@ export class QemuGuest implements Guest {
   #isPortOpen: boolean | null = null;
   #isStateQuiet = false;
   #isTpmTold = false;
+  #isWatched = false;
   #areSharedFoldersTold = false;
 
   constructor(parts: QemuGuestParts) {
@@ -341,6 +343,19 @@ export class QemuGuest implements Guest {
 
   detail(): Promise<GuestDetail> {
     return this.#meter.detail();
+  }
+
+  async exits({ watchMs, isTracing, signal }: Parameters<Guest['exits']>[0]): ReturnType<Guest['exits']> {
+    const { name, qmp } = this.#parts;
+    if (this.#isWatched)
+      throw new LodgeError('busy', `VM ${name} is being watched already.`, { hint: 'Wait until that is over.' });
+    this.#isWatched = true;
+    try {
+      const guest = { id: this.id, pid: this.pid, qmp, isEmulated: this.#pinned.accelerator === 'tcg' };
+      return await this.#ask('watch', () => watchExits(guest, { watchMs, isTracing, signal }));
+    } finally {
+      this.#isWatched = false;
+    }
   }
 
   memoryShares(): Promise<GuestMemoryShares | null> {

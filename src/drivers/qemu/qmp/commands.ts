@@ -359,6 +359,16 @@ const machineCommands = {
   closefd: command({ fdname: string }),
 
   // Statistics. `names` and `vcpus` restrict the answer; without them everything comes.
+  'x-query-jit': command({}, object({ 'human-readable-text': string })),
+  'calc-dirty-rate': command({ 'calc-time': integer }),
+  'query-dirty-rate': command(
+    {},
+    object({
+      'dirty-rate': optional(integer),
+      status: enumeration('unstarted', 'measuring', 'measured'),
+      'calc-time': integer,
+    }),
+  ),
   'query-stats': commandOf(
     union(
       'target',
