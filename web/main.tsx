@@ -1,8 +1,6 @@
 // The console's beginning: language first, so that nothing is drawn twice, then the application.
 import './style-nonce.ts';
 import '@mantine/core/styles.layer.css';
-import '@mantine/notifications/styles.layer.css';
-import '@mantine/spotlight/styles.layer.css';
 import './app/app.css';
 import { createRoot } from 'react-dom/client';
 import { App } from './app/app.tsx';

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { LodgeError } from '../api/errors.ts';
 import { differences } from '../lib/difference.ts';
-import { formatPath, withoutValueAt, withValueAt, type Json } from '../lib/field-path.ts';
+import { type Json } from '../lib/field-path.ts';
+import { rebase } from '../client/rebase.ts';
 import type { Session } from './connect/session.ts';
 import { invalidDocument, updateSchema, type Changeable, type ChangeableNoun } from './set.ts';
 import { usageError } from './usage-error.ts';
@@ -145,7 +146,7 @@ async function save<Item extends Changeable>(
   } catch (failure) {
     if (!(failure instanceof LodgeError) || failure.code !== 'revision_conflict') throw failure;
     const now = await read();
-    const merged = rebase(editableOf(before), edited, editableOf(now));
+    const merged = rebase(asJson(editableOf(before)), asJson(edited), asJson(editableOf(now)));
     if ('conflicts' in merged) {
       throw new LodgeError(
         'revision_conflict',
@@ -154,41 +155,10 @@ async function save<Item extends Changeable>(
       );
     }
     session.terminal.note('Somebody else changed other fields meanwhile; these changes are kept.');
-    return update({ revision: now.revision, ...merged.document });
+    return update({ revision: now.revision, ...(merged.document as unknown as Editable) });
   }
 }
 
-/** Applies the changes from `original` to `edited` onto `now`; or names the fields that both have changed. */
-export function rebase(
-  original: Editable,
-  edited: Editable,
-  now: Editable,
-): { document: Editable } | { conflicts: string[] } {
-  const mine = differences(original as unknown as Json, edited as unknown as Json);
-  const theirs = differences(original as unknown as Json, now as unknown as Json);
-  const overlap = (one: string, other: string): boolean =>
-    one === other || one.startsWith(`${other}.`) || one.startsWith(`${other}[`);
-  const conflicts = mine
-    .map(({ path }) => formatPath(path))
-    .filter((path) => theirs.some((one) => overlap(path, formatPath(one.path)) || overlap(formatPath(one.path), path)));
-  if (conflicts.length > 0) return { conflicts };
-  let document = now as unknown as Json;
-  for (const { path, after } of mine) {
-    document = after === undefined ? withoutValueAt(document, path) : withNamed(document, path, after);
-  }
-  return { document: document as unknown as Editable };
-}
-
-/** Sets a value; an element that is addressed by its name and isn't there is added to the end of its list. */
-function withNamed(document: Json, path: (string | number)[], value: Json): Json {
-  const parentPath = path.slice(0, -1);
-  const last = path.at(-1);
-  const parent = parentPath.reduce<Json | undefined>(
-    (current, part) =>
-      typeof current === 'object' && current !== null ? (current as Record<string, Json>)[String(part)] : undefined,
-    document,
-  );
-  if (typeof last === 'string' && Array.isArray(parent))
-    return withValueAt(document, [...parentPath, parent.length], value);
-  return withValueAt(document, path, value);
+function asJson(editable: Editable): Json {
+  return editable as unknown as Json;
 }

@@ -5,7 +5,23 @@ import { type LodgeClient } from '../../src/client/client.ts';
 import { waitForTaskEnd } from '../../src/client/follow.ts';
 
 /** Pages of the console, with something on each of them. */
-export const consolePages: readonly { name: string; path: string }[] = [{ name: 'vms', path: '/vms' }];
+export const consolePages: readonly { name: string; path: string }[] = [
+  { name: 'vms', path: '/vms' },
+  { name: 'create', path: '/vms/new' },
+  { name: 'vm-overview', path: '/vms/db1' },
+  { name: 'vm-console', path: '/vms/db1/console' },
+  { name: 'vm-metrics', path: '/vms/db1/metrics' },
+  { name: 'vm-hardware', path: '/vms/db1/hardware' },
+  { name: 'vm-disks', path: '/vms/db1/disks' },
+  { name: 'vm-nics', path: '/vms/db1/nics' },
+  { name: 'vm-snapshots', path: '/vms/db1/snapshots' },
+  { name: 'vm-lineage', path: '/vms/db1/lineage' },
+  { name: 'vm-activity', path: '/vms/db1/activity' },
+  { name: 'vm-spec', path: '/vms/db1/spec' },
+  { name: 'tasks', path: '/tasks' },
+  { name: 'events', path: '/events' },
+  { name: 'settings', path: '/settings' },
+];
 
 const taskMs = 60_000;
 

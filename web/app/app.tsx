@@ -1,17 +1,20 @@
 // The application: theme, queries, who has signed in, and the pages by their addresses.
-import { MantineProvider, Modal, Text } from '@mantine/core';
-import { Notifications } from '@mantine/notifications';
+import { Loader, MantineProvider } from '@mantine/core';
 import { QueryClientProvider } from '@tanstack/react-query';
 import { RouterProvider } from '@tanstack/react-router';
-import { useEffect, useState } from 'react';
+import { lazy, Suspense, useEffect, useState } from 'react';
 import { checkSession, useSignIn } from '../data/client.ts';
 import { follow } from '../data/live.ts';
 import { queryClient } from '../data/queries.ts';
 import { useText } from '../i18n/language.ts';
-import { SignInForm, signInByLink, SignInPage } from '../session/sign-in-page.tsx';
+import { signInByLink } from '../session/sign-in-link.ts';
 import { router } from './router.ts';
 import { theme, variables } from './theme.ts';
 import { startToasts } from './toasts.ts';
+
+// Needed by few, or a moment later: not part of what is loaded first.
+const SignInPage = lazy(async () => ({ default: (await import('../session/sign-in-page.tsx')).SignInPage }));
+const SignInAgain = lazy(async () => ({ default: (await import('../session/sign-in-again.tsx')).SignInAgain }));
 
 /** How long until a daemon that does not answer is asked again, milliseconds. */
 const retryMs = 2000;
@@ -20,7 +23,6 @@ export function App() {
   return (
     <MantineProvider theme={theme} cssVariablesResolver={variables} defaultColorScheme="auto">
       <QueryClientProvider client={queryClient}>
-        <Notifications position="bottom-right" limit={4} />
         <Gate />
       </QueryClientProvider>
     </MantineProvider>
@@ -68,26 +70,19 @@ function Gate() {
   }, [isIn]);
 
   if (signIn.state === 'signed-out' || signIn.state === 'checking') {
+    if (isOpening || (signIn.state === 'checking' && away === null)) {
+      return <Loader role="status" m="xl" aria-label={t('common.loading')} />;
+    }
     return (
-      <SignInPage failure={linkFailure ?? away} isBusy={isOpening || (signIn.state === 'checking' && away === null)} />
+      <Suspense>
+        <SignInPage failure={linkFailure ?? away} />
+      </Suspense>
     );
   }
   return (
     <>
       <RouterProvider router={router} />
-      <Modal
-        opened={signIn.state === 'expired'}
-        onClose={() => undefined}
-        withCloseButton={false}
-        closeOnEscape={false}
-        closeOnClickOutside={false}
-        title={t('sign-in.again')}
-      >
-        <Text fz="sm" c="dimmed" mb="md">
-          {t('sign-in.again-hint')}
-        </Text>
-        <SignInForm />
-      </Modal>
+      <Suspense>{signIn.state === 'expired' && <SignInAgain />}</Suspense>
     </>
   );
 }

@@ -23,12 +23,20 @@ const page = (path: string, component: PageComponent) =>
 const list = (path: string, component: PageComponent) =>
   createRoute({ getParentRoute: () => root, path, component, validateSearch: listSearch, errorComponent: PageFailure });
 
+const vmPage = lazyRouteComponent(() => import('../vm/vm-page.tsx'), 'VmPage');
+
 const routes = [
   home,
   list(
     '/vms',
     lazyRouteComponent(() => import('../vm/vm-list-page.tsx'), 'VmListPage'),
   ),
+  page(
+    '/vms/new',
+    lazyRouteComponent(() => import('../vm/create-page.tsx'), 'CreatePage'),
+  ),
+  page('/vms/$vm', vmPage),
+  page('/vms/$vm/$tab', vmPage),
   list(
     '/tasks',
     lazyRouteComponent(() => import('../task/task-list-page.tsx'), 'TaskListPage'),

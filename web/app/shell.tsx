@@ -74,8 +74,8 @@ export function Shell() {
                 aria-expanded={isNavOpen}
               />
               <a className="brand" {...linkTo('/vms')}>
-                <img src="/icon.svg" alt="" />
-                <Text span inherit visibleFrom="xs">
+                <img src="/icon.svg" alt="Lodge" />
+                <Text span inherit visibleFrom="xs" aria-hidden>
                   Lodge
                 </Text>
               </a>
@@ -122,7 +122,7 @@ export function Shell() {
 function SearchButton({ onClick }: { onClick: () => void }) {
   const t = useText();
   return (
-    <UnstyledButton onClick={onClick} className="card" px="sm" h={36} flex="0 1 420px" aria-label={t('palette.open')}>
+    <UnstyledButton onClick={onClick} className="card" px="sm" h={36} flex="0 1 420px">
       <Group justify="space-between" wrap="nowrap" gap="xs" c="dimmed" h="100%">
         <Group gap={8} wrap="nowrap" miw={0}>
           <Search size={16} />
@@ -131,7 +131,9 @@ function SearchButton({ onClick }: { onClick: () => void }) {
           </Text>
         </Group>
         <Box visibleFrom="sm">
-          <Kbd size="xs">Ctrl K</Kbd>
+          <Kbd size="xs" aria-hidden>
+            Ctrl K
+          </Kbd>
         </Box>
       </Group>
     </UnstyledButton>

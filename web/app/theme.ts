@@ -18,9 +18,7 @@ const lodge: MantineColorsTuple = [
 
 export const theme = createTheme({
   primaryColor: 'lodge',
-  primaryShade: { light: 7, dark: 5 },
-  autoContrast: true,
-  luminanceThreshold: 0.22,
+  primaryShade: 7,
   colors: { lodge },
   fontFamily:
     'Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", "Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif',

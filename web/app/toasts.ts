@@ -1,14 +1,10 @@
 // Toasts: what happened that the user did not start on this page. What was started here is shown where it was.
-import { notifications } from '@mantine/notifications';
 import { type Event } from '../../src/api/event.ts';
 import { type Task } from '../../src/api/task.ts';
 import { onChange } from '../data/live.ts';
 import { isOwnTask } from '../data/outcome.ts';
 import { say } from '../i18n/language.ts';
 import { taskTitle } from '../task/task-words.ts';
-
-/** Toasts go away by themselves, milliseconds. */
-const shownMs = 7000;
 
 /** Begins to show toasts; the function it gives ends that. */
 export function startToasts(): () => void {
@@ -29,13 +25,9 @@ export function startToasts(): () => void {
   });
 }
 
+/** What shows them is loaded with the first. */
 function show(color: string, title: string, message: string): void {
-  notifications.show({
-    color,
-    title: title.slice(0, 200),
-    message: message.slice(0, 500),
-    autoClose: shownMs,
-    withBorder: true,
-    closeButtonProps: { 'aria-label': say('common.close') },
-  });
+  void import('./toast-view.tsx').then(({ showToast }) =>
+    showToast({ color, title: title.slice(0, 200), message: message.slice(0, 500) }),
+  );
 }

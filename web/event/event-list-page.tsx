@@ -1,5 +1,5 @@
 // What happened, newest first.
-import { Select } from '@mantine/core';
+import { NativeSelect } from '@mantine/core';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Activity } from 'lucide-react';
 import { type Event } from '../../src/api/event.ts';
@@ -82,25 +82,26 @@ function SeverityFilter() {
   const t = useText();
   const search: ListSearch = useSearch({ strict: false });
   const navigate = useNavigate();
-  const current = /^severity=([a-z]+)$/.exec(search.filter ?? '')?.[1] ?? null;
+  const current = /^severity=([a-z]+)$/.exec(search.filter ?? '')?.[1] ?? '';
   const words = { info: t('state.info'), warning: t('state.warning'), error: t('state.error') };
   return (
-    <Select
+    <NativeSelect
       size="sm"
       w={160}
-      clearable
-      clearButtonProps={{ 'aria-label': t('common.clear') }}
-      placeholder={t('event.severity')}
       aria-label={t('event.severity')}
-      data={Object.entries(words).map(([value, label]) => ({ value, label }))}
+      data={[
+        { value: '', label: t('event.any-severity') },
+        ...Object.entries(words).map(([value, label]) => ({ value, label })),
+      ]}
       value={current}
-      onChange={(severity) =>
+      onChange={(event) => {
+        const severity = event.currentTarget.value;
         void navigate({
           to: '.',
-          search: listSearch({ ...search, filter: severity === null ? '' : `severity=${severity}` }),
+          search: listSearch({ ...search, filter: severity === '' ? '' : `severity=${severity}` }),
           replace: true,
-        })
-      }
+        });
+      }}
     />
   );
 }

@@ -1,8 +1,8 @@
 // Languages of the console: which there are, which one is used, and words by their keys. A language is loaded when it is
 // used; the keys are those of English, and another language that lacks one does not compile.
 import { createInstance } from 'i18next';
-import { initReactI18next, useTranslation } from 'react-i18next';
-import { type en } from './en/all.ts';
+import { useSyncExternalStore } from 'react';
+import type { en } from './en/all.ts';
 
 /** Name of a text. */
 export type TextKey = keyof typeof en;
@@ -36,14 +36,13 @@ function announce(language: Language): void {
 /** Loads the language that was chosen, or that the browser prefers. */
 export async function startLanguage(): Promise<void> {
   const language = preferred();
-  await i18n.use(initReactI18next).init({
+  await i18n.init({
     lng: language,
     resources: { [language]: { translation: await texts(language) } },
     keySeparator: false,
     nsSeparator: false,
     // React escapes what it draws.
     interpolation: { escapeValue: false },
-    react: { useSuspense: false },
   });
   announce(language);
 }
@@ -69,10 +68,15 @@ export type Say = (key: TextKey, values?: Record<string, string | number>) => st
 /** A text outside of a component. */
 export const say: Say = (key, values) => i18n.t(key, values ?? {});
 
+function subscribe(listener: () => void): () => void {
+  i18n.on('languageChanged', listener);
+  return () => i18n.off('languageChanged', listener);
+}
+
 /** Texts in the language that is used; a component that asks for them is drawn again when it changes. */
 export function useText(): Say {
-  const { t } = useTranslation();
-  return (key, values) => t(key, values ?? {});
+  useSyncExternalStore(subscribe, currentLanguage);
+  return say;
 }
 
 /** A text whose key is put together at run time; `fallback` where there is none. */

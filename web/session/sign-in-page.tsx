@@ -1,32 +1,10 @@
-// Signing in: with an access token, or by a one-time link, whose code stands behind "#" and is taken out of the address at
-// once. Shown as a page, and over what was open when a session has ended, so that nothing that was typed is lost.
-import { Anchor, Box, Button, Center, Code, Loader, Paper, PasswordInput, Stack, Text, Title } from '@mantine/core';
+// Signing in with an access token: as a page, and over what was open when a session has ended (sign-in-again.tsx).
+import { Anchor, Box, Button, Center, Code, Paper, PasswordInput, Stack, Text, Title } from '@mantine/core';
 import { useState, type FormEvent } from 'react';
-import { signInPath } from '../../src/api/session.ts';
 import { openSession } from '../data/client.ts';
 import { queryClient } from '../data/queries.ts';
 import { useText } from '../i18n/language.ts';
 import { Failure } from '../ui/failure.tsx';
-
-/** The code of a one-time link that the page was opened by. It is read once, before anything is drawn. */
-function takeCode(): string | null {
-  if (location.pathname !== signInPath) return null;
-  const code = new URLSearchParams(location.hash.slice(1)).get('code');
-  history.replaceState(null, '', '/');
-  return code;
-}
-
-let pendingCode = takeCode();
-let underWay: Promise<void> | null = null;
-
-/** Signs in by the link that the page was opened by; null where it was not. */
-export function signInByLink(): Promise<void> | null {
-  if (pendingCode !== null) {
-    underWay = openSession({ code: pendingCode });
-    pendingCode = null;
-  }
-  return underWay;
-}
 
 export function SignInForm({ onDone, firstFailure = null }: { onDone?: () => void; firstFailure?: unknown }) {
   const t = useText();
@@ -73,34 +51,30 @@ export function SignInForm({ onDone, firstFailure = null }: { onDone?: () => voi
   );
 }
 
-export function SignInPage({ failure, isBusy }: { failure: unknown; isBusy: boolean }) {
+export function SignInPage({ failure }: { failure: unknown }) {
   const t = useText();
   return (
     <Center mih="100dvh" p="md" component="main">
-      {isBusy ? (
-        <Loader aria-label={t('common.loading')} />
-      ) : (
-        <Paper className="card" p="xl" w="100%" maw={420} shadow="md">
-          <Stack gap="lg">
-            <Box className="brand">
-              <img src="/icon.svg" alt="" />
-              Lodge
-            </Box>
-            <Box>
-              <Title order={1} fz={22}>
-                {t('sign-in.title')}
-              </Title>
-              <Text c="dimmed" fz="sm" mt={4}>
-                {t('sign-in.subtitle')}
-              </Text>
-            </Box>
-            <SignInForm firstFailure={failure} />
-            <Anchor href="/docs" fz="xs" c="dimmed" underline="always">
-              {t('nav.api')}
-            </Anchor>
-          </Stack>
-        </Paper>
-      )}
+      <Paper className="card" p="xl" w="100%" maw={420} shadow="md">
+        <Stack gap="lg">
+          <Box className="brand">
+            <img src="/icon.svg" alt="" />
+            Lodge
+          </Box>
+          <Box>
+            <Title order={1} fz={22}>
+              {t('sign-in.title')}
+            </Title>
+            <Text c="dimmed" fz="sm" mt={4}>
+              {t('sign-in.subtitle')}
+            </Text>
+          </Box>
+          <SignInForm firstFailure={failure} />
+          <Anchor href="/docs" fz="xs" c="dimmed" underline="always">
+            {t('nav.api')}
+          </Anchor>
+        </Stack>
+      </Paper>
     </Center>
   );
 }

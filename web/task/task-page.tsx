@@ -25,7 +25,7 @@ export function TaskPage() {
   if (task === undefined) {
     return (
       <Page title={t('nav.tasks')}>
-        {error === null ? <Loader aria-label={t('common.loading')} /> : <Failure failure={error} />}
+        {error === null ? <Loader role="status" aria-label={t('common.loading')} /> : <Failure failure={error} />}
       </Page>
     );
   }

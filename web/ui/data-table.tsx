@@ -2,9 +2,9 @@
 // drawn. Columns of lower priority go away where there is no room. Rows can be chosen with mouse and keyboard.
 import { ActionIcon, Box, Checkbox, Loader, Menu, Skeleton, Text } from '@mantine/core';
 import { useLocalStorage, useViewportSize } from '@mantine/hooks';
-import { useVirtualizer } from '@tanstack/react-virtual';
 import { ArrowDown, ArrowUp, Columns3 } from 'lucide-react';
 import { useEffect, useRef, type ReactNode } from 'react';
+import { rowHeight, useRowsInSight } from './rows-in-sight.ts';
 import { useText } from '../i18n/language.ts';
 
 export interface Column<Row> {
@@ -41,22 +41,13 @@ interface DataTableProps<Row> {
   rowMenu?: ((row: Row) => ReactNode) | undefined;
 }
 
-const rowHeight = 46;
-
 export function DataTable<Row>(props: DataTableProps<Row>) {
   const { columns, rows, total, isLoading, isLoadingMore, onEnd, sort, onSort, chosen, onChoose, rowId } = props;
   const t = useText();
   const { width } = useViewportSize();
   const [extra, setExtra] = useLocalStorage<string[]>({ key: `lodge-columns-${props.name}`, defaultValue: [] });
   const scroller = useRef<HTMLDivElement>(null);
-  const virtualizer = useVirtualizer({
-    count: rows.length,
-    getScrollElement: () => scroller.current,
-    estimateSize: () => rowHeight,
-    overscan: 12,
-  });
-  const items = virtualizer.getVirtualItems();
-  const lastIndex = items.at(-1)?.index ?? 0;
+  const [firstIndex, lastIndex] = useRowsInSight(scroller, rows.length);
   useEffect(() => {
     if (rows.length < total && lastIndex >= rows.length - 40 && !isLoadingMore && !isLoading) onEnd();
   }, [lastIndex, rows.length, total, isLoadingMore, isLoading, onEnd]);
@@ -135,19 +126,18 @@ export function DataTable<Row>(props: DataTableProps<Row>) {
           ))}
         </Box>
       ) : (
-        <div className="data-body" role="rowgroup" style={{ height: virtualizer.getTotalSize() }}>
-          {items.map((item) => {
-            const row = rows[item.index];
-            if (row === undefined) return null;
+        <div className="data-body" role="rowgroup" style={{ height: rows.length * rowHeight }}>
+          {rows.slice(firstIndex, lastIndex + 1).map((row, offset) => {
+            const index = firstIndex + offset;
             const id = rowId(row);
             return (
               <div
                 key={id}
                 className="data-row"
                 role="row"
-                aria-rowindex={item.index + 2}
+                aria-rowindex={index + 2}
                 data-chosen={chosen?.has(id)}
-                style={{ ...style, transform: `translateY(${item.start}px)` }}
+                style={{ ...style, transform: `translateY(${index * rowHeight}px)` }}
               >
                 {chosen !== undefined && (
                   <div role="cell">
@@ -175,7 +165,7 @@ export function DataTable<Row>(props: DataTableProps<Row>) {
           {t('table.nothing')}
         </Text>
       )}
-      {isLoadingMore && <Loader size="xs" m="sm" aria-label={t('common.loading')} />}
+      {isLoadingMore && <Loader role="status" size="xs" m="sm" aria-label={t('common.loading')} />}
     </Box>
   );
 }

@@ -164,5 +164,6 @@ export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
 
 /** How an object is named in addresses: by its name in the project default, else by its id. */
 export function refOf(object: { id: string; name: string; project: string }): string {
-  return object.project === 'default' ? object.name : object.id;
+  // /vms/new is the page for creating one.
+  return object.project === 'default' && object.name !== 'new' ? object.name : object.id;
 }

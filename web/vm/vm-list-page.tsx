@@ -1,5 +1,5 @@
 // All VMs: live state, addresses, use of processor; filtered by state, and what can be done with many at once.
-import { Button, Group, Select, Text } from '@mantine/core';
+import { Button, NativeSelect, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { MonitorPlay, Plus } from 'lucide-react';
@@ -178,26 +178,25 @@ function StateFilter() {
   const t = useText();
   const search: ListSearch = useSearch({ strict: false });
   const navigate = useNavigate();
-  const current = /^status\.state=([a-z]+)$/.exec(search.filter ?? '')?.[1] ?? null;
+  const current = /^status\.state=([a-z]+)$/.exec(search.filter ?? '')?.[1] ?? '';
   return (
-    <Group>
-      <Select
-        size="sm"
-        w={160}
-        clearable
-        clearButtonProps={{ 'aria-label': t('common.clear') }}
-        placeholder={t('list.any-state')}
-        aria-label={t('column.state')}
-        data={vmState.options.map((state) => ({ value: state, label: sayOr(`state.${state}`, state) }))}
-        value={current}
-        onChange={(state) =>
-          void navigate({
-            to: '.',
-            search: listSearch({ ...search, filter: state === null ? '' : `status.state=${state}` }),
-            replace: true,
-          })
-        }
-      />
-    </Group>
+    <NativeSelect
+      size="sm"
+      w={160}
+      aria-label={t('column.state')}
+      data={[
+        { value: '', label: t('list.any-state') },
+        ...vmState.options.map((state) => ({ value: state, label: sayOr(`state.${state}`, state) })),
+      ]}
+      value={current}
+      onChange={(event) => {
+        const state = event.currentTarget.value;
+        void navigate({
+          to: '.',
+          search: listSearch({ ...search, filter: state === '' ? '' : `status.state=${state}` }),
+          replace: true,
+        });
+      }}
+    />
   );
 }

@@ -8,15 +8,8 @@ import { say, sayOr } from '../i18n/language.ts';
 
 export type PowerAction = 'start' | 'stop' | 'forceOff' | 'restart' | 'reset' | 'pause' | 'resume' | 'suspend';
 
-const permissions: Readonly<Record<VmAction, Permission>> = {
-  start: 'vm.power',
-  stop: 'vm.power',
-  forceOff: 'vm.power',
-  restart: 'vm.power',
-  reset: 'vm.power',
-  pause: 'vm.power',
-  resume: 'vm.power',
-  suspend: 'vm.power',
+/** What an action needs; what is not named here is a matter of power. */
+const permissions: Readonly<Partial<Record<VmAction, Permission>>> = {
   delete: 'vm.delete',
   console: 'vm.console',
   guest: 'vm.guest',
@@ -27,8 +20,9 @@ const permissions: Readonly<Record<VmAction, Permission>> = {
 
 /** Why an action can't be done now, in a sentence; null: it can. */
 export function reasonAgainst(vm: Vm, action: VmAction, role: Role | null): string | null {
-  if (role === null || !roleAllows(role, permissions[action])) {
-    return say('vm.reason.role', { role: role ?? '–', permission: permissions[action] });
+  const permission = permissions[action] ?? 'vm.power';
+  if (role === null || !roleAllows(role, permission)) {
+    return say('vm.reason.role', { role: role ?? '–', permission });
   }
   const { state, taskId } = vm.status;
   if (!canVm(action, state)) {

@@ -48,6 +48,7 @@ export const activity = {
   'task.node.stopGuests': 'Shut down all guests',
   'event.at': 'When',
   'event.severity': 'Severity',
+  'event.any-severity': 'Any severity',
   'event.subject': 'Of',
   'event.message': 'What happened',
   'event.type': 'Type',

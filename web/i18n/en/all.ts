@@ -1,6 +1,8 @@
 // All texts of the language, by their keys.
 import { activity } from './activity.ts';
+import { create } from './create.ts';
 import { frame } from './frame.ts';
 import { vm } from './vm.ts';
+import { vmPage } from './vm-page.ts';
 
-export const en = { ...frame, ...vm, ...activity } as const;
+export const en = { ...frame, ...vm, ...vmPage, ...create, ...activity } as const;

@@ -49,6 +49,7 @@ export const activity: Record<keyof typeof english, string> = {
   'task.node.stopGuests': '关闭所有虚拟机',
   'event.at': '时间',
   'event.severity': '级别',
+  'event.any-severity': '任意级别',
   'event.subject': '对象',
   'event.message': '内容',
   'event.type': '类型',

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { rebase } from './edit.ts';
+import { rebase } from './rebase.ts';
 
 const original = { labels: { app: 'web' }, spec: { cpu: { count: 1 }, memoryMib: 512, disks: [{ name: 'root' }] } };
 
