@@ -12,7 +12,7 @@ import { deleteIdleGuests, makeIdleGuests } from './idle-guests.ts';
 import { benchmark, median, percentile } from './measure.ts';
 
 const count = Number(process.argv[2] ?? 200);
-const idleS = 60;
+const idleS = 30;
 
 await benchmark(async (scope) => {
   const namespace = await networkNamespace(scope);

@@ -1,5 +1,5 @@
 // lodge vm exits: why a VM leaves to its hypervisor, and how often.
-import { type VmExits, type ExitCounter, type ExitReason } from '../../api/vm-exits.ts';
+import { maxWatchS, type VmExits, type ExitCounter, type ExitReason } from '../../api/vm-exits.ts';
 import { formatRate } from '../../lib/quantity.ts';
 import type { Session } from '../connect/session.ts';
 import { withSuggestion } from '../list.ts';
@@ -8,6 +8,7 @@ import { printDocument } from '../output/print.ts';
 import { ProgressBoard } from '../output/progress.ts';
 import type { Style } from '../output/style.ts';
 import { renderTable, type Column } from '../output/table.ts';
+import { usageError } from '../usage-error.ts';
 import { fetchVms } from './view.ts';
 
 export interface ExitsOptions {
@@ -22,6 +23,10 @@ const defaultWatchMs = 1000;
 export async function showExits(session: Session, options: ExitsOptions, name: string): Promise<void> {
   const watchMs = (options.trace === true ? undefined : options.trace) ?? options.for ?? defaultWatchMs;
   const watchS = Math.max(1, Math.round(watchMs / 1000));
+  if (watchS > maxWatchS)
+    throw usageError(`a VM is watched for ${maxWatchS} s at most`, {
+      hint: `lodge vm exits ${name} --trace ${maxWatchS}s`,
+    });
   const query = { project: session.project, watchS, trace: options.trace !== undefined };
   const board = new ProgressBoard(session.terminal);
   let exits: VmExits;

@@ -69,8 +69,8 @@ export const jitCounterMeanings: Readonly<Record<string, string>> = {
   'TB flush count': 'All translations were thrown away because their room was full',
   'TB invalidate count': 'Translations thrown away because the guest wrote over its code',
   'TLB full flushes': 'The emulated cache of translated addresses was emptied',
-  'TLB partial flushes': 'Parts of it were',
-  'TLB elided flushes': 'It would have been, but was empty',
+  'TLB partial flushes': 'Parts of the emulated cache of translated addresses were emptied',
+  'TLB elided flushes': 'It was to be emptied, and was empty already',
   'gen code size': 'Room that translations take, bytes',
 };
 
