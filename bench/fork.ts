@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Vm } from '../src/api/vm.ts';
 import { followChanges, waitForTask } from '../src/client/follow.ts';
-import { makeDeviceStream, readFrozenLayout } from '../src/drivers/qemu/fork/frozen-image.ts';
+import { deviceStream, readFrozenLayout } from '../src/drivers/qemu/fork/frozen-image.ts';
 import { reader } from '../src/drivers/qemu/fork/fork.ts';
 import { QmpClient } from '../src/drivers/qemu/qmp/client.ts';
 import { MemoryFile } from '../src/host/memory-file.ts';
@@ -285,7 +285,7 @@ async function startBare(
     await parent.execute('remove-fd', { 'fdset-id': set['fdset-id'] });
     const readAt = reader(memory.descriptor);
     const size = fstatSync(memory.descriptor).size;
-    const stream = makeDeviceStream(readFrozenLayout(readAt), readAt, size, new Set(['pc.ram']));
+    const stream = [...deviceStream(readFrozenLayout(readAt), readAt, size, { mapped: new Set(['pc.ram']) })];
     const file = await open(statePath, 'w');
     await file.writeFile(stream);
     await file.close();

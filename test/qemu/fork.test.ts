@@ -42,10 +42,19 @@ function readFromDisk(host: QemuDaemon, name: string): Promise<string> {
   return inGuest(host, name, 'echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=512 count=1 2>/dev/null');
 }
 
-test('a running guest is forked', { timeout: 300_000 }, async (context) => {
+test('a running guest is forked', { timeout: 600_000 }, async (context) => {
   const host = await qemuDaemon(context);
   await networkIsReady(host);
-  await host.create('web1', { nics: [{ network: 'default' }], disks: [{ name: 'data', sizeMib: 8 }] });
+  await host.client.volume.create({ body: { name: 'manuals', spec: { sizeMib: 4 } } });
+  await host.create('web1', {
+    nics: [{ network: 'default' }],
+    disks: [
+      { name: 'data', sizeMib: 8 },
+      { name: 'manuals', volume: 'manuals', isReadOnly: true },
+    ],
+    cpu: { count: 1, maxCount: 2 },
+    maxMemoryMib: 512,
+  });
   await host.untilUp('web1');
   const address = await addressOf(host, 'web1');
   // It counts in memory, and has written something down.
@@ -95,7 +104,13 @@ test('a running guest is forked', { timeout: 300_000 }, async (context) => {
     for (const name of names) await writeToDisk(host, name, `by ${name}`);
     for (const name of names) assert.equal(await readFromDisk(host, name), `by ${name}`);
     const { items } = await host.client.volume.list({});
-    assert.deepEqual(items.map(({ name }) => name).toSorted(), ['web1-1-data', 'web1-2-data', 'web1-data']);
+    const own = ['web1-1-data', 'web1-1-manuals', 'web1-2-data', 'web1-2-manuals', 'web1-data'];
+    assert.deepEqual(items.map(({ name }) => name).toSorted(), ['manuals', ...own]);
+    for (const name of names) {
+      const script =
+        'cat /sys/block/vdb/ro; dd if=/dev/vdb of=/dev/null bs=64k 2>&1 | head -1; ! dd if=/dev/zero of=/dev/vdb count=1';
+      assert.match(await inGuest(host, name, script), /^1\n64\+0 records in/, 'one that may only be read is there');
+    }
   });
 
   await context.test('each has a name and addresses of its own, and reaches its gateway', async () => {
@@ -148,6 +163,35 @@ test('a running guest is forked', { timeout: 300_000 }, async (context) => {
     const { ipv4Cidr } = (await host.client.network.get({ params: { network } })).status;
     const prefix = ipv4Cidr?.split('.').slice(0, 3).join('.');
     assert.ok((await addressOf(host, 'apart')).startsWith(`${prefix}.`));
+  });
+
+  await context.test('a guest that got vCPUs, memory and a disk while it ran has copies with all of it', async () => {
+    const changed = await host.change('web1', (spec) => ({
+      ...spec,
+      cpu: { ...spec.cpu, count: 2 },
+      memoryMib: spec.memoryMib + 128,
+      disks: [...spec.disks, { name: 'late', sizeMib: 4, device: 'disk', isReadOnly: false, cache: 'writeback' }],
+    }));
+    assert.deepEqual(changed.status.pendingChanges, []);
+    // What it has written lies in memory that was added, in part.
+    await inGuest(
+      host,
+      'web1',
+      'mkdir /much && mount -t tmpfs -o size=80m none /much && dd if=/dev/urandom of=/much/all bs=1M count=48 2>&1',
+    );
+    const see =
+      "md5sum < /much/all; cat /sys/devices/system/cpu/online; awk '/MemTotal/ { print $2 }' /proc/meminfo; cat /sys/block/vd*/serial";
+    const before = await inGuest(host, 'web1', see);
+    assert.match(before, /\n0-1\n1[6-9]\d{4}\n/, 'the guest itself has them');
+    await host.done(host.client.vm.fork({ params: { vm: 'web1' }, query, body: { name: 'grown' } }));
+    assert.equal(await inGuest(host, 'grown', see), before);
+    assert.deepEqual((await host.vm('grown')).status.pendingChanges, []);
+    // What was added can be taken away again, there too.
+    await inGuest(host, 'grown', 'umount /much');
+    await host.change('grown', (spec) => ({ ...spec, memoryMib: 128 }));
+    await host.until('grown', 'has given back what was added', (vm) => vm.status.pendingChanges.length === 0);
+    await inGuest(host, 'web1', 'umount /much');
+    await host.done(host.client.vm.forceOff({ params: { vm: 'grown' }, query }));
   });
 
   await context.test('a guest whose agent is gone keeps its copy off the network, and says so', async () => {

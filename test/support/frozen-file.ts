@@ -25,10 +25,21 @@ export interface FrozenBlockContent {
   pages: (string | null)[];
 }
 
+/** What stands between the memory and what was written to it meanwhile in the file of a guest with a virtio-mem device of so many blocks of 2 MiB. */
+export function addedMemoryState(blocks: number, change: { version?: number; footer?: number } = {}): Buffer {
+  return Buffer.concat([
+    Buffer.from([4]),
+    ...[u32(9), named('0000:00:07.0/02.0/virtio-mem-device-early'), u32(0), u32(change.version ?? 1)],
+    ...[u64(0x1_0000_0000), u64(blocks * 2 * mib), u64(2 * mib), u32(0)],
+    ...[u64(4 * mib), Buffer.alloc(Math.ceil(blocks / 64) * 8, 0x03)],
+    ...[Buffer.from([0x7e]), u32(change.footer ?? 9)],
+  ]);
+}
+
 /** A file as QEMU 10.0 writes it, with these blocks. */
 export function frozenFile(
   blocks: readonly FrozenBlockContent[],
-  change: { command?: number; section?: string } = {},
+  change: { command?: number; section?: string; early?: Buffer } = {},
 ): Buffer {
   const file = Buffer.alloc((blocks.length + 2) * mib);
   let at = 0;
@@ -52,6 +63,7 @@ export function frozenFile(
     at = pagesAt + pages.length * page;
   }
   put(u64(0x200), u64(0x10), Buffer.from([0x7e]), u32(2));
+  put(change.early ?? Buffer.alloc(0));
   put(Buffer.from([2]), u32(2), u64(0x10), Buffer.from([0x7e]), u32(2));
   put(Buffer.from([8, 0, change.command ?? 0x0b, 0, 0]));
   put(Buffer.from([3]), u32(2), u64(0x200), u64(0x10), Buffer.from([0x7e]), u32(2));

@@ -100,36 +100,45 @@ export function statusOfCopy(
 }
 
 /** Why a VM with this spec in effect can't be forked; null: it can, as far as that goes. */
-export function whyNotForkable({
+export function whyNotForkable(spec: VmSpec): string | null {
+  return spec.tpm?.isEnabled ? 'it has a TPM, whose keys only one VM can have' : null;
+}
+
+/** Memory of a VM that was added while it ran, MiB: each copy has that for itself. */
+export function addedMibOf({
   spec,
   pinned,
 }: {
-  spec: VmSpec;
+  spec: Pick<VmSpec, 'memoryMib'>;
   pinned: Pick<VmPinned, 'hotplug'> | null;
-}): string | null {
-  if (spec.tpm?.isEnabled) return 'it has a TPM, whose keys only one VM can have';
-  const base = pinned?.hotplug;
-  // Copies begin with what their original was started with; QEMU loads no state of what came to it later.
-  if (base && (spec.cpu.count !== base.baseVcpus || spec.memoryMib !== base.baseMemoryMib))
-    return 'its vCPUs or its memory were changed while it ran; after a restart it can be';
-  const isShared = spec.disks.find((disk) => disk.device === 'disk' && disk.isReadOnly && disk.volume);
-  return isShared ? `disk ${isShared.name} is a volume that is attached read-only, and has no copy of its own` : null;
+}): number {
+  return pinned?.hotplug ? Math.max(0, spec.memoryMib - pinned.hotplug.baseMemoryMib) : 0;
 }
 
 /** Memory that copies are expected to take beside what they share, MiB each; measured with Linux guests that idle: 23 to 45. */
 export const privateMibOfCopy = 48;
 
-/** Refuses copies that the node has no memory for. `frozenMib`: what they share, which is new too. */
+/**
+ * Refuses copies that the node has no memory for. `frozenMib`: what they share, which is new too; `addedMib`: what each has
+ * beside its own.
+ */
 export function requireMemoryForCopies(
   vm: Pick<Vm, 'name'>,
-  { count, frozenMib, availableMib, node }: { count: number; frozenMib: number; availableMib: number; node: string },
+  {
+    count,
+    frozenMib,
+    addedMib,
+    availableMib,
+    node,
+  }: { count: number; frozenMib: number; addedMib: number; availableMib: number; node: string },
 ): void {
-  const neededMib = Math.ceil(frozenMib + count * privateMibOfCopy);
+  const eachMib = privateMibOfCopy + addedMib;
+  const neededMib = Math.ceil(frozenMib + count * eachMib);
   if (neededMib <= availableMib) return;
-  const room = Math.max(0, Math.floor((availableMib - frozenMib) / privateMibOfCopy));
+  const room = Math.max(0, Math.floor((availableMib - frozenMib) / eachMib));
   throw new LodgeError(
     'insufficient_resources',
-    `${count} copies of VM ${vm.name} would take some ${neededMib} MiB (${Math.ceil(frozenMib)} MiB that they share, and ${privateMibOfCopy} MiB each), and node ${node} has ${Math.floor(availableMib)} MiB to spare.`,
+    `${count} copies of VM ${vm.name} would take some ${neededMib} MiB (${Math.ceil(frozenMib)} MiB that they share, and ${eachMib} MiB each), and node ${node} has ${Math.floor(availableMib)} MiB to spare.`,
     {
       hint:
         room === 0

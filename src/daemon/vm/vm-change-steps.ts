@@ -8,6 +8,7 @@
 import { bootOrder } from '../../api/boot-order.ts';
 import { LodgeError } from '../../api/errors.ts';
 import { describeDevices } from '../../api/describe-devices.ts';
+import { type VmHardware } from '../../api/vm-hardware.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type VmDisk, type VmSpec } from '../../api/vm-spec.ts';
 import { type DeviceChange, type Guest } from '../../drivers/driver.ts';
@@ -245,9 +246,18 @@ async function deviceChange(
 /** Writes down what the VM has now: its effective spec, its NICs and devices, and where they sit. */
 async function note(parts: VmStepParts, id: string, guest: Guest, next: Configuration): Promise<void> {
   const vm = parts.records.byId(id);
-  const { hardware } = await planHardware(parts, { ...vm, spec: next.spec });
+  const planned = (await planHardware(parts, { ...vm, spec: next.spec })).hardware;
   const { networks } = parts;
   await parts.records.collection.setStatus(id, (status) => {
+    const queues = new Map(status.nics.map(({ mac }, index) => [mac, status.pinned?.hardware.nics[index]?.queues]));
+    const hardware: VmHardware = {
+      ...planned,
+      // A NIC has the queues that it was made with, however many vCPUs there are by now.
+      nics: planned.nics.map((nic, index) => ({
+        ...nic,
+        queues: queues.get(next.nics[index]?.mac ?? '') ?? nic.queues,
+      })),
+    };
     const pinned = status.pinned && { ...status.pinned, hotplug: guest.pinned.hotplug, hardware };
     const nics = next.nics.map(({ nic, mac }, index) => {
       const known = status.nics.find((one) => one.mac === mac);

@@ -5,6 +5,7 @@ import { type VmUsbDevice } from '../../api/vm-spec.ts';
 import { type GuestDefinition } from '../driver.ts';
 import { type ArgumentTools } from './device-arguments.ts';
 import {
+  addedMemory,
   assignSlots,
   diskId,
   hotplugSlots,
@@ -94,7 +95,7 @@ export function memoryParts(
   backend: { 'qom-type': string; id: string; size: number; reserve: boolean; share?: boolean };
   device: { driver: string; id: string; memdev: string };
 } {
-  const memdev = `${memoryDevice}-ram`;
+  const memdev = addedMemory;
   return {
     backend: {
       'qom-type': isShared ? 'memory-backend-memfd' : 'memory-backend-ram',

@@ -20,6 +20,8 @@ export const lastTarget = 255;
 export const usbPorts = 6;
 /** Id of the device that brings memory: its slot is taken when memory is first added. */
 export const memoryDevice = 'memory0';
+/** Id of the memory that it brings, and name of the block. */
+export const addedMemory = `${memoryDevice}-ram`;
 /** Controllers that may be added for devices that need them. */
 export const usbController = 'usb';
 export const scsiController = 'scsi0';

@@ -12,19 +12,19 @@
 // - No copy runs before the frozen memory is sealed: from then on nobody can change it, not even the guest's own process.
 // - The frozen memory has no name. It goes with the last copy that uses it.
 import { fstatSync, readSync, writeSync } from 'node:fs';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
 import { LodgeError } from '../../../api/errors.ts';
 import { type MemoryFile, MemoryFileError, punchUnmarkedPages } from '../../../host/memory-file.ts';
 import { type Guest, type GuestDefinition } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { type Freeze, type FreezeRequest } from './freeze.ts';
 import { requireSavable } from '../machine-devices.ts';
-import { memoryDevice } from '../slots.ts';
+import { addedMemory } from '../slots.ts';
 import type { VmPinned } from '../../../api/vm.ts';
 import {
   FrozenImageError,
   hasPage,
-  makeDeviceStream,
+  deviceStream,
   readFrozenLayout,
   type FrozenBlock,
   type ReadAt,
@@ -94,7 +94,10 @@ const copiesAtOnce = 24;
  */
 const copiesMeanwhile = 1;
 
-/** Where QEMU will put the pages of the first block; nearly always right, and checked afterwards. */
+/**
+ * Where QEMU will put the pages of the first block, which is the largest: the guest's memory, unless more than that can be
+ * added to it. Nearly always right, and checked afterwards.
+ */
 export function expectedPagesOffset(size: number): number {
   const bitmapBytes = Math.ceil(size / pageBytes / 64) * 8;
   return Math.ceil((streamStartBytes + bitmapBytes) / alignment) * alignment;
@@ -132,11 +135,13 @@ export async function forkGuest<G extends Guest>(
       if (index >= copiesMeanwhile) await runsOn;
       signal.throwIfAborted();
       const definition = await define();
-      let copy = await parts.launch(definition, incoming(expected), signal);
+      const isMeanwhile = index < copiesMeanwhile;
+      const found = isMeanwhile ? incoming(expected) : frozen.then(({ pagesOffset }) => incoming(pagesOffset));
+      let copy = await parts.launch(definition, found, signal);
       waiting.push(copy);
       await keepQuiet(copy.qmp);
       const { pagesOffset, sealed } = await frozen;
-      if (pagesOffset !== expected) {
+      if (isMeanwhile && pagesOffset !== expected) {
         await copy.giveUp(new Error('the memory is elsewhere'));
         waiting.splice(waiting.indexOf(copy), 1);
         copy = await parts.launch(definition, incoming(pagesOffset), signal);
@@ -176,8 +181,12 @@ async function finishImage(
   stream: FrozenFile,
 ): Promise<FinishedImage> {
   try {
-    const { main, content } = await readImage(block, memory);
-    for (let at = 0; at < content.length;) at += writeSync(stream.descriptor, content, at);
+    const { main, pieces } = await readImage(block, memory);
+    for (const piece of pieces) {
+      for (let at = 0; at < piece.length;) at += writeSync(stream.descriptor, piece, at);
+      // Memory that was added may be much of it; others have their turn in between.
+      if (piece.length > pageBytes) await nextTurn();
+    }
     const sealed = memory.seal().catch((error: unknown) => {
       throw unusable(name, error);
     });
@@ -189,11 +198,14 @@ async function finishImage(
   }
 }
 
-/** What lies where in a file that QEMU has written, with nothing in it but what counts, and the stream of the rest. */
+/**
+ * What lies where in a file that QEMU has written, with nothing in it but what counts, and the stream of the rest in pieces.
+ * Memory that was added while the guest ran is in the stream: what can be taken away again can't be mapped from a file.
+ */
 export async function readImage(
   block: ForkParts<Guest>['block'],
   memory: { path: string; descriptor: number },
-): Promise<{ main: FrozenBlock; content: Buffer }> {
+): Promise<{ main: FrozenBlock; pieces: Iterable<Buffer> }> {
   const readAt = reader(memory.descriptor);
   const layout = readFrozenLayout(readAt);
   const main = layout.blocks.find((candidate) => candidate.name === block.name);
@@ -202,7 +214,8 @@ export async function readImage(
   const { size, blocks } = fstatSync(memory.descriptor);
   if (blocks * 512 > mostBytes(layout.blocks, layout.devicesOffset, size, readAt))
     await punchUnmarkedPages(memory.path, { ...main, count: main.size / main.pageSize });
-  return { main, content: makeDeviceStream(layout, readAt, size, new Set([block.name])) };
+  const parts = { mapped: new Set([block.name]), added: new Set([addedMemory]) };
+  return { main, pieces: deviceStream(layout, readAt, size, parts) };
 }
 
 export function unusable(name: string, error: unknown): unknown {
@@ -303,20 +316,12 @@ async function inPool<T, R>(
 }
 
 /** Throws `unsupported` for a guest whose state copies could not load. */
-export function requireForkable(name: string, pinned: Pick<VmPinned, 'hotplug' | 'arguments'>): void {
+export function requireForkable(name: string, pinned: Pick<VmPinned, 'arguments'>): void {
   requireSavable(name, pinned);
-  const { hotplug } = pinned;
-  if (pinned.arguments.includes('-numa'))
-    throw new LodgeError(
-      'unsupported',
-      `VM ${name} has NUMA nodes of its own (spec.numa.cells), and can not be forked.`,
-      {
-        hint: 'Clone it, or take spec.numa.cells out and restart it.',
-      },
-    );
-  // Even memory that gives nothing now has a device, whose state comes before that of the memory it adds to.
-  if (hotplug === undefined || !(memoryDevice in hotplug.slots)) return;
-  throw new LodgeError('unsupported', `VM ${name} had memory added while it ran, and can not be forked.`, {
-    hint: 'Restart it first: it then has all its memory from the beginning.',
-  });
+  if (!pinned.arguments.includes('-numa')) return;
+  throw new LodgeError(
+    'unsupported',
+    `VM ${name} has NUMA nodes of its own (spec.numa.cells), and can not be forked.`,
+    { hint: 'Clone it, or take spec.numa.cells out and restart it.' },
+  );
 }

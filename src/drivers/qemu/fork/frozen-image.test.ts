@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
-import { frozenFile, named, u32, u64, type FrozenBlockContent } from '../../../../test/support/frozen-file.ts';
-import { FrozenImageError, hasPage, makeDeviceStream, readFrozenLayout, type ReadAt } from './frozen-image.ts';
+import {
+  addedMemoryState,
+  frozenFile,
+  named,
+  u32,
+  u64,
+  type FrozenBlockContent,
+} from '../../../../test/support/frozen-file.ts';
+import { deviceStream, FrozenImageError, hasPage, readFrozenLayout, type ReadAt } from './frozen-image.ts';
 import { expectedPagesOffset, mostBytes } from './fork.ts';
 
 const mib = 2 ** 20;
@@ -13,6 +20,11 @@ function reader(file: Buffer): ReadAt {
 
 const ram: FrozenBlockContent = { name: 'pc.ram', pages: ['a', null, 'c', null, null, null, null, null, null, 'j'] };
 const rom: FrozenBlockContent = { name: 'pc.rom', pages: ['r', null] };
+
+function streamOf(file: Buffer, added: ReadonlySet<string> = new Set()): Buffer {
+  const parts = { mapped: new Set(['pc.ram']), added };
+  return Buffer.concat([...deviceStream(readFrozenLayout(reader(file)), reader(file), file.length, parts)]);
+}
 
 void suite('frozen image', () => {
   void test('the place of every block is read', () => {
@@ -34,7 +46,7 @@ void suite('frozen image', () => {
 
   void test('the stream has the other blocks whole, nothing of the mapped one, and no capability of the source', () => {
     const file = frozenFile([ram, rom]);
-    const stream = makeDeviceStream(readFrozenLayout(reader(file)), reader(file), file.length, new Set(['pc.ram']));
+    const stream = streamOf(file);
     const footer = Buffer.concat([Buffer.from([0x7e]), u32(2)]);
     assert.deepEqual(
       stream,
@@ -64,6 +76,28 @@ void suite('frozen image', () => {
     );
   });
 
+  void test('of memory that was added, the stream has what is no zeros, and before that how much there is of it', () => {
+    const early = addedMemoryState(130);
+    const more: FrozenBlockContent = { name: 'memory0-ram', pages: [null, 'm', null, ...Array(300).fill('n')] };
+    const file = frozenFile([more, ram], { early });
+    const { blocks } = readFrozenLayout(reader(file));
+    assert.deepEqual(
+      blocks.map(({ name }) => name),
+      ['memory0-ram', 'pc.ram'],
+    );
+    const stream = streamOf(file, new Set(['memory0-ram']));
+    const at = stream.indexOf(early);
+    assert.ok(at > stream.indexOf('pc.ram') && at < stream.indexOf(Buffer.alloc(page, 'm')), `it is at byte ${at}`);
+    const pageAt = (index: number, text: string): Buffer =>
+      Buffer.concat([u64(index * page + 0x08), named('memory0-ram'), Buffer.alloc(page, text)]);
+    assert.ok(stream.includes(Buffer.concat([pageAt(1, 'm'), pageAt(3, 'n'), pageAt(4, 'n')])));
+    assert.ok(stream.includes(pageAt(302, 'n')));
+    for (const zero of [0, 2])
+      assert.ok(!stream.includes(Buffer.concat([u64(zero * page + 0x02), named('memory0-ram')])));
+    // Blocks that don't begin as zeros have theirs.
+    assert.ok(streamOf(file).includes(Buffer.concat([u64(0x02), named('memory0-ram'), Buffer.from([0])])));
+  });
+
   void test('a page counts by its bit, lowest first', () => {
     assert.deepEqual(
       [0, 1, 2, 8, 9, 16].map((index) => hasPage(Buffer.from([0b101, 0b10]), index)),
@@ -77,6 +111,8 @@ void suite('frozen image', () => {
       ['a command', frozenFile([ram], { command: 1 })],
       ['another section', frozenFile([ram], { section: 'dirty-bitmap' })],
       ['cut short', frozenFile([ram, rom]).subarray(0, 2 * mib - 10)],
+      ['another version of a device', frozenFile([ram], { early: addedMemoryState(4, { version: 2 }) })],
+      ['a device that is longer', frozenFile([ram], { early: addedMemoryState(4, { footer: 8 }) })],
       ['empty', Buffer.alloc(0)],
     ];
     for (const [what, file] of refused) assert.throws(() => readFrozenLayout(reader(file)), FrozenImageError, what);

@@ -22,6 +22,8 @@ export interface FrozenLayout {
   blocks: FrozenBlock[];
   /** The stream up to the first section, without the source's capabilities: a copy needs none of them. */
   opening: Buffer;
+  /** State of devices that comes before the pages: how much there is of memory that can be added and taken. */
+  early: Buffer;
   /** Sections of the memory: their id in the stream, and whether they end with a footer. */
   section: { id: number; name: Buffer; hasFooter: boolean };
   totalSize: number;
@@ -58,6 +60,10 @@ const mappedRamVersion = 1;
 const ramVersion = 4;
 /** No machine has as many; a damaged count ends here. */
 const maxBlocks = 4096;
+/** 128 TiB in blocks of 2 MiB. */
+const maxAddedBlocks = 2 ** 26;
+/** The stream is made in pieces of about so many bytes. */
+const pieceBytes = 2 ** 20;
 
 /** Reads on from a place in the file. */
 class Cursor {
@@ -120,6 +126,7 @@ export function readFrozenLayout(readAt: ReadAt): FrozenLayout {
   const blocks = readBlocks(cursor, totalSize);
   skipToEnd(cursor);
   const hasFooter = skipFooter(cursor, id);
+  const early = readEarly(cursor, readAt);
   for (;;) {
     const type = cursor.byte();
     if (type === sectionType.command) {
@@ -132,7 +139,7 @@ export function readFrozenLayout(readAt: ReadAt): FrozenLayout {
     if (hasFooter) skipFooter(cursor, id);
     if (type === sectionType.end) break;
   }
-  return { blocks, opening, section: { id, name, hasFooter }, totalSize, devicesOffset: cursor.at };
+  return { blocks, opening, early, section: { id, name, hasFooter }, totalSize, devicesOffset: cursor.at };
 }
 
 /** The configuration section, with the names of the source's capabilities taken out. */
@@ -152,6 +159,34 @@ function readOpening(cursor: Cursor): Buffer {
     for (let count = cursor.u32(); count > 0; count--) cursor.shortString();
   }
   return Buffer.concat([opening, Buffer.from([sectionType.configuration]), length, machine]);
+}
+
+/**
+ * The state of devices that is saved before the pages (VMStateDescription.early_setup), of which there is one kind in a PC:
+ * virtio-mem (hw/virtio/virtio-mem.c, vmstate_virtio_mem_device_early). The stream doesn't tell how long a section is;
+ * that it is understood shows in its footer.
+ */
+function readEarly(cursor: Cursor, readAt: ReadAt): Buffer {
+  const from = cursor.at;
+  while (cursor.peek() === sectionType.full) {
+    cursor.byte();
+    const id = cursor.u32();
+    const name = cursor.shortString().toString('latin1');
+    cursor.u32();
+    const version = cursor.u32();
+    if (!name.endsWith('/virtio-mem-device-early') || version !== 1) throw unknown(`a section “${name}”`, cursor);
+    cursor.u64();
+    const regionSize = cursor.size();
+    const blockSize = cursor.size();
+    cursor.u32();
+    cursor.u64();
+    const blocks = regionSize / blockSize;
+    if (!Number.isInteger(blocks) || blocks > maxAddedBlocks) throw unknown('memory that can be added', cursor);
+    // A bit for each block, in words of 64.
+    cursor.take(Math.ceil(blocks / 64) * 8);
+    if (!skipFooter(cursor, id)) throw unknown('the end of a section', cursor);
+  }
+  return readAt(from, cursor.at - from);
 }
 
 function readBlocks(cursor: Cursor, totalSize: number): FrozenBlock[] {
@@ -206,20 +241,20 @@ function unknown(what: string, cursor: Cursor): FrozenImageError {
 }
 
 /**
- * The stream that a copy loads whose blocks `mapped` are already in place. The other blocks, those of firmware and
- * display, are in it whole.
+ * The stream that a copy loads whose blocks `mapped` are already in place, in pieces. The other blocks are in it: those of
+ * firmware and display whole, and of those in `added`, which begin as zeros, what is no zeros.
  */
-export function makeDeviceStream(
+export function* deviceStream(
   layout: FrozenLayout,
   readAt: ReadAt,
   fileSize: number,
-  mapped: ReadonlySet<string>,
-): Buffer {
-  const { opening, section, totalSize, blocks } = layout;
+  { mapped, added = none }: { mapped: ReadonlySet<string>; added?: ReadonlySet<string> },
+): Generator<Buffer> {
+  const { opening, early, section, totalSize, blocks } = layout;
   const footer = section.hasFooter
     ? Buffer.concat([Buffer.from([sectionType.footer]), u32(section.id)])
     : Buffer.alloc(0);
-  const parts = [
+  yield Buffer.concat([
     opening,
     Buffer.from([sectionType.start]),
     u32(section.id),
@@ -230,26 +265,39 @@ export function makeDeviceStream(
     ...blocks.flatMap(({ name, size }) => [shortString(name), u64(BigInt(size))]),
     u64(BigInt(pageFlag.end)),
     footer,
+    early,
     Buffer.from([sectionType.end]),
     u32(section.id),
-  ];
-  for (const block of blocks) if (!mapped.has(block.name)) parts.push(...pagesOf(block, readAt));
-  parts.push(u64(BigInt(pageFlag.end)), footer, readAt(layout.devicesOffset, fileSize - layout.devicesOffset));
-  return Buffer.concat(parts);
+  ]);
+  for (const block of blocks) if (!mapped.has(block.name)) yield* pagesOf(block, readAt, added.has(block.name));
+  yield Buffer.concat([
+    u64(BigInt(pageFlag.end)),
+    footer,
+    readAt(layout.devicesOffset, fileSize - layout.devicesOffset),
+  ]);
 }
 
-function pagesOf(block: FrozenBlock, readAt: ReadAt): Buffer[] {
+const none: ReadonlySet<string> = new Set();
+
+function* pagesOf(block: FrozenBlock, readAt: ReadAt, isFresh: boolean): Generator<Buffer> {
   const bitmap = readAt(block.bitmapOffset, Math.ceil(block.size / block.pageSize / 8));
   const name = shortString(block.name);
-  const parts: Buffer[] = [];
+  const zeros = Buffer.alloc(1);
+  let parts: Buffer[] = [];
+  let bytes = 0;
   for (let page = 0; page * block.pageSize < block.size; page++) {
     const offset = BigInt(page * block.pageSize);
     if (hasPage(bitmap, page)) {
       parts.push(u64(offset | BigInt(pageFlag.page)), name);
       parts.push(readAt(block.pagesOffset + page * block.pageSize, block.pageSize));
-    } else parts.push(u64(offset | BigInt(pageFlag.zero)), name, Buffer.alloc(1));
+      bytes += block.pageSize;
+    } else if (!isFresh) parts.push(u64(offset | BigInt(pageFlag.zero)), name, zeros);
+    if (bytes < pieceBytes) continue;
+    yield Buffer.concat(parts);
+    parts = [];
+    bytes = 0;
   }
-  return parts;
+  yield Buffer.concat(parts);
 }
 
 /** Whether a block's bitmap says that a page is there. */

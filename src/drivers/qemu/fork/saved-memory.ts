@@ -45,10 +45,16 @@ export async function saveMemoryFiles(
   try {
     file = await open(paths.memory, 'wx+', 0o600);
     freeze = await parts.freeze({ path: paths.memory, signal, onStopped });
-    const { main, content } = await readImage(parts.block, { path: paths.memory, descriptor: file.fd });
+    const { main, pieces } = await readImage(parts.block, { path: paths.memory, descriptor: file.fd });
     const devices = await open(paths.devices, 'wx', 0o400);
+    let devicesBytes = 0;
+    let devicesSum = 0;
     try {
-      await devices.writeFile(content);
+      for (const piece of pieces) {
+        await devices.writeFile(piece);
+        devicesBytes += piece.length;
+        devicesSum = crc32(piece, devicesSum);
+      }
       await devices.sync();
     } finally {
       await devices.close();
@@ -65,8 +71,8 @@ export async function saveMemoryFiles(
       bitmapOffset: main.bitmapOffset,
       memoryBytes: fstatSync(file.fd).size,
       memorySum: await sumOfPages(file, main),
-      devicesBytes: content.length,
-      devicesSum: crc32(content),
+      devicesBytes,
+      devicesSum,
       ...(await interfaceOf(pinned)),
     };
     return { memory: { directory, state }, pauseMs: freeze.pauseMs };
