@@ -32,7 +32,15 @@ import { cpuLevels } from './cpu-model.ts';
 import { describeDeath, outOfMemoryMessage } from './death.ts';
 import { copyFirmware } from './firmware-copy.ts';
 import { hasFile, readTail, vmFolder } from './folder.ts';
-import { forkGuest, keepQuiet, load, type ForkParts, type IncomingMemory, type WaitingCopy } from './fork/fork.ts';
+import {
+  forkGuest,
+  keepQuiet,
+  load,
+  requireForkable,
+  type ForkParts,
+  type IncomingMemory,
+  type WaitingCopy,
+} from './fork/fork.ts';
 import { freezeGuest, settleFreeze } from './fork/freeze.ts';
 import { SavedMemoryFiles, saveMemoryFiles, whyNotUsable } from './fork/saved-memory.ts';
 import { AcceleratorLadder } from './ladder.ts';
