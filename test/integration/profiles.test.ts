@@ -1,5 +1,7 @@
 // Profiles and instance types over the API: what VMs have of them, what a change of one does, and what goes with it.
 import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { suite, test } from 'node:test';
 import { type Profile, type ProfileSpecInput } from '../../src/api/profile.ts';
 import { type Vm } from '../../src/api/vm.ts';
@@ -8,6 +10,7 @@ import { connect } from '../../src/client/node-transport.ts';
 import { atEnd, type Cleanup } from '../support/cleanup.ts';
 import { type TestDaemon } from '../support/daemon.ts';
 import { assertRefused, done, makeVm, readVm, sharedFakeLodge, untilState } from '../support/fake-lodge.ts';
+import { temporaryFolder } from '../support/temporary.ts';
 import { eventually } from '../support/wait.ts';
 
 const lodge = sharedFakeLodge();
@@ -42,6 +45,33 @@ const origins = ({ spec }: Vm): Record<string, string> =>
   Object.fromEntries((spec.inherited ?? []).map((one) => [one.field, one.isOverridden ? 'own' : one.name]));
 
 suite('a VM with profiles', () => {
+  test('is prepared with what they give, where it says nothing itself', async (t) => {
+    const daemon = await daemonFor(t);
+    const { client } = daemon;
+    const path = join(await temporaryFolder(t), 'disk.raw');
+    await writeFile(path, Buffer.alloc(2 ** 20));
+    await done(
+      daemon,
+      client.image.create({ body: { name: 'blank', spec: { source: { type: 'file', path, format: 'raw' } } } }),
+    );
+    await makeProfile(daemon, 'roomy', { memoryMib: 96, cpu: { count: 2 } });
+    const spec: VmSpecInput = { image: 'blank', nics: [], profiles: ['roomy'], cpu: { count: 3 } };
+    await done(daemon, client.template.prepare({ body: { spec } }));
+    const { versions } = (await client.template.get({ params: { template: 'blank' } })).status;
+    assert.equal(versions.at(-1)?.memory?.memoryMib, 96);
+    // A size beside an instance type is refused, and one that is only the contract's default is none.
+    const micro = { image: 'blank', nics: [], instanceType: 'micro' };
+    const refused = client.template.prepare({ body: { spec: { ...micro, memoryMib: 77 } } });
+    await assertRefused(daemon, refused, 'invalid_request');
+    await done(daemon, client.template.delete({ params: { template: 'blank' } }));
+    await done(daemon, client.template.prepare({ body: { spec: micro } }));
+    const [made] = (await client.template.get({ params: { template: 'blank' } })).status.versions;
+    const type = await client.instanceType.get({ params: { instanceType: 'micro' } });
+    assert.equal(made?.memory?.memoryMib, type.spec.memoryMib);
+    await done(daemon, client.template.delete({ params: { template: 'blank' } }));
+    await done(daemon, client.image.delete({ params: { image: 'blank' } }));
+  });
+
   test('has what they set, the last first, and what it says itself; each field tells where it is from', async (t) => {
     const daemon = await daemonFor(t);
     await makeProfile(daemon, 'web', { autostart: true, cpu: { count: 2, maxCount: 2 }, stopTimeoutS: 7 });

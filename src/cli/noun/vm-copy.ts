@@ -78,6 +78,12 @@ export function addCopyVerbs(vm: Command): void {
   })
     .option('--name <name>', 'template that keeps it (default: the image’s name)')
     .option('--from-image', 'the source is an image, though a template has that name too')
+    .option('--type <name>', 'instance type, which says vCPUs and memory (lodge instance-type list)')
+    .option(
+      '--profile <names>',
+      'profiles that it has what it is not given from, with commas; the last counts most (lodge profile list)',
+      collected,
+    )
     .option('--cpus <count>', 'vCPUs (default: 1)', wholeNumber(1, 1024))
     .option('--memory <size>', 'memory, such as 2GiB; a bare number is MiB (default: 512MiB)', parsedBy(mebibytes))
     .option('--network <network>', 'network, as in lodge vm create; may be given several times', collected)

@@ -11,7 +11,10 @@ import { usageError } from '../usage-error.ts';
 import { specFromOptions, type CreateSpecOptions } from './create-spec.ts';
 import { parseTemplateName } from './template-name.ts';
 
-export interface PrepareOptions extends Pick<CreateSpecOptions, 'cpus' | 'memory' | 'network' | 'kernelArgs'> {
+export interface PrepareOptions extends Pick<
+  CreateSpecOptions,
+  'cpus' | 'memory' | 'type' | 'profile' | 'network' | 'kernelArgs'
+> {
   name?: string;
   fromImage?: boolean;
   wait: boolean;

@@ -1,6 +1,7 @@
 // Routes of templates.
 import { type NounHandlers } from '../../api/contract.ts';
 import { template as templateSchema, type Template } from '../../api/template.ts';
+import { type VmSpecInput } from '../../api/vm-spec.ts';
 import { type ByteSource, type RequestContext } from '../http/context.ts';
 import { lister } from '../store/list-page.ts';
 import { toTask } from '../task/task.ts';
@@ -22,7 +23,8 @@ export function templateHandlers({
     update: (request) => templates.update(find(request), request.body),
     addVersion: async (request, { caller }) =>
       toTask(await templates.addVersion(find(request), request.body, caller.name)),
-    prepare: async ({ body }, { caller }) => toTask(await warm.prepare(body, caller.name)),
+    prepare: async ({ body }, { caller, sent }) =>
+      toTask(await warm.prepare({ ...body, spec: (sent as { spec?: VmSpecInput }).spec }, caller.name)),
     deploy: async (request, { caller }) => toTask(await templates.deploy(find(request), request.body, caller.name)),
     delete: async (request, { caller }) =>
       toTask(await templates.delete(find(request), request.query.version ?? null, caller.name)),

@@ -4,6 +4,7 @@ import { uuidv7 } from 'uuidv7';
 import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Image } from '../../api/image.ts';
 import { type Template, type TemplateMemory, type TemplatePrepare } from '../../api/template.ts';
+import { type VmSpecInput } from '../../api/vm-spec.ts';
 import { type Vm } from '../../api/vm.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type Log } from '../store/informer.ts';
@@ -36,6 +37,9 @@ export interface WarmRequest {
   labels: Vm['labels'];
   spec: Vm['spec'];
 }
+
+/** What is to be prepared. Its spec is what somebody said, as that of a new VM is: what is left out may come from profiles. */
+export type PrepareRequest = Omit<TemplatePrepare, 'spec'> & { spec?: VmSpecInput | undefined };
 
 /** A version that VMs may go on from. */
 interface Candidate {
@@ -154,11 +158,12 @@ export class WarmStarts {
   }
 
   /** Boots a VM to keep it. */
-  async prepare(body: TemplatePrepare, requestedBy: string): Promise<TaskRecord> {
-    const records = this.#parts.steps.templates;
-    const { project, template: reference, name, spec, version } = body;
-    if ((spec === undefined) === (reference === undefined))
-      throw invalidField('spec', 'is given, or a template, and not both', spec && 'both');
+  async prepare(body: PrepareRequest, requestedBy: string): Promise<TaskRecord> {
+    const { service, steps } = this.#parts;
+    const records = steps.templates;
+    const { project, template: reference, name, spec: given, version } = body;
+    if ((given === undefined) === (reference === undefined))
+      throw invalidField('spec', 'is given, or a template, and not both', given && 'both');
     if (reference !== undefined) {
       if (name !== undefined) throw invalidField('name', 'is that of the template', name);
       const template = records.collection.require(project, reference);
@@ -173,6 +178,7 @@ export class WarmStarts {
       return this.#prepare({ project, name: template.name, spec: origin.spec, image: null, from }, requestedBy);
     }
     if (version !== undefined) throw invalidField('version', 'is of a template, and a spec was given', version);
+    const spec = given && (await service.wholeSpec(project, given));
     const image = spec?.image === undefined ? null : this.#image(project, spec.image);
     if (!image || !spec) throw invalidField('spec.image', 'names the image that the VM boots from', spec?.image);
     return this.#prepare({ project, name: name ?? image.name, spec, image, from: null }, requestedBy);

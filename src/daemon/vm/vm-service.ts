@@ -98,18 +98,23 @@ export class VmService {
 
   /** Refuses a new VM that can't be, is there already, or that the node has no room for. Its spec, as it is kept. */
   async checkCreation(given: Omit<VmRequest, 'labels'>, isStarted: boolean): Promise<VmSpec> {
-    const { records, nodes, sources } = this.#parts;
+    const { records, nodes } = this.#parts;
     // Told before the longer checks: most second creations of one name are slips.
     if (records.collection.byName(given.project, given.name)) {
       throw new LodgeError('name_taken', `There is a VM ${given.name} in project ${given.project} already.`);
     }
-    const expanded = sources.expand(given.project, given.spec, null);
-    refuseHiddenSecrets(expanded);
-    const spec = await withHashedPassword(expanded);
+    const spec = await this.wholeSpec(given.project, given.spec);
     await this.#check({ ...given, spec, id: null });
     nodes.requireRoom(spec, isStarted);
     this.#parts.placements.check({ ...given, spec, id: null }, isStarted);
     return spec;
+  }
+
+  /** The spec of a new VM, as it is kept, of what somebody says of it: with what its profiles and its type give. */
+  async wholeSpec(project: string, given: VmSpecInput): Promise<VmSpec> {
+    const expanded = this.#parts.sources.expand(project, given, null);
+    refuseHiddenSecrets(expanded);
+    return withHashedPassword(expanded);
   }
 
   /** What can change while the VM is up is changed by a task, which the answer's status names. */
