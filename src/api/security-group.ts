@@ -141,7 +141,9 @@ export const securityRule = z
     isLogged: z
       .boolean()
       .default(false)
-      .describe('Whether what it decides is logged: new connections, at most 5 a second and rule (lodge firewall log)'),
+      .describe(
+        'Whether what it decides is written to the log of the node’s kernel (journalctl -k --grep lodge): new connections, at most 5 a second, with the group and the rule',
+      ),
   })
   .meta({ id: 'SecurityRule' });
 export type SecurityRule = z.output<typeof securityRule>;

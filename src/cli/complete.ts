@@ -22,6 +22,8 @@ export type NamedKind =
   | 'image'
   | 'volume'
   | 'network'
+  | 'security-group'
+  | 'address-set'
   | 'template'
   | 'profile'
   | 'group'
@@ -70,6 +72,8 @@ const namedKinds = new Set<string>([
   'image',
   'volume',
   'network',
+  'security-group',
+  'address-set',
   'node',
   'task',
   'token',
@@ -242,6 +246,7 @@ function listOf(candidates: readonly Candidate[], current: string, prefix: strin
 const changedNouns: Readonly<Record<string, ChangeableNoun>> = {
   vm: 'vm',
   network: 'network',
+  'security-group': 'securityGroup',
   node: 'node',
   profile: 'profile',
   group: 'group',
@@ -375,6 +380,16 @@ export async function namesFromDaemon(kind: NamedKind, words: readonly string[])
         return (await client.volume.list({ query }, options)).items.map((one) => ({
           word: one.name,
           what: one.status.state,
+        }));
+      case 'security-group':
+        return (await client.securityGroup.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.spec.description,
+        }));
+      case 'address-set':
+        return (await client.addressSet.list({ query }, options)).items.map((one) => ({
+          word: one.name,
+          what: one.spec.description,
         }));
       case 'network':
         return (await client.network.list({ query }, options)).items.map((one) => ({

@@ -56,6 +56,26 @@ export const nouns: readonly NounEntry[] = [
     load: async () => (await import('./noun/instance-type.ts')).instanceTypeNoun(),
   },
   {
+    name: 'security-group',
+    aliases: ['security-groups', 'sg'],
+    summary: 'Which connections of VMs are allowed',
+    group: 'Objects:',
+    load: async () => (await import('./noun/security-group.ts')).securityGroupNoun(),
+  },
+  {
+    name: 'address-set',
+    aliases: ['address-sets'],
+    summary: 'Lists of addresses for security groups',
+    group: 'Objects:',
+    load: async () => (await import('./noun/address-set.ts')).addressSetNoun(),
+  },
+  {
+    name: 'firewall',
+    summary: 'What security groups come to for a VM, and why',
+    group: 'Objects:',
+    load: async () => (await import('./noun/firewall.ts')).firewallNoun(),
+  },
+  {
     name: 'image',
     aliases: ['images'],
     summary: 'Images that disks and VMs are made from: build, import',

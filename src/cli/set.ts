@@ -26,6 +26,7 @@ export type ChangeableNoun =
   | 'image'
   | 'volume'
   | 'network'
+  | 'securityGroup'
   | 'node'
   | 'profile'
   | 'instanceType'

@@ -30,7 +30,6 @@ export interface FirewallEnforcerParts {
   /** What events of the firewall are about. */
   subject: () => Subject;
   checkIntervalMs: number;
-  logGroup: number;
   scope?: NetworkScope;
 }
 
@@ -163,11 +162,15 @@ export class FirewallEnforcer implements FirewallEnforcement {
     const { events, subject } = this.#parts;
     const wasFailed = this.#failure !== null;
     try {
-      this.#ruleset = await this.#build();
-      const differences = await this.#tables.observe(this.#ruleset);
-      const isNew = differences.length > 0 && (await this.#tables.load(this.#ruleset));
+      const isFirst = this.#timer === null;
+      const wanted = await this.#build();
+      // What was loaded last is compared: what has changed since is not yet loaded for a good reason.
+      const differences = await this.#tables.observe(isFirst ? wanted : this.#ruleset);
+      this.#ruleset = wanted;
+      const isLoaded = await this.#tables.load(wanted);
       this.#failure = null;
-      if (!isNew || report === null || wasFailed || !this.#wasLoaded(differences)) return;
+      if (!isLoaded || differences.length === 0 || report === null || wasFailed) return;
+      if (isFirst && !this.#isWrongAtStart(differences)) return;
       await events.record({
         type: 'firewall.repaired',
         severity: 'warning',
@@ -189,15 +192,14 @@ export class FirewallEnforcer implements FirewallEnforcement {
     }
   }
 
-  /** At the first look, tables are missing for good reason where no guest is up. */
-  #wasLoaded(differences: readonly string[]): boolean {
-    const isFirst = this.#timer === null;
+  /** At the start, who has which address may have changed while no daemon ran; that tables are gone under guests is wrong. */
+  #isWrongAtStart(differences: readonly string[]): boolean {
     const isUp = this.#parts.world().vms.some(({ status }) => status.startedSpec !== null);
-    return !isFirst || isUp || !differences.every((one) => one.startsWith('the table '));
+    return isUp && differences.some((one) => one.startsWith('the table '));
   }
 
   async #build(): Promise<Ruleset> {
-    const { instance, world, logGroup, scope } = this.#parts;
+    const { instance, world, scope } = this.#parts;
     const now = world();
     const nics = effectiveNics(now);
     const plan = filterPlan(now, nics);
@@ -223,7 +225,7 @@ export class FirewallEnforcer implements FirewallEnforcement {
       bridges.sort();
       if (method === 'br-netfilter') await followBridges(bridges, scope);
     }
-    return buildRuleset(plan, { method, logGroup, bridges });
+    return buildRuleset(plan, { method, bridges });
   }
 
   #warn(error: unknown): void {

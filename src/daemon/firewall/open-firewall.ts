@@ -1,5 +1,4 @@
 // Puts the firewall together, over the objects, networks and links of the daemon.
-import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { type Handlers } from '../../api/contract.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -11,6 +10,8 @@ import { type NetworkModes } from '../network/network-modes.ts';
 import { type Objects } from '../objects.ts';
 import { type Log } from '../store/informer.ts';
 import { type ReferenceLock } from '../store/reference-lock.ts';
+import { DnsNames } from './dns-names.ts';
+import { dnsNamesOf } from './effective-rules.ts';
 import { FirewallEnforcer } from './firewall-enforcer.ts';
 import { addressSetHandlers, firewallHandlers, securityGroupHandlers } from './firewall-handlers.ts';
 import { FirewallService } from './firewall-service.ts';
@@ -35,6 +36,7 @@ export class Firewall {
   readonly #enforcer: FirewallEnforcer;
   readonly #parts: OpenFirewallParts;
   #leases: ReadonlyMap<string, readonly string[]> = new Map();
+  readonly #names: DnsNames;
   #unfollow: (() => void)[] = [];
 
   constructor(parts: OpenFirewallParts) {
@@ -49,7 +51,7 @@ export class Firewall {
       references,
       linkOf: ({ spec }, vmId, mac) => modes.of(spec.mode).hostInterface(vmId, mac),
       leases: () => this.#leases,
-      names: () => new Map(),
+      names: () => this.#names.addresses,
       enforcement: () => this.#enforcer,
     });
     this.#enforcer = new FirewallEnforcer({
@@ -59,7 +61,10 @@ export class Firewall {
       log,
       subject: node,
       checkIntervalMs,
-      logGroup: logGroupOf(instance),
+    });
+    this.#names = new DnsNames({
+      wanted: () => dnsNamesOf([...objects.securityGroupObjects.all()]),
+      onChange: () => this.#enforcer.plan(),
     });
     modes.taps.beforeMaking(({ vmId, mac }) => this.#enforcer.guard(vmId, mac));
   }
@@ -88,10 +93,13 @@ export class Firewall {
       }),
       ...[securityGroupObjects, addressSetObjects, policyObjects].map((each) =>
         each.onChange(({ type, object, previous }) => {
-          if (type !== 'updated' || object.revision !== previous?.revision) plan();
+          if (type === 'updated' && object.revision === previous?.revision) return;
+          this.#names.look();
+          plan();
         }),
       ),
     ];
+    this.#names.start();
     await this.#enforcer.start(hasRebooted);
   }
 
@@ -114,6 +122,7 @@ export class Firewall {
 
   async close(): Promise<void> {
     for (const unfollow of this.#unfollow) unfollow();
+    this.#names.close();
     await this.#enforcer.close();
   }
 
@@ -128,9 +137,4 @@ export class Firewall {
 /** What of a VM has a say in who is filtered how. */
 function partOf({ name, labels, spec, status }: Vm): unknown {
   return [name, labels, spec.nics, status.startedSpec?.nics, status.nics.map(({ mac, network }) => [mac, network])];
-}
-
-/** Groups of nfnetlink_log are 16 bits; those below are often used by other programs. */
-function logGroupOf(instance: string): number {
-  return 20_000 + (createHash('sha256').update(instance).digest().readUInt16BE() % 40_000);
 }

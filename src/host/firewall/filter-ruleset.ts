@@ -78,12 +78,9 @@ const icmpv6 = 58;
 const splitFrom = 8;
 /** New connections that are logged, of each rule. */
 const logLimit = 'limit rate 5/second burst 10 packets';
-const logBytes = 128;
 
 export interface RulesetOptions {
   method: FilterMethod | 'none';
-  /** The group of nfnetlink_log that logged packets go to. */
-  logGroup: number;
   /** Bridges with NICs that have rules. */
   bridges: readonly string[];
 }
@@ -272,7 +269,7 @@ class Builder {
     const what = protocolMatch(rule, side);
     if (what === null) return [];
     const verdict = rule.action === 'allow' ? 'return' : 'drop';
-    const { method, logGroup } = this.#options;
+    const { method } = this.#options;
     return this.#peerMatches(rule.peers, side).flatMap((who) => {
       const match = [what, who].filter((part) => part !== '').join(' ');
       const lines: string[] = [];
@@ -286,7 +283,7 @@ class Builder {
       if (rule.isLogged && !side.isReply)
         lines.push(
           commented(
-            `${match} meta mark & ${bits.mask} == 0 ${logLimit} log prefix "${logPrefix(rule, direction)}" group ${logGroup} snaplen ${logBytes}`,
+            `${match} meta mark & ${bits.mask} == 0 ${logLimit} log prefix "${logPrefix(rule, direction)}" level info`,
             `log of ${rule.id}`,
           ),
         );
@@ -465,9 +462,9 @@ function anonymous(blocks: readonly string[]): string {
   return `{ ${disjoint(blocks, family).join(', ')} }`;
 }
 
-/** `web/https in allow `: what a line of the log begins with. At most 127 bytes: NF_LOG_PREFIXLEN of linux/netfilter/nf_log.h. */
+/** `lodge web/https in allow: `: what a line of the kernel’s log begins with. At most 127 bytes: NF_LOG_PREFIXLEN of linux/netfilter/nf_log.h. */
 function logPrefix({ id, action }: FilterRule, direction: 'ingress' | 'egress'): string {
-  return `${id} ${direction === 'ingress' ? 'in' : 'out'} ${action} `;
+  return `lodge ${id} ${direction === 'ingress' ? 'in' : 'out'} ${action}: `;
 }
 
 /** A rule with what it is for, and a hash of its text, by which one that was changed by hand is told. 128 bytes at most. */
