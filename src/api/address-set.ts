@@ -23,7 +23,6 @@ export type AddressSetSpec = z.output<typeof addressSetSpec>;
 export const addressSetStatus = z
   .object({ usedBy: z.array(z.string()).describe('Names of the security groups that name it') })
   .meta({ id: 'AddressSetStatus' });
-export type AddressSetStatus = z.output<typeof addressSetStatus>;
 
 export const addressSet = z
   .object({ ...metadata, spec: addressSetSpec, status: addressSetStatus })

@@ -96,7 +96,6 @@ export const ruleDirection = z.enum(['ingress', 'egress']).meta({ id: 'SecurityR
 export type RuleDirection = z.output<typeof ruleDirection>;
 
 export const ruleAction = z.enum(['allow', 'deny']).meta({ id: 'SecurityRuleAction' });
-export type RuleAction = z.output<typeof ruleAction>;
 
 export const securityRule = z
   .strictObject({
@@ -172,7 +171,6 @@ export const securityGroupStatus = z
     usedBy: z.array(z.string()).describe('What names it: VMs, networks, groups and the project’s policy'),
   })
   .meta({ id: 'SecurityGroupStatus' });
-export type SecurityGroupStatus = z.output<typeof securityGroupStatus>;
 
 export const securityGroup = z
   .object({ ...metadata, spec: securityGroupSpec, status: securityGroupStatus })

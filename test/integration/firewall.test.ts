@@ -164,6 +164,40 @@ test('the virtual firewall', async (t) => {
     assert.deepEqual(await explain('host', 'guest2', 'tcp', 81), ['allowed', 'host']);
   });
 
+  await t.test('takes every kind of rule', async () => {
+    const addresses = ['198.51.100.0/24', '198.51.101.0/24', '198.51.100.7', '2001:db8::/32'];
+    await daemon.client.addressSet.create({ body: { name: 'office', spec: { addresses } } });
+    const peers = [
+      { addressSet: 'office' },
+      { dnsName: 'deb.debian.org' },
+      { cidr: '0.0.0.0/0' },
+      { cidr: 'fd00::/8' },
+    ];
+    await makeGroup(world, 'kinds', [
+      { name: 'tcp', protocol: 'tcp', ports: ['80', '8000-8080', '8010'], peers, isLogged: true },
+      { name: 'few', protocol: 'tcp', ports: ['22'], connectionLimit: 2 },
+      { name: 'sctp', protocol: 'sctp', ports: ['5000'] },
+      { name: 'ping', protocol: 'icmp', icmpTypes: ['echo-request', 13] },
+      { name: 'ping6', protocol: 'icmpv6', icmpTypes: ['echo-request'], peers: [{ cidr: 'fd00:232::/64' }] },
+      { name: 'gre', protocol: 47, action: 'deny', isLogged: true },
+      { name: 'any', direction: 'egress', peers: [{ securityGroup: 'kinds' }] },
+      { name: 'off', isEnabled: false },
+    ]);
+    await changeNic(world, three, { securityGroups: ['kinds'], allowedAddresses: ['10.232.0.200', 'fd00:232:1::/64'] });
+    const { items } = await daemon.client.firewall.rules({ params: { vm: 'guest3' } });
+    const ids = items[0]!.rules.map(({ id }) => id);
+    const ingress = ['kinds/gre', 'kinds/tcp', 'kinds/few', 'kinds/sctp', 'kinds/ping', 'kinds/ping6'];
+    assert.deepEqual(ids, ['host', ...ingress, 'default-ingress', 'kinds/any', 'default-egress']);
+    // What an address set has more counts for the rules that name it.
+    await daemon.client.addressSet.update({
+      params: { addressSet: 'office' },
+      body: { spec: { addresses: ['198.51.100.0/23', '10.232.0.0/24'] } },
+    });
+    const { status } = await daemon.client.firewall.get();
+    assert.equal(status.state, 'enforcing', status.reason);
+    await changeNic(world, three, { securityGroups: [], allowedAddresses: [] });
+  });
+
   await t.test('cuts a connection that is open when its rule goes', async (part) => {
     const open: SecurityRuleInput = { name: 'open', protocol: 'udp', ports: ['7001'] };
     const echo: SecurityRuleInput = { name: 'echo', protocol: 'tcp', ports: ['7'] };
@@ -305,6 +339,6 @@ test('the virtual firewall', async (t) => {
     const unfiltered = client.vm.create({ body: { name: 'v', spec: { nics } } });
     await assertRefused(daemon, unfiltered, 'unsupported', 'spec.nics.0.securityGroups');
     const { items } = await client.securityGroup.list();
-    assert.deepEqual(items.map(({ name }) => name).toSorted(), ['base', 'clients', 'echo', 'web']);
+    assert.deepEqual(items.map(({ name }) => name).toSorted(), ['base', 'clients', 'echo', 'kinds', 'web']);
   });
 });
