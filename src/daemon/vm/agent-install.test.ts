@@ -50,7 +50,10 @@ test('advice comes when a guest has been silent for long, for its operating syst
 });
 
 /** Runs the script with only these programs, each a line of shell; what they were called with comes back. */
-function runScript(test: TestContext, programs: Record<string, string>): { output: string; calls: string[] } {
+function runScript(
+  test: TestContext,
+  programs: Record<string, string>,
+): { output: string; calls: string[]; rules: string } {
   const folder = mkdtempSync(join(tmpdir(), 'install-agent-'));
   test.after(() => rmSync(folder, { recursive: true, force: true }));
   for (const [name, body] of Object.entries(programs)) {
@@ -58,10 +61,12 @@ function runScript(test: TestContext, programs: Record<string, string>): { outpu
     chmodSync(join(folder, name), 0o755);
   }
   writeFileSync(join(folder, 'calls'), '');
-  const script = installScript.replace(/^PATH=.*$/m, `PATH=${folder}`);
+  const rulesPath = join(folder, 'added.rules');
+  const script = installScript.replace(/^PATH=.*$/m, `PATH=${folder}`).replace(/^rules=.*$/m, `rules=${rulesPath}`);
   const { stdout, status } = spawnSync('/bin/sh', ['-c', script], { encoding: 'utf8', env: {} });
   assert.equal(status, 0);
-  return { output: stdout, calls: readFileSync(join(folder, 'calls'), 'utf8').trim().split('\n') };
+  const calls = readFileSync(join(folder, 'calls'), 'utf8').trim().split('\n');
+  return { output: stdout, calls, rules: readFileSync(rulesPath, 'utf8') };
 }
 
 test('the script takes the package manager that is there, and starts the agent', (context) => {
@@ -73,6 +78,16 @@ test('the script takes the package manager that is there, and starts the agent',
     assert.match(output, /was installed/, manager);
     assert.ok(calls.some((call) => call.startsWith(manager) && call.includes('qemu-guest-agent')));
     assert.ok(calls.includes('systemctl start qemu-guest-agent'));
+  }
+});
+
+test('the script has vCPUs and memory that are added brought into use, with an agent or without', (context) => {
+  const withAgent = { 'qemu-ga': '', systemctl: 'exit 0' };
+  for (const programs of [withAgent, {}]) {
+    const { rules, calls } = runScript(context, { ...programs, udevadm: '' });
+    assert.match(rules, /^SUBSYSTEM=="cpu", ACTION=="add".*ATTR\{online\}="1"$/m);
+    assert.match(rules, /^SUBSYSTEM=="memory", ACTION=="add".*ATTR\{state\}="online_movable"$/m);
+    assert.ok(calls.includes('udevadm control --reload'));
   }
 });
 
