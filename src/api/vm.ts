@@ -20,6 +20,7 @@ import { profileChange } from './vm-inherited.ts';
 import { vmPlacement, vmPlacementRoutes } from './vm-placement.ts';
 import { vmSpec } from './vm-spec.ts';
 import { vmState } from './vm-state.ts';
+import { vmNetworkRoutes } from './vm-network.ts';
 import { vmTunnelRoutes } from './vm-tunnel.ts';
 import { agentAdvice } from './agent-advice.ts';
 
@@ -472,4 +473,5 @@ export const vmRoutes = {
   ...vmConsoleRoutes,
   ...vmGuestRoutes,
   ...vmTunnelRoutes,
+  ...vmNetworkRoutes,
 } as const satisfies RouteTable;

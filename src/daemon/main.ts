@@ -453,6 +453,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
         driver,
         tickets: new ConsoleTickets(),
         tunnels: reach.tunnels,
+        traffic: reach.traffic,
         usage: new UsageSampler(records, guests),
         volumes,
         history,

@@ -1,8 +1,10 @@
 // Verbs of lodge vm about ports of guests: published on the node for as long as the VM has them, or forwarded here for as
 // long as the command runs.
 import type { Command } from 'commander';
-import { parsedBy, verb, withDaemon } from '../command.ts';
+import { parsedBy, verb, wholeNumber, withDaemon } from '../command.ts';
 import { parseDurationS } from '../../lib/duration.ts';
+import { parseBytes } from '../../lib/quantity.ts';
+import type { CaptureOptions } from '../vm/capture.ts';
 import type { ChangeOptions } from '../vm/change.ts';
 
 /** Adds publish, unpublish and forward. */
@@ -74,6 +76,35 @@ export function addPortVerbs(vm: Command): void {
           return forwardToVm(session, options, name, ports);
         },
       ),
+    );
+}
+
+/** Adds capture, which needs the permission of what runs inside. */
+export function addCaptureVerb(vm: Command): void {
+  verb(vm, 'capture <vm>', 'Capture the packets of a NIC', {
+    description:
+      'Capture the packets of a NIC as pcap, into a file or to standard output, until --count packets, --time or --bytes are reached, or Ctrl-C. Wireshark and tcpdump read it.',
+    examples: [
+      ["lodge vm capture web1 --filter 'port 53' -w dns.pcap", 'into a file'],
+      ['lodge vm capture web1 --count 20 | tcpdump -nr -', 'to be read at once'],
+      ['lodge --context office vm capture db1 --nic 1 | wireshark -k -i -', 'of another daemon'],
+    ],
+  })
+    .option('--nic <nic>', 'which NIC: its number, address or network', '0')
+    .option('--filter <filter>', 'as tcpdump takes it (pcap-filter): port 53 and not host 10.88.0.1')
+    .option('--count <count>', 'most packets', wholeNumber(1, 10_000_000))
+    .option('--time <duration>', 'longest time (default: 1m, at most 1h)', parsedBy(parseDurationS))
+    .option(
+      '--bytes <size>',
+      'most bytes (default: 10MiB, at most 1GiB)',
+      parsedBy((text: string) => parseBytes(text, 'B')),
+    )
+    .option('-w, --file <file>', 'file to write (default: standard output)')
+    .action(
+      withDaemon<[name: string], CaptureOptions>(async (session, options, name) => {
+        const { captureVm } = await import('../vm/capture.ts');
+        return captureVm(session, options, name);
+      }),
     );
 }
 

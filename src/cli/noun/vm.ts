@@ -23,7 +23,7 @@ import { addCpusVerbs } from './vm-cpus.ts';
 import { addFirmwareVerb } from './vm-firmware.ts';
 import { addCopyVerbs } from './vm-copy.ts';
 import { addDeviceVerbs } from './vm-devices.ts';
-import { addPortVerbs } from './vm-ports.ts';
+import { addCaptureVerb, addPortVerbs } from './vm-ports.ts';
 import { addPowerVerbs } from './vm-power.ts';
 import { addConsoleVerbs, addGuestVerbs } from './vm-inside.ts';
 
@@ -42,6 +42,7 @@ export function vmNoun(): Command {
   vm.commandsGroup('Devices, also while it runs:');
   addDeviceVerbs(vm);
   addPortVerbs(vm);
+  addCaptureVerb(vm);
   vm.commandsGroup('Switch:');
   addPowerVerbs(vm);
   vm.commandsGroup('Consoles:');

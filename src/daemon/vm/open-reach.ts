@@ -9,6 +9,7 @@ import { PortForwards } from '../network/port-forwards.ts';
 import { TrafficShaping } from '../network/traffic-shaping.ts';
 import { type Objects } from '../objects.ts';
 import { type Log } from '../store/informer.ts';
+import { NicTraffic } from './nic-traffic.ts';
 import { Tunnels } from './tunnels.ts';
 import { macsOf } from './vm-changes.ts';
 import { type VmGuests } from './vm-guests.ts';
@@ -29,6 +30,7 @@ export interface ReachParts {
 export interface Reach {
   ports: PortForwards;
   tunnels: Tunnels;
+  traffic: NicTraffic;
   shaping: TrafficShaping;
   start: () => Promise<unknown>;
   close: () => Promise<unknown>;
@@ -63,8 +65,10 @@ export function openReach(parts: ReachParts): Reach {
     setVm: (id, nicLimits) => records.patch(id, { nicLimits }),
     setNetwork: (id, limits) => networkObjects.setStatus(id, (status) => ({ ...status, limits })),
   });
+  const traffic = new NicTraffic((vm, network) => networkObjects.find(vm.project, network)?.spec.mode === 'macvtap');
   return {
     ports,
+    traffic,
     tunnels,
     shaping,
     start: () => Promise.all([ports.start(), shaping.start()]),

@@ -17,6 +17,7 @@ import { type VolumeService } from '../volume/volume-service.ts';
 import { withHostDisks } from './host-disks.ts';
 import { searchSerial } from './serial-search.ts';
 import { Screenshots } from './screenshots.ts';
+import { type NicTraffic } from './nic-traffic.ts';
 import { type Tunnels } from './tunnels.ts';
 import { type UsageSampler } from './usage-sampler.ts';
 import { type VmActions } from './vm-actions.ts';
@@ -38,6 +39,7 @@ export interface VmHandlersParts {
   driver: Driver;
   tickets: ConsoleTickets;
   tunnels: Tunnels;
+  traffic: NicTraffic;
   usage: UsageSampler;
   volumes: VolumeService;
   history: MetricsHistory;
@@ -54,6 +56,7 @@ export function vmHandlers({
   driver,
   tickets,
   tunnels,
+  traffic,
   usage,
   volumes,
   history,
@@ -136,6 +139,12 @@ export function vmHandlers({
         throw error;
       }
       await join(client, console, context.signal);
+    },
+    nicCounters: async (request) => ({ items: traffic.counters(find(request)) }),
+    capture: async (request, { caller, log }) => {
+      const target = find(request);
+      log.info({ vmId: target.id, filter: request.query.filter, openedBy: caller.name }, 'packets are captured');
+      return traffic.capture(target, request.query);
     },
     tunnel: async (request, context) => {
       const { port } = request.query;

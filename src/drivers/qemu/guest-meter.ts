@@ -7,7 +7,7 @@ import {
   isAlive,
   type ProcessIdentity,
 } from '../../host/process.ts';
-import { readAllLinkCounters, readTapsOf } from '../../host/network/tap-usage.ts';
+import { readAllLinkCounters, readTapsOf, type HeldTap } from '../../host/network/tap-usage.ts';
 import {
   type DiskCounters,
   type GuestCounters,
@@ -42,7 +42,7 @@ export class GuestMeter {
   readonly #latencies: DiskLatencies;
   readonly #balloon: BalloonStatistics;
   readonly #isEmulated: boolean;
-  #taps: readonly string[] | null = null;
+  #taps: readonly HeldTap[] | null = null;
 
   constructor(identity: ProcessIdentity, qmp: QmpConnection, balloon: BalloonStatistics, isEmulated: boolean) {
     this.#identity = identity;
@@ -138,12 +138,16 @@ export class GuestMeter {
     this.#taps = null;
   }
 
-  /** Of its taps; a user-mode network is not counted by anybody. The host's point of view turned into the guest's. */
+  /** Of its taps and macvtaps; a user-mode network is not counted by anybody. The host's point of view turned into the guest's. */
   async #network(maxAgeMs: number): Promise<{ receivedBytes: number; sentBytes: number } | null> {
     this.#taps ??= await readTapsOf(this.#identity.pid);
     if (this.#taps.length === 0) return null;
     const links = readAllLinkCounters(maxAgeMs);
-    const known = this.#taps.flatMap((tap) => links.get(tap) ?? []);
+    const known = this.#taps.flatMap(({ name, isMacvtap }) => {
+      const link = links.get(name);
+      if (!link) return [];
+      return isMacvtap ? { receivedBytes: link.sentBytes, sentBytes: link.receivedBytes } : link;
+    });
     if (known.length < this.#taps.length) return null;
     return {
       receivedBytes: known.reduce((sum, link) => sum + link.sentBytes, 0),

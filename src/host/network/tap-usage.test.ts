@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { parseNetDev, parseTapName } from './tap-usage.ts';
+import { parseLinkStatistics, parseNetDev, parseTapName } from './tap-usage.ts';
 
 test('the name of a tap stands in the fdinfo of its descriptor', () => {
   // Recorded from a QEMU with a tap, kernel 6.18.
@@ -18,8 +18,12 @@ test('the links of /proc/net/dev are read with what was received and sent', () =
   const text = `Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo: 1234567    9321    0    0    0     0          0         0  7654321    9321    0    0    0     0       0          0
-ltap01:2000 1 0 0 0 0 0 0 3000 1 0 0 0 0 0 0
+ltap01:2000 1 0 0 0 0 0 0 3000 12 1 7 0 0 0 0
 `;
+  assert.deepEqual(parseLinkStatistics(text).get('ltap01'), {
+    received: { bytes: 2000, packets: 1, errors: 0, dropped: 0 },
+    sent: { bytes: 3000, packets: 12, errors: 1, dropped: 7 },
+  });
   assert.deepEqual(
     [...parseNetDev(text)],
     [
