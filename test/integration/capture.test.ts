@@ -1,7 +1,13 @@
 // Captured packets on real links, and what keeps a capture from beginning.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { captureLink, CaptureError, CaptureFilterError, checkFilter, type CaptureOptions } from '../../src/host/network/capture.ts';
+import {
+  captureLink,
+  CaptureError,
+  CaptureFilterError,
+  checkFilter,
+  type CaptureOptions,
+} from '../../src/host/network/capture.ts';
 import { run } from '../../src/host/command.ts';
 import { findProcesses } from '../../src/host/process.ts';
 import { assertRefused, makeVm, startFakeLodge } from '../support/fake-lodge.ts';
