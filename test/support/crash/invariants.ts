@@ -316,8 +316,10 @@ async function checkServices({ daemon, namespace }: Place, { vms, networks }: Se
   }
   const { stdout } = await namespace.run(['nft', '--json', 'list', 'chains']);
   const { nftables } = JSON.parse(stdout) as { nftables: { chain?: { table: string; name: string } }[] };
-  const chains = nftables.flatMap(({ chain }) => (chain ? [`${chain.table}/${chain.name}`] : []));
+  const all = nftables.flatMap(({ chain }) => (chain ? [`${chain.table}/${chain.name}`] : []));
   const table = `lodge-${daemon.instance}`;
+  // The filter of guests' NICs is a table of its own, which is looked at together with what it is made of elsewhere.
+  const chains = all.filter((name) => !name.startsWith(`${table}_filter/`));
   const fixed = nat.length > 0 ? ['forward', 'input', 'source_nat'] : [];
   const wanted = [...nat.flatMap(({ id }) => [`from_${id}`, `to_${id}`, `host_${id}`]), ...fixed];
   problems.push(
@@ -365,7 +367,7 @@ async function checkServices({ daemon, namespace }: Place, { vms, networks }: Se
 
 /** What may lie in the daemon's folders at the top. */
 const knownEntries: Readonly<Record<string, RegExp>> = {
-  data: /^(lodge\.db(-wal|-shm)?|vms|images|volumes|fake-guests|probe|templates|shared|tls)$/,
+  data: /^(lodge\.db(-wal|-shm)?|vms|images|volumes|fake-guests|probe|templates|shared|tls|metrics)$/,
   run: /^(lodge\.sock|networks)$/,
 };
 

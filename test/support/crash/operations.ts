@@ -9,6 +9,8 @@ export interface World {
   client: LodgeClient;
   random: Random;
   driver: 'fake' | 'qemu';
+  /** Only these operations, by the names of their functions in `operations.ts`. Default: all. */
+  only?: readonly string[] | undefined;
   /** A small disk image on the node. */
   imagePath: string;
   /** Its content, for uploads. */
@@ -82,8 +84,12 @@ const kinds: readonly (readonly [number, (world: World) => Operation])[] = [
 ];
 
 export function anyOperation(world: World): Operation {
-  return world.random.weighted(kinds)(world);
+  const { only, random } = world;
+  return random.weighted(only ? kinds.filter(([, { name }]) => only.includes(name)) : kinds)(world);
 }
+
+/** What {@link World.only} may name. */
+export const operationNames: readonly string[] = kinds.map(([, { name }]) => name);
 
 function spec({ random, driver, known }: World): VmSpecInput {
   const network = existing(random, networks, known.networks);

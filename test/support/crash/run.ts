@@ -16,6 +16,8 @@ export interface CrashOptions {
   driver: 'fake' | 'qemu';
   cycles: number;
   seed: number;
+  /** See {@link World.only}. */
+  only?: readonly string[] | undefined;
   /** Told after each cycle. */
   onCycle?: (line: string) => void;
 }
@@ -37,7 +39,7 @@ const settleMs = 45_000;
 const imageMib = 2;
 
 export async function runCrashCycles(test: Cleanup, options: CrashOptions): Promise<CrashResult> {
-  const { driver, cycles, seed, onCycle = () => {} } = options;
+  const { driver, cycles, seed, only, onCycle = () => {} } = options;
   const random = new Random(seed);
   const namespace = await networkNamespace(test);
   const daemon = await prepareDaemon(test, {
@@ -60,7 +62,7 @@ export async function runCrashCycles(test: Cleanup, options: CrashOptions): Prom
   await settle({ daemon, namespace, driver });
   for (let cycle = 1; cycle <= cycles; cycle++) {
     const known = await readNames(daemon);
-    const world: World = { client: daemon.client, random, driver, imagePath, imageBytes, known };
+    const world: World = { client: daemon.client, random, driver, only, imagePath, imageBytes, known };
     const ran = await operate(daemon, world);
     result.operations += ran.names.length;
     result.answered += ran.answered;
@@ -79,7 +81,8 @@ export async function runCrashCycles(test: Cleanup, options: CrashOptions): Prom
       throw new Error(`cycle ${cycle} of seed ${seed}: ${(error as Error).message}\nafter\n${told}`, { cause: error });
     }
     result.cycles = cycle;
-    onCycle(`cycle ${cycle}/${cycles}: ${ran.names.length} operations, ${ran.interrupted} tasks interrupted`);
+    const what = only ? ` (${ran.names.join('; ')})` : '';
+    onCycle(`cycle ${cycle}/${cycles}: ${ran.names.length} operations${what}, ${ran.interrupted} tasks interrupted`);
   }
   await clear(daemon);
   await settle({ daemon, namespace, driver });
