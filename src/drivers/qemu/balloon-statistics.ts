@@ -17,6 +17,7 @@ const interval = 'guest-stats-polling-interval';
 const pollS = 2;
 /** When nobody waits. It wakes the guest each time. */
 const seldomS = 60;
+const sizeAgeMs = 60_000;
 const answerMs = 3000;
 const lookMs = 20;
 
@@ -44,6 +45,7 @@ export class BalloonStatistics {
   readonly #qmp: QmpConnection;
   #asked: Promise<GuestMetrics['memory']> | null = null;
   #isMissing = false;
+  #memory: { atMs: number; bytes: number } | null = null;
 
   constructor(qmp: QmpConnection) {
     this.#qmp = qmp;
@@ -57,9 +59,9 @@ export class BalloonStatistics {
     timeoutMs: number,
   ): Promise<{ inside: { usedMib: number; cachedMib: number } | null; takenMib: number } | null> {
     if (this.#isMissing) return null;
-    const [told, size, balloon] = await Promise.all([
+    const [told, all, balloon] = await Promise.all([
       this.#look(timeoutMs),
-      this.#qmp.execute('query-memory-size-summary', {}, { timeoutMs }),
+      this.#memoryBytes(timeoutMs),
       this.#qmp.execute('query-balloon', {}, { timeoutMs }).catch(noBalloon),
     ]);
     if (!told || !balloon) {
@@ -72,7 +74,6 @@ export class BalloonStatistics {
       await this.#qmp.execute('qom-set', { path, property: interval, value: seldomS }, { timeoutMs });
     const { totalBytes, availableBytes, freeBytes, cacheBytes } = toMemory(told.stats);
     const leftBytes = availableBytes ?? freeBytes;
-    const all = size['base-memory'] + (size['plugged-memory'] ?? 0);
     return {
       inside:
         isOld || totalBytes === null || leftBytes === null
@@ -80,6 +81,16 @@ export class BalloonStatistics {
           : { usedMib: (totalBytes - leftBytes) / 2 ** 20, cachedMib: (cacheBytes ?? 0) / 2 ** 20 },
       takenMib: Math.max(0, all - balloon.actual) / 2 ** 20,
     };
+  }
+
+  /** What the guest was given; it changes seldom. */
+  async #memoryBytes(timeoutMs: number): Promise<number> {
+    const now = performance.now();
+    if (!this.#memory || now - this.#memory.atMs > sizeAgeMs) {
+      const size = await this.#qmp.execute('query-memory-size-summary', {}, { timeoutMs });
+      this.#memory = { atMs: now, bytes: size['base-memory'] + (size['plugged-memory'] ?? 0) };
+    }
+    return this.#memory.bytes;
   }
 
   /** Null: there is no balloon, or no driver for it that answers in time. */

@@ -24,6 +24,8 @@ import { type QmpConnection } from './qmp/connection.ts';
 const answerMs = 1000;
 /** Guests are asked one right after the other: one look at the links is enough for all of them. */
 const linksAgeMs = 200;
+/** vCPUs come and go seldom; one that is added counts some minutes later. */
+const vcpusAgeMs = 300_000;
 
 const noCounters: GuestCounters = {
   cpuSeconds: null,
@@ -43,6 +45,7 @@ export class GuestMeter {
   readonly #balloon: BalloonStatistics;
   readonly #isEmulated: boolean;
   #taps: readonly HeldTap[] | null = null;
+  #vcpus: { atMs: number; tids: readonly number[] } | null = null;
 
   constructor(identity: ProcessIdentity, qmp: QmpConnection, balloon: BalloonStatistics, isEmulated: boolean) {
     this.#identity = identity;
@@ -125,11 +128,14 @@ export class GuestMeter {
   }
 
   async #steal(): Promise<number | null> {
-    const vcpus = await this.#qmp.execute('query-cpus-fast', {}, { timeoutMs: answerMs });
-    const waitNs = readThreadsWait(
-      this.#identity.pid,
-      vcpus.map((vcpu) => vcpu['thread-id']),
-    );
+    const now = performance.now();
+    if (!this.#vcpus || now - this.#vcpus.atMs > vcpusAgeMs) {
+      const vcpus = await this.#qmp.execute('query-cpus-fast', {}, { timeoutMs: answerMs });
+      this.#vcpus = { atMs: now, tids: vcpus.map((vcpu) => vcpu['thread-id']) };
+    }
+    const waitNs = readThreadsWait(this.#identity.pid, this.#vcpus.tids);
+    // One was taken away.
+    if (waitNs === null) this.#vcpus = null;
     return waitNs === null ? null : waitNs / 1e9;
   }
 
