@@ -25,6 +25,8 @@ const list = (path: string, component: PageComponent) =>
 
 const vmPage = lazyRouteComponent(() => import('../vm/vm-page.tsx'), 'VmPage');
 
+const nodePage = lazyRouteComponent(() => import('../node/node-page.tsx'), 'NodePage');
+
 const routes = [
   home,
   list(
@@ -37,6 +39,68 @@ const routes = [
   ),
   page('/vms/$vm', vmPage),
   page('/vms/$vm/$tab', vmPage),
+  list(
+    '/networks',
+    lazyRouteComponent(() => import('../network/network-pages.tsx'), 'NetworkListPage'),
+  ),
+  page(
+    '/networks/$name',
+    lazyRouteComponent(() => import('../network/network-pages.tsx'), 'NetworkPage'),
+  ),
+  list(
+    '/volumes',
+    lazyRouteComponent(() => import('../volume/volume-pages.tsx'), 'VolumeListPage'),
+  ),
+  page(
+    '/volumes/$name',
+    lazyRouteComponent(() => import('../volume/volume-pages.tsx'), 'VolumePage'),
+  ),
+  list(
+    '/images',
+    lazyRouteComponent(() => import('../image/image-pages.tsx'), 'ImageListPage'),
+  ),
+  page(
+    '/images/$name',
+    lazyRouteComponent(() => import('../image/image-pages.tsx'), 'ImagePage'),
+  ),
+  list(
+    '/templates',
+    lazyRouteComponent(() => import('../template/template-pages.tsx'), 'TemplateListPage'),
+  ),
+  page(
+    '/templates/$name',
+    lazyRouteComponent(() => import('../template/template-pages.tsx'), 'TemplatePage'),
+  ),
+  list(
+    '/profiles',
+    lazyRouteComponent(() => import('../profile/profile-pages.tsx'), 'ProfileListPage'),
+  ),
+  page(
+    '/profiles/$name',
+    lazyRouteComponent(() => import('../profile/profile-pages.tsx'), 'ProfilePage'),
+  ),
+  list(
+    '/instance-types',
+    lazyRouteComponent(() => import('../instance-type/instance-type-pages.tsx'), 'InstanceTypeListPage'),
+  ),
+  page(
+    '/instance-types/$name',
+    lazyRouteComponent(() => import('../instance-type/instance-type-pages.tsx'), 'InstanceTypePage'),
+  ),
+  list(
+    '/groups',
+    lazyRouteComponent(() => import('../group/group-pages.tsx'), 'GroupListPage'),
+  ),
+  page(
+    '/groups/$name',
+    lazyRouteComponent(() => import('../group/group-pages.tsx'), 'GroupPage'),
+  ),
+  page('/nodes/$node', nodePage),
+  page('/nodes/$node/$tab', nodePage),
+  page(
+    '/tokens',
+    lazyRouteComponent(() => import('../token/token-list-page.tsx'), 'TokenListPage'),
+  ),
   list(
     '/tasks',
     lazyRouteComponent(() => import('../task/task-list-page.tsx'), 'TaskListPage'),

@@ -16,6 +16,9 @@ const relistMs = 400;
 /** How long the stream may be silent before it is said that the daemon is away, milliseconds. */
 const quietMs = 800;
 
+/** How long after a failure that does not pass by itself the stream is opened anew, milliseconds. */
+const restartMs = 1500;
+
 interface Listed {
   id: string;
   name?: string;
@@ -92,8 +95,12 @@ export async function follow(signal: AbortSignal): Promise<void> {
     } catch (failure) {
       if (signal.aborted) return;
       noteFailure(failure);
-      if (!(failure instanceof LodgeError) || failure.code !== 'revision_gone') return;
-      await queryClient.invalidateQueries();
+      if (failure instanceof LodgeError && ['unauthenticated', 'forbidden'].includes(failure.code)) return;
+      // A daemon that stops may fail in other ways than by being away. Everything is read again with the new stream.
+      if (!(failure instanceof LodgeError) || failure.code !== 'revision_gone') {
+        planAway();
+        await new Promise((resolve) => setTimeout(resolve, restartMs));
+      }
     }
   }
 }

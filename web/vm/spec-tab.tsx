@@ -18,7 +18,11 @@ import { Failure } from '../ui/failure.tsx';
 import { Section } from '../ui/page.tsx';
 import { reasonAgainst } from './vm-power.ts';
 
-type Yaml = typeof import('yaml');
+/** The part of the library that is used; it is loaded when the page is opened. */
+interface Yaml {
+  parse: (text: string) => unknown;
+  stringify: (value: unknown, options: { lineWidth: number }) => string;
+}
 
 /** What can be edited: not what Lodge writes into it itself. */
 function editable(vm: Vm): Json {
@@ -50,7 +54,7 @@ export function SpecTab({ vm }: { vm: Vm }) {
   const [yaml, setYaml] = useState<Yaml | null>(null);
   const [failure, setFailure] = useState<unknown>(null);
   useEffect(() => {
-    import('yaml').then(setYaml, setFailure);
+    import('yaml').then(({ parse, stringify }) => setYaml({ parse, stringify }), setFailure);
   }, []);
   if (failure !== null) return <Failure failure={failure} />;
   if (yaml === null) return <Loader role="status" aria-label={t('common.loading')} />;

@@ -2,7 +2,8 @@
 import { activity } from './activity.ts';
 import { create } from './create.ts';
 import { frame } from './frame.ts';
+import { nouns } from './nouns.ts';
 import { vm } from './vm.ts';
 import { vmPage } from './vm-page.ts';
 
-export const en = { ...frame, ...vm, ...vmPage, ...create, ...activity } as const;
+export const en = { ...frame, ...vm, ...vmPage, ...create, ...nouns, ...activity } as const;
