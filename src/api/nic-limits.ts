@@ -43,7 +43,6 @@ export const networkLimits = z
   })
   .describe('Ceilings that all NICs share, of modes nat, routed and isolated. What guests send each other is not in it')
   .meta({ id: 'NetworkLimits' });
-export type NetworkLimits = z.output<typeof networkLimits>;
 
 /** What of limits is in effect. */
 export const limitStatus = z.object({
