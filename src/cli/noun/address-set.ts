@@ -58,7 +58,7 @@ export function addressSetNoun(): Command {
   const set = noun('address-set', 'Address sets: lists of addresses for the rules of security groups');
   listVerb(set, {
     kind: 'address-set',
-    noun: 'address set',
+    noun: 'address-set',
     plural: 'address sets',
     printable,
     fetch: fetchSets,
@@ -67,7 +67,7 @@ export function addressSetNoun(): Command {
     examples: [['lodge address-set list', 'all sets']],
   });
   showVerb(set, {
-    noun: 'address set',
+    noun: 'address-set',
     printable,
     get: getSet,
     details: (one, session) =>

@@ -223,7 +223,7 @@ export function securityGroupNoun(): Command {
   const group = noun('security-group', 'Security groups: which connections of VMs are allowed');
   listVerb(group, {
     kind: 'security-group',
-    noun: 'security group',
+    noun: 'security-group',
     plural: 'security groups',
     printable: securityGroupPrintable,
     fetch: fetchSecurityGroups,
@@ -232,7 +232,7 @@ export function securityGroupNoun(): Command {
     examples: [['lodge security-group list', 'all groups with their rules and NICs counted']],
   });
   showVerb(group, {
-    noun: 'security group',
+    noun: 'security-group',
     printable: securityGroupPrintable,
     get: getSecurityGroup,
     details,
@@ -331,7 +331,7 @@ export function securityGroupNoun(): Command {
           session.client.securityGroup.update({
             params: { securityGroup: name },
             query: { project: session.project },
-            body: { ...body, spec: body.spec as never },
+            body,
           }),
       });
       if (after) session.terminal.line(`Security group ${name} is changed.`);

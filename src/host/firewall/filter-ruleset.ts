@@ -105,6 +105,10 @@ const fromNic: Side = { peer: 'd', port: 'd', link: 'oifname', isReply: false };
 const answersFromNic: Side = { peer: 'd', port: 's', link: 'oifname', isReply: true };
 const answersToNic: Side = { peer: 's', port: 's', link: 'iifname', isReply: true };
 
+/** Lines of rules that were made before: of many NICs, a change touches the rules of few. */
+const knownLines = new Map<string, string[]>();
+const maxKnownLines = 100_000;
+
 class Builder {
   readonly #plan: FilterPlan;
   readonly #options: RulesetOptions;
@@ -266,6 +270,18 @@ class Builder {
   }
 
   #lines(rule: FilterRule, nic: NicFilter, direction: 'ingress' | 'egress', side: Side): string[] {
+    for (const peer of rule.peers ?? []) if (peer.kind === 'set') this.#namedSets(peer.set);
+    const link = rule.connectionLimit === null ? '' : nic.link;
+    const key = JSON.stringify([rule, direction, side, this.#options.method, link]);
+    const known = knownLines.get(key);
+    if (known) return known;
+    const lines = this.#makeLines(rule, nic, direction, side);
+    if (knownLines.size >= maxKnownLines) knownLines.clear();
+    knownLines.set(key, lines);
+    return lines;
+  }
+
+  #makeLines(rule: FilterRule, nic: NicFilter, direction: 'ingress' | 'egress', side: Side): string[] {
     const what = protocolMatch(rule, side);
     if (what === null) return [];
     const verdict = rule.action === 'allow' ? 'return' : 'drop';
