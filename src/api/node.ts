@@ -7,6 +7,7 @@ import { nodePlacementFields } from './node-placement.ts';
 import { nodeTopology } from './node-topology.ts';
 import { listQuery, metadata, page, timestamp, update } from './object.ts';
 import { route, type RouteTable } from './route.ts';
+import { hostSetting } from './vm-memory.ts';
 import { task } from './task.ts';
 
 export const nodeSpec = z
@@ -16,6 +17,12 @@ export const nodeSpec = z
       .default(true)
       .describe('Whether VMs may be started here; false takes the node out for maintenance, what runs stays'),
     ...nodePlacementFields,
+    ksm: z
+      .enum(['off', 'on'])
+      .optional()
+      .describe(
+        'Equal pages of VMs are merged (KSM); a VM can be left out by memoryBacking.isMergeable. off: as the machine had it. Without it, off',
+      ),
   })
   .meta({ id: 'NodeSpec' });
 export type NodeSpec = z.output<typeof nodeSpec>;
@@ -90,6 +97,10 @@ export const nodeStatus = z
       .nullable()
       .describe('What accelerator "auto" means here; null until the probe has run'),
     driver: driverStatus,
+    hostSettings: z
+      .array(hostSetting)
+      .optional()
+      .describe('Settings of the machine that Lodge has changed, with what they were'),
     guests: z.object({ defined: z.int(), running: z.int() }),
     load: z.object({ cpuPercent: z.number().describe('Of the whole machine'), loadAverage: z.number() }),
   })

@@ -164,11 +164,26 @@ const limitReport = z
   .meta({ id: 'VmLimitReport' });
 export type VmLimitReport = z.output<typeof limitReport>;
 
+const pressure = z
+  .object({
+    resource: z.enum(['cpu', 'memory', 'io']),
+    somePercent: z.number().nullable().describe('Time in which at least one of its threads waited'),
+    fullPercent: z.number().nullable().describe('Time in which all of them waited'),
+    reason: z.string().nullable().describe('Why it is not known; null: it is'),
+  })
+  .meta({ id: 'VmPressure' });
+export type VmPressure = z.output<typeof pressure>;
+
 const vmCpus = z
   .object({
     placement: vmPlacement.nullable().describe('What was decided; null: it runs nowhere'),
     threads: z.array(thread).describe('What was observed, vCPUs first; empty while it does not run'),
     limits: z.array(limitReport).describe('Limits by control groups, as their files say'),
+    pressure: z
+      .array(pressure)
+      .describe(
+        'How long the VM has waited, of the last 10 s (PSI), by its control group; empty while it does not run',
+      ),
   })
   .meta({ id: 'VmCpus' });
 export type VmCpus = z.output<typeof vmCpus>;

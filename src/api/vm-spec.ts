@@ -8,6 +8,7 @@ import { vmFirmware, vmSmbios, vmTpm } from './vm-firmware.ts';
 import { vmSharedFolder } from './vm-shared-folder.ts';
 import { cpuInterface, diskBus, guestOs, hardwarePreset, nicModel, vmDeviceChoices } from './vm-hardware.ts';
 import { inheritedField } from './vm-inherited.ts';
+import { vmMemoryBacking, vmResources } from './vm-memory.ts';
 import { vmCpuPlacement, vmNuma } from './vm-placement.ts';
 import { vmDisplayChoices } from './vm-display.ts';
 import { maxVolumeMib } from './volume.ts';
@@ -244,6 +245,8 @@ export const vmSpec = z
       .optional()
       .describe('What the guest is to make do with: the balloon takes the rest. Without it, all of memoryMib. MiB'),
     numa: vmNuma.optional().describe('Where its memory comes from, and the NUMA nodes that the guest sees'),
+    memoryBacking: vmMemoryBacking.optional().describe('What its memory is made of on the node'),
+    resources: vmResources.optional().describe('What it may take of disks, swap and memory. Can change while it runs'),
     onShortage: z
       .enum(['refuse', 'start'])
       .optional()

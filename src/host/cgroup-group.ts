@@ -7,6 +7,7 @@
 //                                                    | ^ freeze / thaw
 import { access, mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { parsePressure } from './memory.ts';
 import { limitWrites, parseFlatKeyed, type Controller, type GroupLimits, type HierarchyPlan } from './cgroup-layout.ts';
 
 /** Something the kernel's control groups refused. The message names the file, the value and the kernel's answer. */
@@ -32,6 +33,14 @@ export interface MissingController {
 export interface LimitResult {
   readonly applied: readonly (keyof GroupLimits)[];
   readonly unapplied: readonly { readonly limit: keyof GroupLimits; readonly reason: string }[];
+}
+
+/** The share of time in which a group waited, percent; null for the reason. */
+export interface GroupPressure {
+  readonly resource: 'cpu' | 'memory' | 'io';
+  readonly somePercent: number | null;
+  readonly fullPercent: number | null;
+  readonly reason: string | null;
 }
 
 /** What the file of a limit holds. */
@@ -231,6 +240,21 @@ export class CgroupGroup {
       });
     }
     return [...readings.values()];
+  }
+
+  /** How long its processes waited, mean of 10 s. Only version 2 counts that by groups (Documentation/accounting/psi.rst). */
+  async readPressure(): Promise<GroupPressure[]> {
+    const unified = this.hierarchies.find(({ version }) => version === 2);
+    return Promise.all(
+      (['cpu', 'memory', 'io'] as const).map(async (resource) => {
+        const unknown = (reason: string): GroupPressure => ({ resource, somePercent: null, fullPercent: null, reason });
+        if (!unified) return unknown('control groups of version 1 do not count it, only version 2 does');
+        const path = `${this.directoryIn(unified)}/${resource}.pressure`;
+        const text = await readFile(path, 'utf8').catch(() => null);
+        if (text === null) return unknown(`${path} can't be read; psi=1 on the kernel’s command line switches it on`);
+        return { resource, ...parsePressure(text), reason: null };
+      }),
+    );
   }
 
   /** What its processes have used so far and use now. */

@@ -224,7 +224,10 @@ export function limitWrites(version: 1 | 2, limits: GroupLimits): LimitWrite[] {
   }
   if (limits.memorySwapMaxBytes !== undefined) {
     if (isV2) add('memorySwapMaxBytes', 'memory', ['memory.swap.max', limits.memorySwapMaxBytes ?? 'max']);
-    else {
+    else if (limits.memorySwapMaxBytes === 0 && limits.memoryMaxBytes === undefined) {
+      // Version 1 can't limit swap alone, but leave it unused.
+      add('memorySwapMaxBytes', 'memory', ['memory.swappiness', 0]);
+    } else {
       // Version 1 limits the sum of both, so it needs to know the memory's part.
       const both =
         limits.memorySwapMaxBytes === null || limits.memoryMaxBytes === null || limits.memoryMaxBytes === undefined

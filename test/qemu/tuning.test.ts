@@ -1,10 +1,11 @@
 // Where guests run and what they may take, as the kernel says of their real threads: pinning, cores of their own, caps,
 // changed while they run and kept over a restart of the daemon.
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { type VmCpus } from '../../src/api/vm-placement.ts';
 import { formatNumberList, parseNumberList } from '../../src/lib/number-list.ts';
+import { atEnd } from '../support/cleanup.ts';
 import { qemuDaemon, type QemuDaemon } from '../support/qemu-daemon.ts';
 import { eventually } from '../support/wait.ts';
 
@@ -62,6 +63,19 @@ test('guests run and have their memory where they were told to, within their cap
   const host = await qemuDaemon(t);
   await host.create('open', { cpu: { count: 2, capPercent: 60, weight: 300 } });
   const open = await pidOf(host, 'open');
+  // It takes a while to find equal pages: it looks for them meanwhile.
+  const ksmFile = '/sys/kernel/mm/ksm/run';
+  const ksmBefore = readFileSync(ksmFile, 'utf8').trim();
+  atEnd(t, () => writeFileSync(ksmFile, ksmBefore));
+  const setKsm = async (ksm: 'on' | 'off'): Promise<void> => {
+    const { spec } = await host.node();
+    await host.client.node.update({ params: { node: 'self' }, body: { spec: { ...spec, ksm } } });
+  };
+  await setKsm('on');
+  await eventually(() => readFileSync(ksmFile, 'utf8').trim() === '1' || null, {
+    timeoutMs: waitMs,
+    describe: 'KSM runs',
+  });
 
   await t.test('one that asks for nothing may run anywhere, within its cap', async () => {
     assert.deepEqual(whereIs(open), { vcpus: [all, all], others: [all] });
@@ -149,5 +163,43 @@ test('guests run and have their memory where they were told to, within their cap
     const { output } = await host.exec('numa', ['sh', '-c', 'dmesg | grep -c "ACPI: SRAT: Node"']);
     assert.ok(Number(output) >= 2, output);
     await assert.rejects(host.create('nowhere', { numa: { nodes: '1023' } }), /NUMA node 1023 does not exist/);
+  });
+
+  await t.test('huge pages are reserved for a guest that asks for them, and given back after it', async () => {
+    const poolOf = (): number => Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages', 'utf8'));
+    const before = poolOf();
+    await host.create('huge', { memoryMib: 128, memoryBacking: { pageSize: '2MiB', isMergeable: false } });
+    const status = readFileSync(`/proc/${await pidOf(host, 'huge')}/status`, 'utf8');
+    assert.equal(Number(/^HugetlbPages:\s+(\d+) kB/m.exec(status)?.[1]), 128 * 1024);
+    const pools = async (): Promise<string[]> =>
+      ((await host.node()).status.hostSettings ?? [])
+        .map(({ path }) => path)
+        .filter((path) => path.endsWith('nr_hugepages'));
+    assert.match((await pools()).join(), /hugepages-2048kB\/nr_hugepages$/);
+    await host.done(host.client.vm.forceOff({ params: { vm: 'huge' }, query }));
+    const left = async (): Promise<true | null> => (poolOf() <= before && (await pools()).length === 0) || null;
+    await eventually(left, { timeoutMs: waitMs, describe: `the pool has ${before} pages again` });
+
+    const odd = { memoryMib: 129, memoryBacking: { pageSize: '1GiB' as const } };
+    await assert.rejects(host.create('odd', odd), /129 MiB are no whole number of pages of 1GiB/);
+    await host.create('anyway', { ...odd, onShortage: 'start' });
+    const { status: after } = await host.until('anyway', 'has a warning', (vm) => vm.status.warnings.length > 0);
+    const { warnings } = after;
+    assert.deepEqual(
+      warnings.map(({ code }) => code),
+      ['shortage'],
+    );
+    await host.done(host.client.vm.forceOff({ params: { vm: 'anyway' }, query }));
+  });
+
+  await t.test('KSM is switched on for the node, merges pages of guests, and is as it was after that', async () => {
+    const merged = (pid: number): number =>
+      Number(/^ksm_merging_pages (\d+)/m.exec(readFileSync(`/proc/${pid}/ksm_stat`, 'utf8'))?.[1] ?? 0);
+    await eventually(() => merged(open) > 0 || null, { timeoutMs: waitMs, describe: 'pages of a guest are merged' });
+    await setKsm('off');
+    await eventually(() => readFileSync(ksmFile, 'utf8').trim() === ksmBefore || null, {
+      timeoutMs: waitMs,
+      describe: `KSM is ${ksmBefore} again`,
+    });
   });
 });

@@ -33,6 +33,7 @@ import { type TaskType } from '../../src/daemon/task/task.ts';
 import { listTaskTypes } from '../../src/daemon/task-types.ts';
 import { layerUse } from '../../src/daemon/vm/layer-use.ts';
 import { SharedFolders } from '../../src/daemon/vm/shared-folders.ts';
+import { HostSettings } from '../../src/daemon/tuning/host-settings.ts';
 import { PlacementService } from '../../src/daemon/tuning/placement-service.ts';
 import { UidPool } from '../../src/daemon/vm/uid-pool.ts';
 import { arrangedMachine, oneSocket } from './recorded-topology.ts';
@@ -189,6 +190,7 @@ export async function openTaskWorld(): Promise<TaskWorld> {
     events,
     node: () => ({ id: 'here', name: 'here', project: 'default', spec: { acceptsGuests: true } }),
     machine: arrangedMachine(oneSocket),
+    settings: new HostSettings({ hasRealGuests: () => false, read: () => [], write: async () => {} }),
     log: silentLog,
   });
   const parts: VmStepParts = {

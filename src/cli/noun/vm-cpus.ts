@@ -43,7 +43,7 @@ const limitColumns: readonly Column<Limit>[] = [
   { header: 'FILE', value: ({ file, reason }) => file ?? reason ?? '', minWidth: 20 },
 ];
 
-function cpuLines(name: string, { placement, threads, limits }: VmCpus, session: Session): string[] {
+function cpuLines(name: string, { placement, threads, limits, pressure }: VmCpus, session: Session): string[] {
   const { style, width } = session.terminal;
   const lines: string[] = [];
   const wrap = (text: string): string[] =>
@@ -54,6 +54,14 @@ function cpuLines(name: string, { placement, threads, limits }: VmCpus, session:
   for (const shortage of placement.shortages) lines.push(...wrap(`It lacks: ${shortage}`).map(style.yellow));
   lines.push('', ...renderTable(threadColumns, threads, { width, style }));
   lines.push('', ...renderTable(limitColumns, limits, { width, style }));
+  const known = pressure.filter(({ reason }) => reason === null);
+  const why = pressure.find(({ reason }) => reason !== null)?.reason;
+  if (known.length > 0)
+    lines.push(
+      '',
+      `Waited in the last 10 s: ${known.map(({ resource, somePercent, fullPercent }) => `${resource} ${somePercent} % (all threads ${fullPercent} %)`).join(', ')}`,
+    );
+  else if (why) lines.push('', ...wrapToWidth(`How long it waited (PSI) is not known: ${why}.`, width ?? defaultWidth));
   return lines;
 }
 

@@ -53,13 +53,19 @@ const node: Node = {
 
 function check(
   recording: Parameters<typeof recordedMachine>[0],
-  given: { status?: Partial<Node['status']>; fileSystem?: string | null; spec?: Node['spec'] } = {},
+  given: {
+    status?: Partial<Node['status']>;
+    fileSystem?: string | null;
+    spec?: Node['spec'];
+    guestVcpus?: number;
+  } = {},
 ): { result: string; of: (name: string) => NodeCheck } {
   const source = recordedMachine(recording);
   const { result, checks } = checkNode({
     node: { ...node, spec: given.spec ?? node.spec, status: { ...node.status, ...given.status } },
     hardware: readHardware(source, '6.1.0-1-amd64'),
     source,
+    ...(given.guestVcpus === undefined ? {} : { guestVcpus: given.guestVcpus }),
     dataFileSystem: given.fileSystem === undefined ? 'ext4' : given.fileSystem,
   });
   return {
@@ -182,4 +188,17 @@ test('a slow clock and huge pages that are off are warnings', () => {
     }),
   );
   for (const name of ['clock', 'huge-pages', 'overcommit']) assert.equal(of(name).result, 'warn', name);
+});
+
+test('too many vCPUs or too much memory promised is a warning, by the limits of the node', () => {
+  const cpus = node.status.cpu.count;
+  assert.equal(check(xeon, { guestVcpus: cpus * 4 }).of('promises').result, 'pass');
+  const many = check(xeon, { guestVcpus: cpus * 4 + 1 }).of('promises');
+  assert.equal(many.result, 'warn');
+  assert.match(many.reason, /more than 4 vCPUs for each CPU/);
+  const memory = { ...node.status.memory, guestsMib: node.status.memory.totalMib };
+  const strict = { acceptsGuests: true, overcommit: { memoryWarningPercent: 50 } };
+  const { result, reason } = check(xeon, { status: { memory }, spec: strict }).of('promises');
+  assert.equal(result, 'warn');
+  assert.match(reason, /more than 50 % of the memory/);
 });

@@ -5,6 +5,7 @@ import { LodgeError, invalidField } from '../../api/errors.ts';
 import { type Node, type NodeSpec, type NodeStatus } from '../../api/node.ts';
 import { requireNumberList } from '../../api/vm-placement.ts';
 import { type NodeChecks } from '../../api/node-hardware.ts';
+import { type HostSetting } from '../../api/vm-memory.ts';
 import { type VmSpec } from '../../api/vm-spec.ts';
 import { liveVmStates } from '../../api/vm-state.ts';
 import { type Vm } from '../../api/vm.ts';
@@ -88,6 +89,7 @@ export class NodeService {
         accelerators: hasRebooted ? [] : existing.status.accelerators,
         accelerator: hasRebooted ? null : existing.status.accelerator,
         driver: existing.status.driver,
+        hostSettings: hasRebooted ? [] : (existing.status.hostSettings ?? []),
       });
     } else {
       const created = await this.#parts.nodes.create({
@@ -248,6 +250,11 @@ export class NodeService {
     }
   }
 
+  /** Notes what of the machine was changed. */
+  async noteHostSettings(hostSettings: HostSetting[]): Promise<void> {
+    await this.#parts.nodes.setStatus(this.self.id, (status) => ({ ...status, hostSettings }));
+  }
+
   /** Refuses vCPUs beyond what the node's own limit allows. */
   #requireVcpus(count: number): void {
     const { name, spec } = this.self;
@@ -353,6 +360,7 @@ export class NodeService {
         machines: [],
         cpuModels: [],
       },
+      hostSettings: [],
       guests: { defined: 0, running: 0 },
       load: { cpuPercent: 0, loadAverage: loadavg()[0] ?? 0 },
     };

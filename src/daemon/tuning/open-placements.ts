@@ -2,6 +2,7 @@
 import { thisMachine } from '../../host/hardware/source.ts';
 import { type NodeService } from '../node/node-service.ts';
 import { type VmGuests } from '../vm/vm-guests.ts';
+import { HostSettings } from './host-settings.ts';
 import { PlacementService, type PlacementServiceParts } from './placement-service.ts';
 
 export function openPlacements(
@@ -12,6 +13,11 @@ export function openPlacements(
     ...rest,
     guestOf: (id) => guests().get(id),
     node: () => nodes.self,
+    settings: new HostSettings({
+      hasRealGuests: () => nodes.self.status.driver.name !== 'fake',
+      read: () => nodes.self.status.hostSettings ?? [],
+      write: (settings) => nodes.noteHostSettings(settings),
+    }),
     machine: thisMachine(),
   });
 }

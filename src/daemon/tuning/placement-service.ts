@@ -29,6 +29,7 @@ import {
   type PlacementWorld,
 } from './cpu-placement.ts';
 import { placementThatStays } from './fits-still.ts';
+import { type HostSettings } from './host-settings.ts';
 
 export interface PlacementServiceParts {
   records: VmRecords;
@@ -37,6 +38,7 @@ export interface PlacementServiceParts {
   /** This node. */
   node: () => Pick<Node, 'id' | 'name' | 'project' | 'spec'>;
   machine: HardwareSource;
+  settings: HostSettings;
   log: Log;
 }
 
@@ -47,11 +49,20 @@ const verifyMs = 30_000;
 /** Memory of NUMA nodes that is free changes all the time; the rest hardly ever. */
 const topologyAgeMs = 2000;
 
+/** A shortage of memory begins with it. */
+const memoryField = 'spec.memoryBacking';
+
 const onlinePath = '/sys/devices/system/cpu/online';
 
 /** What a VM may take by its spec. */
-export function limitsOf({ cpu }: VmSpec): NonNullable<GuestDefinition['limits']> {
-  return { cpuWeight: cpu.weight ?? null, cpuCapPercent: cpu.capPercent ?? null };
+export function limitsOf({ cpu, resources }: VmSpec): NonNullable<GuestDefinition['limits']> {
+  return {
+    cpuWeight: cpu.weight ?? null,
+    cpuCapPercent: cpu.capPercent ?? null,
+    ioWeight: resources?.ioWeight ?? null,
+    swapMaxMib: resources?.swapMaxMib ?? null,
+    oomPriority: resources?.oomPriority ?? null,
+  };
 }
 
 /** The limits that its spec gives; those that nobody has touched are the kernel's. */
@@ -119,9 +130,14 @@ export class PlacementService {
       const { records } = this.#parts;
       const vm = records.byId(id);
       const { placement, problems } = this.#decide(vm, { ...spec, cpu: { ...spec.cpu, ...placedFields(vm.spec) } });
+      const lack = await this.#provideMemory(id, spec, placement);
+      if (lack) problems.push(lack);
       if (problems.length > 0 && vm.spec.onShortage !== 'start') throw refusal(vm.name, problems);
-      await records.patch(id, { placement });
-      return placement;
+      const given = lack
+        ? { ...placement, shortages: [...placement.shortages, `${lack.field}: ${lack.message}`] }
+        : placement;
+      await records.patch(id, { placement: given });
+      return given;
     });
   }
 
@@ -129,8 +145,12 @@ export class PlacementService {
   async cpus(vm: Vm): Promise<VmCpus> {
     const { placement } = vm.status;
     const guest = liveVmStates.has(vm.status.state) ? this.#parts.guestOf(vm.id) : null;
-    if (!guest) return { placement, threads: [], limits: [] };
-    const [threads, limits] = await Promise.all([guest.tuning.threads(), guest.tuning.limits(limitsOf(vm.spec))]);
+    if (!guest) return { placement, threads: [], limits: [], pressure: [] };
+    const [threads, limits, pressure] = await Promise.all([
+      guest.tuning.threads(),
+      guest.tuning.limits(limitsOf(vm.spec)),
+      guest.tuning.pressure(),
+    ]);
     const vcpus = new Map(placement?.vcpus.map(({ vcpu, cpus }) => [vcpu, cpus]));
     return {
       placement,
@@ -152,7 +172,29 @@ export class PlacementService {
         };
       }),
       limits,
+      pressure,
     };
+  }
+
+  /** Sees to the huge pages that a VM asks for. What stands against it. */
+  async #provideMemory(
+    id: string,
+    { memoryBacking, memoryMib }: VmSpec,
+    { memory }: VmPlacement,
+  ): Promise<PlacementProblem | null> {
+    if (!memoryBacking?.pageSize) return null;
+    const { nodes } = this.#readTopology();
+    const isNuma = this.#parts.machine.list('/sys/devices/system/node').includes(`node${nodes[0]?.id}`);
+    const wanted = memory.numaNodes.length > 0 ? memory.numaNodes : nodes.map(({ id }) => id);
+    const having = nodes.filter(({ id, totalBytes }) => wanted.includes(id) && totalBytes > 0);
+    const free = having.toSorted((a, b) => b.freeBytes - a.freeBytes).map(({ id }) => id);
+    // Others that are being started have not taken theirs yet.
+    const { pageSize } = memoryBacking;
+    const starting = [...this.#parts.records.collection.all()].filter(
+      (vm) => vm.id !== id && vm.status.state === 'starting' && vm.spec.memoryBacking?.pageSize === pageSize,
+    );
+    const promisedMib = starting.reduce((sum, vm) => sum + vm.spec.memoryMib, 0);
+    return this.#parts.settings.provideHugePages(pageSize, { memoryMib, promisedMib }, free, isNuma);
   }
 
   /** Runs when everything planned before is done. */
@@ -192,6 +234,7 @@ export class PlacementService {
   async #settle(changed: { id: string } | 'all' | 'none'): Promise<void> {
     const { records, guestOf } = this.#parts;
     this.#verifiedMs = performance.now();
+    await this.#queue.run('node', () => this.#settleHost());
     const vms = [...records.collection.all()].filter(
       ({ id: one, status: { state } }) => isPlaceable(state) && guestOf(one) !== null,
     );
@@ -201,6 +244,18 @@ export class PlacementService {
       await this.#settleOne(vm.id, changed === 'all' || (changed !== 'none' && vm.id === changed.id)).catch(
         (error: unknown) => this.#parts.log.warn({ err: error, vm: vm.name }, 'a VM could not be placed on CPUs'),
       );
+  }
+
+  /** What no VM needs any more is put back. While one is being started, its pages are free and nobody's yet. */
+  async #settleHost(): Promise<void> {
+    const { records, settings, node, log } = this.#parts;
+    const isStarting = [...records.collection.all()].some(({ status: { state } }) => state === 'starting');
+    try {
+      if (!isStarting) await settings.release();
+      await settings.applyKsm(node().spec.ksm);
+    } catch (error) {
+      log.warn({ err: error }, 'settings of the machine could not be changed');
+    }
   }
 
   async #settleOne(id: string, isChanged: boolean): Promise<void> {
@@ -234,29 +289,21 @@ export class PlacementService {
     problems: readonly PlacementProblem[],
   ): Promise<void> {
     const { events, records } = this.#parts;
-    const isWorse = problems.length > 0 && before?.shortages.join() !== after.shortages.join();
     const hasMoved = before !== null && JSON.stringify(before.vcpus) !== JSON.stringify(after.vcpus);
-    if (hasMoved || isWorse)
+    const message = `It runs without what it asks for: ${after.shortages.join('; ')}.`;
+    const isNew = after.shortages.length > 0 && !vm.status.warnings.some((warning) => warning.message === message);
+    if (hasMoved || isNew)
       await events.record({
-        type: isWorse ? 'vm.shortage' : 'vm.placed',
-        severity: isWorse ? 'warning' : 'info',
+        type: isNew ? 'vm.shortage' : 'vm.placed',
+        severity: isNew ? 'warning' : 'info',
         subject: vmSubject(vm),
-        message: isWorse
-          ? `VM ${vm.name} runs without what it asks for: ${after.shortages.join('; ')}.`
+        message: isNew
+          ? `VM ${vm.name}: ${message}`
           : `VM ${vm.name} was placed on other CPUs: ${whereText(after)}, before ${whereText(before ?? after)}.`,
       });
     const others = vm.status.warnings.filter(({ code }) => code !== 'shortage');
-    const warnings =
-      problems.length === 0
-        ? others
-        : [
-            ...others,
-            {
-              code: 'shortage' as const,
-              message: `It runs without what it asks for: ${after.shortages.join('; ')}.`,
-              hint: problems[0]!.hint,
-            },
-          ];
+    const hint = problems[0]?.hint ?? 'It gets it at its next start, if the node has it then.';
+    const warnings = after.shortages.length === 0 ? others : [...others, { code: 'shortage' as const, message, hint }];
     if (isDeepStrictEqual(warnings, vm.status.warnings)) return;
     await records.collection.setStatus(vm.id, (status) =>
       isPlaceable(status.state) ? { ...status, warnings } : status,
@@ -265,10 +312,14 @@ export class PlacementService {
 
   #decide(vm: Vm, spec: VmSpec): PlacementResult {
     const world = this.#world(vm.id);
-    const { placement } = vm.status;
+    const { placement: before } = vm.status;
     const request = requestOf(spec);
-    const kept = placement && placementThatStays(placement, request, world);
-    return kept ? { placement: kept, problems: [] } : placeVm(request, world);
+    // What memory it was started with, it has until it ends.
+    const ofMemory = before?.shortages.filter((shortage) => shortage.startsWith(memoryField)) ?? [];
+    const cpusOnly = before && { ...before, shortages: before.shortages.filter((one) => !ofMemory.includes(one)) };
+    const kept = cpusOnly && placementThatStays(cpusOnly, request, world);
+    const { placement, problems } = kept ? { placement: kept, problems: [] } : placeVm(request, world);
+    return { placement: { ...placement, shortages: [...placement.shortages, ...ofMemory] }, problems };
   }
 
   #world(ownId: string | null): PlacementWorld {
@@ -314,7 +365,7 @@ function isPlaceable(state: Vm['status']['state']): boolean {
 /** What a VM's placement depends on, for comparison. */
 function wishOf({ spec, status }: Vm): string {
   if (!isPlaceable(status.state)) return liveVmStates.has(status.state) ? 'coming or going' : 'gone';
-  return JSON.stringify([placedFields(spec), spec.onShortage, status.startedSpec?.cpu.count]);
+  return JSON.stringify([placedFields(spec), spec.resources, spec.onShortage, status.startedSpec?.cpu.count]);
 }
 
 /** The fields that count at once, as the spec has them now: also those that are not given any more. */

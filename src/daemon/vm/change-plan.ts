@@ -64,6 +64,7 @@ const countAtOnce = new Set<keyof VmSpec>([
   'inherited',
   'guestAgent',
   'onShortage',
+  'resources',
 ]);
 /** Fields of `cpu` that the placement of a VM that is up follows by itself. */
 const placedAtOnce = new Set<keyof VmSpec['cpu']>([

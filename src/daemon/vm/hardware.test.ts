@@ -153,6 +153,25 @@ describe('A spec', () => {
     refuses(() => checkSpec(spec({ disks: [{ name: 'a', volume: 'v', sizeMib: 1 }] }), null), 'spec.disks.0');
   });
 
+  it('is refused when it places vCPUs that it does not have, or NUMA nodes do not add up', () => {
+    const pin = (vcpu: number, cpus = '0'): object => ({ vcpu, cpus });
+    const pinned = (...pinning: object[]): VmSpec => spec({ cpu: { count: 2, pinning: pinning as never } });
+    assert.doesNotThrow(() => checkSpec(pinned(pin(0), pin(1, '2-3')), null));
+    refuses(() => checkSpec(pinned(pin(2)), null), 'spec.cpu.pinning.0.vcpu');
+    refuses(() => checkSpec(pinned(pin(1), pin(1)), null), 'spec.cpu.pinning.1.vcpu');
+    refuses(() => checkSpec(pinned(pin(0, '3-1')), null), 'spec.cpu.pinning.0.cpus');
+    refuses(() => checkSpec(spec({ cpu: { affinity: '9-8' } }), null), 'spec.cpu.affinity');
+    const cells = (...of: [vcpus: string, memoryMib: number][]): VmSpec =>
+      spec({
+        memoryMib: 512,
+        cpu: { count: 2 },
+        numa: { cells: of.map(([vcpus, memoryMib]) => ({ vcpus, memoryMib })) },
+      });
+    assert.doesNotThrow(() => checkSpec(cells(['1', 256], ['0', 256]), null));
+    refuses(() => checkSpec(cells(['0', 256], ['0', 256]), null), 'spec.numa.cells');
+    refuses(() => checkSpec(cells(['0', 256], ['1', 128]), null), 'spec.numa.cells');
+  });
+
   it('is refused with less memory than the image needs, or an image that is not ready', () => {
     refuses(() => checkSpec(spec({ memoryMib: 64 }), image({ minMemoryMib: 128 })), 'spec.memoryMib');
     assert.throws(() => checkSpec(spec({}), image({ state: 'importing' })), { code: 'wrong_state' });

@@ -1,5 +1,5 @@
 // Where the threads of a fake guest would run: it has as many as vCPUs and one besides, and they are where they were put.
-import { type VmLimitReport, type VmPlacement } from '../../api/vm-placement.ts';
+import { type VmLimitReport, type VmPlacement, type VmPressure } from '../../api/vm-placement.ts';
 import { parseNumberList } from '../../lib/number-list.ts';
 import { type GuestLimits, type GuestThread, type GuestTuning } from '../guest-tuning.ts';
 import { type FakeProcess } from './fake-guest.ts';
@@ -37,6 +37,10 @@ export class FakeTuning implements GuestTuning {
       ),
       thread('emulator', vcpus, 'fake', emulator),
     ];
+  }
+
+  async pressure(): Promise<VmPressure[]> {
+    return [];
   }
 
   async limit(limits: GuestLimits): Promise<VmLimitReport[]> {

@@ -11,7 +11,7 @@ import { identityArguments, tellsGeneration } from './identity-arguments.ts';
 import { interfaceOptions } from './cpu-interface.ts';
 import { addMachineDevices, addUsb, consoleChardev, hasVirtioConsole } from './machine-devices.ts';
 import { type IncomingMemory } from './fork/fork.ts';
-import { addMemory } from './memory-arguments.ts';
+import { addMemory, memoryTreatment } from './memory-arguments.ts';
 import { addMemoryDevice, planRoom, type Room } from './room.ts';
 import { type QemuInstallation } from './installation.ts';
 import { DevicePlaces } from './places.ts';
@@ -117,7 +117,9 @@ export function buildCommand(definition: GuestDefinition, context: CommandContex
   if (context.incoming) machine.push(addMappedMemory(hotplug, context.incoming, tools));
   else machine.push(...addMemory(definition, hotplug, hasSharedMemory, tools));
   const streamUri = context.incoming ? `file:${tools.passFile(context.incoming.streamPath, 'ro')}` : null;
-  add('-machine', machine.join(','));
+  const treatment = memoryTreatment(spec);
+  machine.push(...treatment.machine);
+  add('-machine', machine.join(','), ...treatment.options);
   add(
     '-accel',
     accelerator.accelerator === 'kvm' ? `kvm,device=${tools.passFile('/dev/kvm', 'rw')}` : 'tcg,thread=multi',

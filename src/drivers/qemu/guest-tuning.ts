@@ -3,14 +3,15 @@
 // vCPUs and I/O threads are told apart by the thread ids that QEMU gives (query-cpus-fast, query-iothreads); all other
 // threads, and the helpers in its control group (TPM, shared folders), are the emulator's. QEMU may not move its threads by
 // itself (-sandbox resourcecontrol=deny), so what was set stays.
+import { readFileSync, writeFileSync } from 'node:fs';
 import { LodgeError } from '../../api/errors.ts';
-import { type VmLimitReport, type VmPlacement } from '../../api/vm-placement.ts';
+import { type VmLimitReport, type VmPlacement, type VmPressure } from '../../api/vm-placement.ts';
 import { AffinityError, readThreads, setAffinities } from '../../host/affinity.ts';
 import { CgroupError, type CgroupGroup } from '../../host/cgroup-group.ts';
 import { type GroupLimits } from '../../host/cgroup-layout.ts';
-import { type ProcessIdentity } from '../../host/process.ts';
+import { isAlive, type ProcessIdentity } from '../../host/process.ts';
 import { parseNumberList } from '../../lib/number-list.ts';
-import { type GuestLimits, type GuestThread, type GuestTuning } from '../guest-tuning.ts';
+import { type GuestLimits, type GuestThread, type GuestTuning, type OomPriority } from '../guest-tuning.ts';
 import { type QmpConnection } from './qmp/connection.ts';
 
 const answerMs = 5000;
@@ -72,16 +73,37 @@ export class QemuTuning implements GuestTuning {
         cause: error,
       });
     });
+    if (limits.oomPriority !== undefined) this.#setOomScore(oomScoreOf(limits.oomPriority));
     return this.#report(limits, new Map(unapplied.map(({ limit, reason }) => [limit, reason])));
+  }
+
+  pressure(): Promise<VmPressure[]> {
+    return this.#group.readPressure();
   }
 
   limits(limits: GuestLimits): Promise<VmLimitReport[]> {
     return this.#report(limits, new Map());
   }
 
+  /** Who goes first when the machine runs out of memory: proc(5), oom_score_adj. */
+  #setOomScore(score: number): void {
+    if (!isAlive(this.#identity)) return;
+    try {
+      writeFileSync(`/proc/${this.#identity.pid}/oom_score_adj`, String(score), { flag: 'r+' });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
+      throw new LodgeError('host_failed', `VM ${this.#name}: its OOM priority can't be set to ${score}.`, {
+        hint: 'The daemon needs CAP_SYS_RESOURCE to give a process a lower value than its own.',
+        cause: error,
+      });
+    }
+  }
+
   async #report(limits: GuestLimits, reasons: ReadonlyMap<string, string>): Promise<VmLimitReport[]> {
     const observed = await this.#group.readLimits(groupLimits(limits));
-    return limitNames.flatMap(({ limit, name, ask }) => {
+    const oom: VmLimitReport[] =
+      limits.oomPriority === undefined ? [] : [readOom(this.#identity.pid, limits.oomPriority)];
+    const others = limitNames.flatMap(({ limit, name, ask }) => {
       const value = ask(limits);
       if (value === undefined) return [];
       const found = observed.find((one) => one.limit === limit);
@@ -93,6 +115,7 @@ export class QemuTuning implements GuestTuning {
         reason: reasons.get(limit) ?? found?.reason ?? null,
       };
     });
+    return [...others, ...oom];
   }
 
   /** Every thread of the guest's processes with where it is to run. */
@@ -124,14 +147,34 @@ const limitNames: readonly {
 }[] = [
   { limit: 'cpuWeight', name: 'cpu.weight', ask: ({ cpuWeight }) => cpuWeight },
   { limit: 'cpuMaxProcessors', name: 'cpu.capPercent', ask: ({ cpuCapPercent }) => cpuCapPercent },
+  { limit: 'ioWeight', name: 'resources.ioWeight', ask: ({ ioWeight }) => ioWeight },
+  { limit: 'memorySwapMaxBytes', name: 'resources.swapMaxMib', ask: ({ swapMaxMib }) => swapMaxMib },
 ];
+
+/** oom_score_adj by priority: guests go before the daemon, which has less. */
+function oomScoreOf(priority: OomPriority | null): number {
+  return { low: 500, normal: 200, high: 50 }[priority ?? 'normal'];
+}
+
+function readOom(pid: number, priority: OomPriority | null): VmLimitReport {
+  const file = `/proc/${pid}/oom_score_adj`;
+  let observed: string | null = null;
+  try {
+    observed = readFileSync(file, 'utf8').trim();
+  } catch {
+    // The process is gone, or not ours to read: there is nothing to show.
+  }
+  return { limit: 'resources.oomPriority', wanted: priority, observed, file, reason: null };
+}
 
 /** The kernel's default. */
 const defaultWeight = 100;
 
-function groupLimits({ cpuWeight, cpuCapPercent }: GuestLimits): GroupLimits {
+function groupLimits({ cpuWeight, cpuCapPercent, ioWeight, swapMaxMib }: GuestLimits): GroupLimits {
   return {
     ...(cpuWeight === undefined ? {} : { cpuWeight: cpuWeight ?? defaultWeight }),
     ...(cpuCapPercent === undefined ? {} : { cpuMaxProcessors: cpuCapPercent === null ? null : cpuCapPercent / 100 }),
+    ...(ioWeight === undefined ? {} : { ioWeight: ioWeight ?? defaultWeight }),
+    ...(swapMaxMib === undefined ? {} : { memorySwapMaxBytes: swapMaxMib === null ? null : swapMaxMib * 2 ** 20 }),
   };
 }

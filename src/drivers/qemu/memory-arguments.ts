@@ -24,20 +24,21 @@ export function addMemory(
   { add }: Pick<ArgumentTools, 'add'>,
 ): string[] {
   const from = placement?.memory ?? { policy: 'default' as const, numaNodes: [] };
+  const pageBytes = hugePageBytes(spec, placement);
   const cells = spec.numa?.cells;
   if (cells) {
     for (const [index, { vcpus, memoryMib, hostNode }] of cells.entries()) {
       const id = `ram-node${index}`;
       const near = hostNode === undefined ? from : cellMemory(spec.numa, hostNode, from);
-      add('-object', backend(id, memoryMib, isShared, near));
+      add('-object', backend(id, memoryMib, { isShared, pageBytes }, near));
       const cpus = formatNumberList(parseNumberList(vcpus)).split(',');
       add('-numa', `node,nodeid=${index},${cpus.map((range) => `cpus=${range}`).join(',')},memdev=${id}`);
     }
     return [];
   }
-  if (!isShared && from.policy === 'default') return [];
+  if (!isShared && pageBytes === null && from.policy === 'default') return [];
   const id = memoryBlock(spec.machine);
-  add('-object', backend(id, baseMemoryMib, isShared, from));
+  add('-object', backend(id, baseMemoryMib, { isShared, pageBytes }, from));
   return [`memory-backend=${id}`];
 }
 
@@ -46,13 +47,44 @@ function cellMemory(numa: VmNuma | undefined, hostNode: number, from: VmPlacemen
   return from.numaNodes.includes(hostNode) ? { policy: numa?.policy ?? 'strict', numaNodes: [hostNode] } : from;
 }
 
-function backend(id: string, sizeMib: number, isShared: boolean, { policy, numaNodes }: VmPlacement['memory']): string {
-  if (isShared && policy === 'default') return `memory-backend-memfd,id=${id},size=${sizeMib}M,share=on`;
+/** Size of the huge pages that it has; null: ordinary ones, also where the node had none of the size that it asks for. */
+function hugePageBytes(
+  { memoryBacking }: GuestDefinition['spec'],
+  placement: GuestDefinition['placement'],
+): number | null {
+  if (!memoryBacking?.pageSize) return null;
+  if (placement?.shortages.some((shortage) => shortage.startsWith('spec.memoryBacking.pageSize'))) return null;
+  return memoryBacking.pageSize === '1GiB' ? 2 ** 30 : 2 ** 21;
+}
+
+/** What the machine and QEMU are told of how its memory is treated. */
+export function memoryTreatment({ memoryBacking }: GuestDefinition['spec']): { machine: string[]; options: string[] } {
+  return {
+    machine: memoryBacking?.isMergeable === false ? ['mem-merge=off'] : [],
+    options: memoryBacking?.isLocked === true ? ['-overcommit', 'mem-lock=on'] : [],
+  };
+}
+
+interface Kind {
+  isShared: boolean;
+  pageBytes: number | null;
+}
+
+function backend(
+  id: string,
+  sizeMib: number,
+  { isShared, pageBytes }: Kind,
+  { policy, numaNodes }: VmPlacement['memory'],
+): string {
+  if (isShared && pageBytes === null && policy === 'default')
+    return `memory-backend-memfd,id=${id},size=${sizeMib}M,share=on`;
   return JSON.stringify({
-    'qom-type': isShared ? 'memory-backend-memfd' : 'memory-backend-ram',
+    'qom-type': isShared || pageBytes !== null ? 'memory-backend-memfd' : 'memory-backend-ram',
     id,
     size: sizeMib * 2 ** 20,
-    ...(isShared ? { share: true } : {}),
+    ...(isShared ? { share: true } : pageBytes === null ? {} : { share: false }),
+    // Every page is taken now: a guest that touches one that isn't there any more would be killed.
+    ...(pageBytes === null ? {} : { hugetlb: true, hugetlbsize: pageBytes, prealloc: true }),
     ...(policy === 'default' ? {} : { policy: hostPolicies[policy], 'host-nodes': numaNodes }),
   });
 }

@@ -142,7 +142,11 @@ export class QemuLauncher {
       gid: definition.uid,
       cgroupProcsFiles: group.processFiles,
       oomScoreAdjust,
-      limits: { core: 0, nofile: maxOpenFiles },
+      limits: {
+        core: 0,
+        nofile: maxOpenFiles,
+        ...(definition.spec.memoryBacking?.isLocked ? { memlock: 'unlimited' as const } : {}),
+      },
       files: command.files,
       taps: command.taps,
       folders: command.folders,

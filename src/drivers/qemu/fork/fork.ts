@@ -318,10 +318,16 @@ async function inPool<T, R>(
 /** Throws `unsupported` for a guest whose state copies could not load. */
 export function requireForkable(name: string, pinned: Pick<VmPinned, 'arguments'>): void {
   requireSavable(name, pinned);
-  if (!pinned.arguments.includes('-numa')) return;
-  throw new LodgeError(
-    'unsupported',
-    `VM ${name} has NUMA nodes of its own (spec.numa.cells), and can not be forked.`,
-    { hint: 'Clone it, or take spec.numa.cells out and restart it.' },
-  );
+  if (pinned.arguments.includes('-numa'))
+    throw new LodgeError(
+      'unsupported',
+      `VM ${name} has NUMA nodes of its own (spec.numa.cells), and can not be forked.`,
+      { hint: 'Clone it, or take spec.numa.cells out and restart it.' },
+    );
+  if (pinned.arguments.some((argument) => argument.includes('"hugetlb":true')))
+    throw new LodgeError(
+      'unsupported',
+      `VM ${name} has huge pages (spec.memoryBacking.pageSize), and can not be forked.`,
+      { hint: 'Clone it, or take spec.memoryBacking.pageSize out and restart it.' },
+    );
 }
