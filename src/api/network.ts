@@ -223,7 +223,7 @@ export const networkRoutes = {
     body: creation('NetworkCreate', networkSpec),
     status: 201,
     response: network,
-    errors: ['name_taken', 'host_conflict', 'host_failed', 'unsupported', 'idempotency_conflict'],
+    errors: ['name_taken', 'not_found', 'host_conflict', 'host_failed', 'unsupported', 'idempotency_conflict'],
     isIdempotentByKey: true,
   }),
   get: route({
