@@ -338,6 +338,21 @@ suite('what somebody else has changed', () => {
     assert.deepEqual(addressesOf((await links(namespace)).get('br-web')), ['10.222.0.1/24']);
   });
 
+  test('is put right before its turn by whoever needs it', async (t) => {
+    const { daemon, namespace } = await startFakeLodge(t, { config: { networks: { checkIntervalS: 3600 } } });
+    const { client } = daemon;
+    // The look at the start is over then, and the next comes in an hour.
+    await eventually(
+      async () => (await client.network.get({ params: { network: 'default' } })).status.state === 'ready',
+      { describe: 'the default network is ready' },
+    );
+    await client.network.create({ body: { name: 'web', spec: { bridge: 'br-web' } } });
+    await namespace.run(['ip', 'link', 'delete', 'br-web']);
+    await done(daemon, client.vm.create({ body: { name: 'web1', spec: { nics: [{ network: 'web' }] } } }));
+    assert.ok((await links(namespace)).has('br-web'));
+    assert.match((await untilEvent(daemon, 'network.repaired')).message, /br-web/);
+  });
+
   test('and can not be put right makes the network failed, with the reason, until it can', async (t) => {
     const lodgeOfOwn = await startFakeLodge(t, settings);
     const { daemon, namespace } = lodgeOfOwn;

@@ -230,6 +230,8 @@ export class NetworkService {
         if (!network || !isUp || this.#told.get(id) === textOf(members)) continue;
         await this.#modeOf(network)
           .refreshMembers(network, members)
+          // Soon after the machine came up, what serves the network is not there yet; later somebody has taken it away.
+          .catch(() => this.#ensure(this.#current(network), this.#told.has(id) ? 'repaired' : null))
           .catch((error: unknown) => {
             throw describeHostProblem(error, 'spec.nics');
           });
