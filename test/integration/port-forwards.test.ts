@@ -99,6 +99,18 @@ function askByUdp(namespace: NetworkNamespace, address: string, port: number): P
   );
 }
 
+/** What is published follows the VM's spec within moments. */
+async function untilPorts(daemon: FakeLodge['daemon'], name: string, wanted: string[]): Promise<void> {
+  let seen: string[] = [];
+  await eventually(
+    async () => {
+      seen = (await readVm(daemon, name)).status.publishedPorts.map(({ state, port }) => `${port} ${state}`);
+      return seen.join() === wanted.join();
+    },
+    { describe: `the published ports of ${name} are ${wanted.join(', ')}` },
+  );
+}
+
 suite('a forwarded port', () => {
   test('leads to its guest from outside, from the host, and from guests, by IPv4, IPv6 and UDP, live and while no daemon runs', async (t) => {
     const world = await openWorld(t);
@@ -108,15 +120,12 @@ suite('a forwarded port', () => {
       { protocol: 'udp', port: 5300, guestPort: 53 },
       { port: 9000, lastPort: 9002, guestPort: 80 },
     ] as const;
-    const made = await makeVm(daemon, 'web1', {
+    await makeVm(daemon, 'web1', {
       nics: [
         { network: 'web', mac: mac1, ipv4Address: '10.233.0.50', ipv6Address: 'fd00:233::50', forwards: [...ports] },
       ],
     });
-    assert.deepEqual(
-      made.status.publishedPorts.map(({ state, port }) => `${port} ${state}`),
-      ['8080 waiting', '5300 waiting', '9000 waiting'],
-    );
+    await untilPorts(daemon, 'web1', ['8080 waiting', '5300 waiting', '9000 waiting']);
     const guest = await guestNamespace(t, host, 'br-web', mac1);
     await takeAddress(guest, mac1);
     await guest.run(['ip', 'address', 'add', 'fd00:233::50/64', 'dev', GUEST_LINK, 'nodad']);
@@ -172,11 +181,12 @@ suite('a forwarded port', () => {
     // Another port, while it runs; then none.
     const changed = await publish(world, 'web1', [{ port: 8081, guestPort: 80, listenAddress: '198.51.100.2' }]);
     assert.deepEqual(changed.status.pendingChanges, []);
-    assert.equal(changed.status.publishedPorts[0]?.state, 'active');
+    await untilPorts(daemon, 'web1', ['8081 active']);
     assert.equal(await connectTo(neighbour, '198.51.100.2', 8081), '198.51.100.1');
     assert.match(await connectTo(neighbour, '198.51.100.2', 8080), refused);
     assert.match(await connectTo(host, '127.0.0.1', 8081), refused, 'another address than the one it is for');
-    assert.deepEqual((await publish(world, 'web1', [])).status.publishedPorts, []);
+    await publish(world, 'web1', []);
+    await untilPorts(daemon, 'web1', []);
     assert.match(await connectTo(neighbour, '198.51.100.2', 8081), refused);
     const { stdout } = await host.run(['nft', 'list', 'tables']);
     assert.doesNotMatch(stdout, /forwards/, 'no table is left');
@@ -232,7 +242,7 @@ suite('a forwarded port', () => {
     await makeVm(daemon, 'web1', { nics }, { start: true });
     const state = async (): Promise<string | undefined> =>
       (await readVm(daemon, 'web1')).status.publishedPorts[0]?.state;
-    assert.equal(await state(), 'waiting');
+    await untilPorts(daemon, 'web1', ['8080 waiting']);
     const guest = await guestNamespace(t, host, 'br-web', mac1);
     await takeAddress(guest, mac1);
     await tellAddresses(t, guest, 80);
