@@ -219,7 +219,7 @@ for (const [system, osRelease, expected, unexpected] of [
     /sudo dnf install .*qemu-img edk2-ovmf/,
     /qemu-utils/,
   ],
-  ['Rocky Linux', 'PRETTY_NAME="Rocky 9"\nID="rocky"\nID_LIKE="rhel centos fedora"\n', /sudo dnf install/, /apt/],
+  ['Rocky Linux', 'PRETTY_NAME="Rocky 9"\nID="rocky"\nID_LIKE="rhel centos fedora"\n', /sudo dnf install/, /apt-get/],
   [
     'Arch Linux',
     'PRETTY_NAME="Arch Linux"\nID=arch\n',
