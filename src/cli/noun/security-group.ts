@@ -319,6 +319,7 @@ export function securityGroupNoun(): Command {
   );
   verb(group, 'edit <security-group>', 'Change a security group in an editor', {
     description: 'Change a security group as YAML in $VISUAL or $EDITOR. What is not valid opens the editor again.',
+    examples: [['EDITOR=nano lodge security-group edit web', 'with another editor']],
   }).action(
     withDaemon<[name: string], object>(async (session, _options, name) => {
       const { editObject } = await import('../edit.ts');
