@@ -171,9 +171,7 @@ suite('a forwarded port', () => {
     await daemon.kill();
     assert.equal(await connectTo(neighbour, '198.51.100.2', 8080), '198.51.100.1', 'also while no daemon runs');
     await daemon.start();
-    const isSettled = async (): Promise<boolean> =>
-      (await daemon.log()).split('everything is as it should be').length === 3;
-    await eventually(isSettled, { describe: 'the daemon has made everything so again', timeoutMs: 60_000 });
+    await daemon.settled();
     await host.run(['nft', 'delete', 'table', 'inet', `lodge-${daemon.instance}.forwards`]);
     await untilEvent(daemon, 'network.repaired', ({ message }) => message.includes('Forwarded ports'));
     assert.equal(await connectTo(neighbour, '198.51.100.2', 8080), '198.51.100.1', 'and after it was repaired');

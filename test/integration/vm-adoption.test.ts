@@ -90,6 +90,8 @@ test('the restart policy counts for guests that died while no daemon ran', async
   const { daemon } = await startFakeLodge(t);
   const restartPolicy = { mode: 'on-failure', backOffS: 1 } as const;
   const vm = await makeVm(daemon, 'web1', { restartPolicy }, { start: true });
+  // A daemon that has not come to the end of its start yet leaves what the machine's start asks for to the next.
+  await daemon.settled();
   await daemon.kill();
   await killGuest(daemon, vm.id);
   await daemon.start();
@@ -129,6 +131,7 @@ test('with the machine start those VMs that are to, and only those', async (t) =
     ['failing', 'on-failure'],
   ] as const)
     ids.set(name, (await makeVm(daemon, name, { restartPolicy: { mode } }, { start: true })).id);
+  await daemon.settled();
   await daemon.restart('kill');
   assert.equal((await readVm(daemon, 'auto')).status.state, 'stopped', 'a new daemon is no new machine');
   await daemon.stop();

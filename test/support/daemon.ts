@@ -127,6 +127,16 @@ export class TestDaemon {
     }
   }
 
+  /** Waits until the start is over: networks are up, and what is to start with the machine has been started. */
+  async settled(): Promise<void> {
+    const { pid } = this;
+    const isSettled = async (): Promise<boolean> =>
+      (await this.log())
+        .split('\n')
+        .some((line) => line.includes(`"pid":${pid},`) && line.includes('everything is as it should be'));
+    await eventually(isSettled, { timeoutMs: 90_000, describe: 'the start of the daemon is over' });
+  }
+
   /** Ends it as a power cut would: SIGKILL. Guests stay. */
   async kill(): Promise<void> {
     await this.#end('SIGKILL', 30_000);
