@@ -111,16 +111,15 @@ export class TestDaemon {
       if (this.#process === child) this.#process = null;
     });
     const timeoutMs = this.#options.readyTimeoutMs ?? 90_000;
-    const ended = Promise.withResolvers<never>();
-    child.once('error', ended.reject);
+    const ended = new AbortController();
+    child.once('error', (error) => ended.abort(error));
     child.once('exit', (code, signal) =>
-      ended.reject(new Error(`the daemon ended with ${signal ?? `code ${code}`} before it was ready`)),
+      ended.abort(new Error(`the daemon ended with ${signal ?? `code ${code}`} before it was ready`)),
     );
-    ended.promise.catch(() => {});
     const isReady = async (): Promise<boolean> =>
       (await this.client.server.readyz({}, { timeoutMs: 2000 })).status === 'ok';
     try {
-      await Promise.race([ended.promise, eventually(isReady, { timeoutMs, describe: 'the daemon is ready' })]);
+      await eventually(isReady, { timeoutMs, signal: ended.signal, describe: 'the daemon is ready' });
     } catch (error) {
       await this.kill();
       throw new Error(`${(error as Error).message}\n${await this.#logEnd()}`, { cause: error });

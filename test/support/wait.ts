@@ -9,6 +9,8 @@ export interface EventuallyOptions {
   describe?: string;
   /** The pause between two looks, in milliseconds. Default 20. */
   intervalMs?: number;
+  /** Ends the wait with its reason: what is waited for can't come any more. */
+  signal?: AbortSignal;
 }
 
 /**
@@ -19,7 +21,7 @@ export async function eventually<T>(
   look: () => T | Promise<T>,
   options: EventuallyOptions = {},
 ): Promise<NonNullable<T>> {
-  const { timeoutMs = 60_000, describe = 'the condition', intervalMs = 20 } = options;
+  const { timeoutMs = 60_000, describe = 'the condition', intervalMs = 20, signal } = options;
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     let cause: unknown = new Error('it is not so yet');
@@ -33,6 +35,7 @@ export async function eventually<T>(
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new Error(`waited ${timeoutMs} ms in vain until ${describe}: ${reason}`, { cause });
     }
+    signal?.throwIfAborted();
     await delay(intervalMs);
   }
 }
