@@ -164,30 +164,18 @@ test('a running guest is forked', { timeout: 600_000 }, async (context) => {
     assert.ok((await addressOf(host, 'apart')).startsWith(`${prefix}.`));
   });
 
-  await context.test('a guest that got memory and a disk while it ran has copies with both', async () => {
+  await context.test('a guest that got a disk while it ran has it in its copies', async () => {
     const changed = await host.change('web1', (spec) => ({
       ...spec,
-      memoryMib: spec.memoryMib + 128,
       disks: [...spec.disks, { name: 'late', sizeMib: 4, device: 'disk', isReadOnly: false, cache: 'writeback' }],
     }));
     assert.deepEqual(changed.status.pendingChanges, []);
-    // What it has written lies in memory that was added, in part.
-    await inGuest(
-      host,
-      'web1',
-      'mkdir /much && mount -t tmpfs -o size=80m none /much && dd if=/dev/urandom of=/much/all bs=1M count=48 2>&1',
-    );
-    const see = "md5sum < /much/all; awk '/MemTotal/ { print $2 }' /proc/meminfo; cat /sys/block/vd*/serial";
+    const see = 'cat /sys/block/vd*/serial';
     const before = await inGuest(host, 'web1', see);
-    assert.match(before, /\n1[6-9]\d{4}\n/, 'the guest itself has it');
+    assert.match(before, /late/);
     await host.done(host.client.vm.fork({ params: { vm: 'web1' }, query, body: { name: 'grown' } }));
     assert.equal(await inGuest(host, 'grown', see), before);
     assert.deepEqual((await host.vm('grown')).status.pendingChanges, []);
-    // What was added can be taken away again, there too.
-    await inGuest(host, 'grown', 'umount /much');
-    await host.change('grown', (spec) => ({ ...spec, memoryMib: 128 }));
-    await host.until('grown', 'has given back what was added', (vm) => vm.status.pendingChanges.length === 0);
-    await inGuest(host, 'web1', 'umount /much');
     await host.done(host.client.vm.forceOff({ params: { vm: 'grown' }, query }));
   });
 
@@ -206,5 +194,15 @@ test('a running guest is forked', { timeout: 600_000 }, async (context) => {
     assert.equal(mute.spec.nics[0]?.isConnected, false);
     assert.match(mute.status.reason, /disconnected/);
     assert.ok((await host.events(mute)).some(({ type }) => type === 'vm.identity-missing'));
+  });
+
+  await context.test('a guest that got memory while it ran is refused, and runs on', async () => {
+    await host.change('grown', (spec) => ({ ...spec, maxMemoryMib: 512 }));
+    await host.done(host.client.vm.start({ params: { vm: 'grown' }, query }));
+    await host.untilUp('grown');
+    await host.change('grown', (spec) => ({ ...spec, memoryMib: spec.memoryMib + 128 }));
+    const forked = host.client.vm.fork({ params: { vm: 'grown' }, query, body: { name: 'refused' } });
+    await assert.rejects(forked, /memory was changed while it ran; after a restart it can be/);
+    await inGuest(host, 'grown', 'true');
   });
 });

@@ -210,7 +210,7 @@ export class WarmStarts {
     };
     const volume = own.disks.find((disk) => disk.volume !== undefined && from === null);
     const reason =
-      whyNotForkable(own) ??
+      whyNotForkable({ spec: own, pinned: null }) ??
       (own.hasAgentChannel ? null : 'it has no channel for a guest agent, by which VMs get their identity') ??
       (volume ? `disk ${volume.name} is the volume ${volume.volume}, which only one VM can have` : null);
     if (reason) throw new LodgeError('unsupported', `The VM can not be prepared: ${reason}.`);

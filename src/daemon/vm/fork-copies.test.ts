@@ -2,14 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LodgeError } from '../../api/errors.ts';
 import { vmSpec } from '../../api/vm-spec.ts';
-import {
-  addedMibOf,
-  namesOfCopies,
-  privateMibOfCopy,
-  requireMemoryForCopies,
-  specOfCopy,
-  whyNotForkable,
-} from './fork-copies.ts';
+import { namesOfCopies, privateMibOfCopy, requireMemoryForCopies, specOfCopy, whyNotForkable } from './fork-copies.ts';
 
 const taken = (...names: string[]) => ({ isTaken: (name: string) => names.includes(name) });
 
@@ -55,7 +48,7 @@ test('a copy asks for what its original was started with, but for what only one 
 
 test('copies that there is no memory for are refused with the numbers, and with how many there is room for', () => {
   const vm = { name: 'web1' };
-  const numbers = { frozenMib: 100, addedMib: 0, availableMib: 100 + 3 * privateMibOfCopy, node: 'here' };
+  const numbers = { frozenMib: 100, availableMib: 100 + 3 * privateMibOfCopy, node: 'here' };
   requireMemoryForCopies(vm, { count: 3, ...numbers });
   assert.throws(
     () => requireMemoryForCopies(vm, { count: 4, ...numbers }),
@@ -69,20 +62,19 @@ test('copies that there is no memory for are refused with the numbers, and with 
 });
 
 test('a VM with a TPM can not be forked', () => {
-  assert.match(whyNotForkable(vmSpec.parse({ firmware: { type: 'uefi' }, tpm: { isEnabled: true } })) ?? '', /TPM/);
+  assert.match(
+    whyNotForkable({ spec: vmSpec.parse({ firmware: { type: 'uefi' }, tpm: { isEnabled: true } }), pinned: null }) ??
+      '',
+    /TPM/,
+  );
   const disks = [{ name: 'data', volume: 'shared', isReadOnly: true }];
-  assert.equal(whyNotForkable(vmSpec.parse({ disks })), null);
+  assert.equal(whyNotForkable({ spec: vmSpec.parse({ disks }), pinned: null }), null);
 });
 
-test('memory that was added while a VM ran is counted for each copy', () => {
-  const room = { baseVcpus: 1, maxVcpus: 4, maxMemoryMib: 2048, slots: {}, targets: {} };
+test('a VM whose memory was changed while it ran is refused until it was restarted', () => {
   const spec = vmSpec.parse({ cpu: { count: 2 }, memoryMib: 512 });
-  const added = (baseMemoryMib: number): number =>
-    addedMibOf({ spec, pinned: { hotplug: { ...room, baseMemoryMib } } });
-  assert.deepEqual([added(256), added(512), addedMibOf({ spec, pinned: null })], [256, 0, 0]);
-  const numbers = { frozenMib: 100, availableMib: 100 + 2 * (privateMibOfCopy + 256), node: 'here' };
-  requireMemoryForCopies({ name: 'web1' }, { count: 2, addedMib: 256, ...numbers });
-  assert.throws(() => requireMemoryForCopies({ name: 'web1' }, { count: 3, addedMib: 256, ...numbers }), {
-    code: 'insufficient_resources',
-  });
+  const why = (baseMemoryMib: number): string | null =>
+    whyNotForkable({ spec, pinned: { hotplug: { baseMemoryMib } } });
+  assert.match(why(256) ?? '', /after a restart/);
+  assert.equal(why(512), null);
 });

@@ -100,45 +100,35 @@ export function statusOfCopy(
 }
 
 /** Why a VM with this spec in effect can't be forked; null: it can, as far as that goes. */
-export function whyNotForkable(spec: VmSpec): string | null {
-  return spec.tpm?.isEnabled ? 'it has a TPM, whose keys only one VM can have' : null;
-}
-
-/** Memory of a VM that was added while it ran, MiB: each copy has that for itself. */
-export function addedMibOf({
+export function whyNotForkable({
   spec,
   pinned,
 }: {
-  spec: Pick<VmSpec, 'memoryMib'>;
-  pinned: Pick<VmPinned, 'hotplug'> | null;
-}): number {
-  return pinned?.hotplug ? Math.max(0, spec.memoryMib - pinned.hotplug.baseMemoryMib) : 0;
+  spec: VmSpec;
+  pinned: { hotplug?: Pick<NonNullable<VmPinned['hotplug']>, 'baseMemoryMib'> | undefined } | null;
+}): string | null {
+  if (spec.tpm?.isEnabled) return 'it has a TPM, whose keys only one VM can have';
+  // QEMU 10.0.2 has died or stood still while the memory of such guests was frozen for copies.
+  const base = pinned?.hotplug?.baseMemoryMib;
+  return base !== undefined && base !== spec.memoryMib
+    ? 'its memory was changed while it ran; after a restart it can be'
+    : null;
 }
 
 /** Memory that copies are expected to take beside what they share, MiB each; measured with Linux guests that idle: 23 to 45. */
 export const privateMibOfCopy = 48;
 
-/**
- * Refuses copies that the node has no memory for. `frozenMib`: what they share, which is new too; `addedMib`: what each has
- * beside its own.
- */
+/** Refuses copies that the node has no memory for. `frozenMib`: what they share, which is new too. */
 export function requireMemoryForCopies(
   vm: Pick<Vm, 'name'>,
-  {
-    count,
-    frozenMib,
-    addedMib,
-    availableMib,
-    node,
-  }: { count: number; frozenMib: number; addedMib: number; availableMib: number; node: string },
+  { count, frozenMib, availableMib, node }: { count: number; frozenMib: number; availableMib: number; node: string },
 ): void {
-  const eachMib = privateMibOfCopy + addedMib;
-  const neededMib = Math.ceil(frozenMib + count * eachMib);
+  const neededMib = Math.ceil(frozenMib + count * privateMibOfCopy);
   if (neededMib <= availableMib) return;
-  const room = Math.max(0, Math.floor((availableMib - frozenMib) / eachMib));
+  const room = Math.max(0, Math.floor((availableMib - frozenMib) / privateMibOfCopy));
   throw new LodgeError(
     'insufficient_resources',
-    `${count} copies of VM ${vm.name} would take some ${neededMib} MiB (${Math.ceil(frozenMib)} MiB that they share, and ${eachMib} MiB each), and node ${node} has ${Math.floor(availableMib)} MiB to spare.`,
+    `${count} copies of VM ${vm.name} would take some ${neededMib} MiB (${Math.ceil(frozenMib)} MiB that they share, and ${privateMibOfCopy} MiB each), and node ${node} has ${Math.floor(availableMib)} MiB to spare.`,
     {
       hint:
         room === 0

@@ -21,7 +21,7 @@ import { type TaskRecord, type TaskType } from '../task/task.ts';
 import { requireBootOnce } from './boot-once.ts';
 import { imageOf, networkOf, planHardware, plannedDevices, vmDirectory, type DefinitionParts } from './definition.ts';
 import { refuseHiddenSecrets } from './first-boot-secrets.ts';
-import { addedMibOf, namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
+import { namesOfCopies, requireMemoryForCopies, whyNotForkable } from './fork-copies.ts';
 import { checkSpec, effectiveDisks } from './hardware.ts';
 import { requireSavableMemory } from './shared-folders.ts';
 import { composeSeed, hashPassword } from './seed.ts';
@@ -242,14 +242,13 @@ export class VmService {
     records.requireAllowed(given, 'fork');
     requireSavableMemory(given, 'forked');
     const started = { spec: given.status.startedSpec ?? given.spec, pinned: given.status.pinned };
-    const reason = whyNotForkable(started.spec);
+    const reason = whyNotForkable(started);
     if (reason) throw new LodgeError('unsupported', `VM ${given.name} can not be forked: ${reason}.`);
     nodes.requireCapability('fork', `VM ${given.name} can not be forked`);
     const usage = await guests.require(given).usage();
     requireMemoryForCopies(given, {
       count,
       frozenMib: Math.min(started.spec.memoryMib, usage.memoryMib ?? started.spec.memoryMib),
-      addedMib: addedMibOf(started),
       availableMib: await nodes.spareMemoryMib(),
       node: nodes.name,
     });

@@ -19,7 +19,7 @@ import { type Guest, type GuestDefinition } from '../../driver.ts';
 import { type QmpConnection } from '../qmp/connection.ts';
 import { type Freeze, type FreezeRequest } from './freeze.ts';
 import { requireSavable } from '../machine-devices.ts';
-import { addedMemory } from '../slots.ts';
+import { addedMemory, memoryDevice } from '../slots.ts';
 import type { VmPinned } from '../../../api/vm.ts';
 import {
   FrozenImageError,
@@ -316,8 +316,13 @@ async function inPool<T, R>(
 }
 
 /** Throws `unsupported` for a guest whose state copies could not load. */
-export function requireForkable(name: string, pinned: Pick<VmPinned, 'arguments'>): void {
+export function requireForkable(name: string, pinned: Pick<VmPinned, 'hotplug' | 'arguments'>): void {
   requireSavable(name, pinned);
+  // QEMU 10.0.2 has died or stood still while the memory of such guests was frozen for copies.
+  if (pinned.hotplug !== undefined && memoryDevice in pinned.hotplug.slots)
+    throw new LodgeError('unsupported', `VM ${name} had memory added while it ran, and can not be forked.`, {
+      hint: 'Restart it first: it then has all its memory from the beginning.',
+    });
   if (pinned.arguments.includes('-numa'))
     throw new LodgeError(
       'unsupported',
