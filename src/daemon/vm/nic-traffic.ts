@@ -55,7 +55,7 @@ export class NicTraffic {
   }
 
   /** Begins a capture. Throws `invalid_request` for the filter, `unsupported` for a NIC without a link. */
-  async capture(vm: Vm, request: CaptureRequest): Promise<AsyncIterable<Uint8Array>> {
+  async capture(vm: Vm, request: CaptureRequest, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
     const { nic: index, filter, packets, timeS, maxBytes, snapLength } = request;
     const nic = vm.status.nics[index];
     if (!nic)
@@ -91,6 +91,7 @@ export class NicTraffic {
         maxPackets: packets ?? null,
         maxBytes,
         maxMs: timeS * 1000,
+        signal,
       });
       const first = await stream.next();
       return rest(first.done ? null : first.value, stream, leave);

@@ -141,10 +141,10 @@ export function vmHandlers({
       await join(client, console, context.signal);
     },
     nicCounters: async (request) => ({ items: traffic.counters(find(request)) }),
-    capture: async (request, { caller, log }) => {
+    capture: async (request, { caller, log, signal }) => {
       const target = find(request);
       log.info({ vmId: target.id, filter: request.query.filter, openedBy: caller.name }, 'packets are captured');
-      return traffic.capture(target, request.query);
+      return traffic.capture(target, request.query, signal);
     },
     tunnel: async (request, context) => {
       const { port } = request.query;

@@ -1,6 +1,6 @@
 // Packets of a link as a pcap stream, by tcpdump: with one capability and no more, as nobody, bounded in packets, bytes and time.
 // Promises: a filter is compiled before anything is opened; the stream ends between two packets, whichever bound ends it; and
-// tcpdump is gone when the stream has been left.
+// tcpdump is gone when the stream has been left, or with this process.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { CommandError, run } from '../command.ts';
@@ -16,6 +16,8 @@ export interface CaptureOptions {
   readonly maxPackets: number | null;
   readonly maxBytes: number;
   readonly maxMs: number;
+  /** Ends it, also while no packet comes. */
+  readonly signal?: AbortSignal;
 }
 
 /** A filter that tcpdump doesn't understand. */
@@ -47,6 +49,7 @@ const unprivileged = [
   '--ambient-caps=-all,+net_raw',
   '--bounding-set=-all,+net_raw',
   '--no-new-privs',
+  '--pdeathsig=KILL',
   '--',
 ] as const;
 
@@ -74,7 +77,7 @@ export async function* captureLink(
   options: CaptureOptions,
   scope: NetworkScope = {},
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const { link, filter, snapLength, maxPackets, maxBytes, maxMs } = options;
+  const { link, filter, snapLength, maxPackets, maxBytes, maxMs, signal } = options;
   if (!isLinkName(link)) throw new RangeError(`${JSON.stringify(link)} is no name of a link`);
   const argv = inScope(scope, [
     ...unprivileged,
@@ -92,6 +95,9 @@ export async function* captureLink(
   failure.catch(() => {});
   const ended = once(child, 'close').catch(() => {});
   const timer = setTimeout(() => child.kill('SIGTERM'), maxMs);
+  const kill = (): boolean => child.kill('SIGKILL');
+  signal?.addEventListener('abort', kill);
+  if (signal?.aborted) kill();
   const cutter = new PacketCutter(maxBytes);
   try {
     const chunks = child.stdout[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
@@ -103,11 +109,12 @@ export async function* captureLink(
       if (cutter.isFull) return;
     }
     await ended;
-    if (cutter.isEmpty)
+    if (cutter.isEmpty && !signal?.aborted)
       throw new CaptureError(`tcpdump could not capture on ${link}: ${said.trim().split('\n').at(-1) ?? ''}`);
   } finally {
     clearTimeout(timer);
-    child.kill('SIGKILL');
+    signal?.removeEventListener('abort', kill);
+    kill();
     await ended;
   }
 }
