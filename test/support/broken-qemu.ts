@@ -41,7 +41,8 @@ while (my $line = <$client>) {
     print $client qq({"error": {"class": "GenericError", "desc": "it was told to refuse"}, "id": $id}\r\n);
     next;
   }
-  print $client qq({"return": {}, "id": $id}\r\n);
+  my $answer = $command =~ /^query-(?:cpus-fast|iothreads)$/ ? "[]" : "{}";
+  print $client qq({"return": $answer, "id": $id}\r\n);
   exit 6 if $command eq 'qmp_capabilities' && $mode eq 'negotiated';
 }
 `;

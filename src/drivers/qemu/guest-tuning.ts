@@ -49,6 +49,9 @@ export class QemuTuning implements GuestTuning {
       this.#qmp.execute('query-cpus-fast', {}, { timeoutMs: answerMs }),
       this.#qmp.execute('query-iothreads', {}, { timeoutMs: answerMs }),
     ]);
+    // What a guest's process says may be anything.
+    if (!Array.isArray(cpus) || !Array.isArray(ioThreads))
+      throw new LodgeError('hypervisor_failed', `QEMU does not tell which threads VM ${this.#name} has.`);
     const vcpus = cpus.toSorted((a, b) => a['cpu-index'] - b['cpu-index']).map((cpu) => cpu['thread-id']);
     const numberOf = new Map<number, { kind: GuestThread['kind']; number: number }>([
       ...vcpus.map((id, number) => [id, { kind: 'vcpu' as const, number }] as const),
