@@ -195,7 +195,8 @@ test('guests run and have their memory where they were told to, within their cap
   await t.test('KSM is switched on for the node, merges pages of guests, and is as it was after that', async () => {
     const merged = (pid: number): number =>
       Number(/^ksm_merging_pages (\d+)/m.exec(readFileSync(`/proc/${pid}/ksm_stat`, 'utf8'))?.[1] ?? 0);
-    await eventually(() => merged(open) > 0 || null, { timeoutMs: waitMs, describe: 'pages of a guest are merged' });
+    // ksmd looks at some thousand pages a second when it gets a processor, and goes over all guests twice.
+    await eventually(() => merged(open) > 0 || null, { timeoutMs: 240_000, describe: 'pages of a guest are merged' });
     await setKsm('off');
     await eventually(() => readFileSync(ksmFile, 'utf8').trim() === ksmBefore || null, {
       timeoutMs: waitMs,
