@@ -275,7 +275,7 @@ suite('with a real guest', () => {
     await page.getByRole('menuitem', { name: /^Delete/ }).click();
     await page.getByRole('dialog').getByLabel('Switch off first').check();
     await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
-    await page.getByRole('heading', { name: 'Virtual machines' }).waitFor();
+    await page.getByRole('heading', { name: 'Virtual machines', exact: true }).waitFor();
     await page.getByText('No virtual machines yet').waitFor({ timeout: 120_000 });
     assert.deepEqual(otherThanRefused(complaints()), []);
     await close();

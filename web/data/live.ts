@@ -64,6 +64,12 @@ function apply(change: Change): void {
     return;
   }
   queryClient.setQueriesData<Listed>({ queryKey: [kind, 'one'] }, (shown) => (shown?.id === id ? object : shown));
+  // What is being read at this moment may be older than this change, and would be shown in its place.
+  void queryClient.invalidateQueries({
+    queryKey: [kind, 'one'],
+    predicate: ({ queryKey, state }) =>
+      state.fetchStatus === 'fetching' && (queryKey.includes(id) || queryKey.includes(object.name)),
+  });
   let isShown = false;
   queryClient.setQueriesData<{ pages: { items: Listed[] }[] }>({ queryKey: [kind, 'list'] }, (data) => {
     if (data?.pages === undefined || !data.pages.some((page) => page.items.some((item) => item.id === id))) return data;
@@ -86,8 +92,8 @@ export async function follow(signal: AbortSignal): Promise<void> {
       let isFirst = true;
       for await (const change of changes) {
         setAway(false);
-        // What was read before the stream began may be old.
-        if (isFirst && change.type === 'synced') await queryClient.invalidateQueries();
+        // What was read before the stream began may be old. Waiting for it would hide that the daemon goes meanwhile.
+        if (isFirst && change.type === 'synced') void queryClient.invalidateQueries();
         isFirst = false;
         apply(change);
         for (const listener of changeListeners) listener(change);

@@ -130,6 +130,8 @@ function BulkResult({ taskId, onClose }: { taskId: string; onClose: () => void }
   const { data: task } = useQuery<Task>({
     queryKey: ['task', 'one', taskId],
     queryFn: () => client.task.get({ params: { task: taskId } }),
+    // Events tell it at once; whoever has missed one is not left waiting.
+    refetchInterval: ({ state }) => (state.data && finalTaskStates.has(state.data.state) ? false : 2000),
   });
   if (task === undefined) return null;
   const isOver = finalTaskStates.has(task.state);
