@@ -18,6 +18,8 @@ const quietMs = 800;
 
 /** How long after a failure that does not pass by itself the stream is opened anew, milliseconds. */
 const restartMs = 1500;
+/** After so long without a change it is asked whether the daemon is there, milliseconds: a connection can break unseen. */
+const watchMs = 4000;
 
 interface Listed {
   id: string;
@@ -26,6 +28,7 @@ interface Listed {
 }
 
 let isAway = false;
+let lastChangeAt = 0;
 const listeners = new Set<() => void>();
 const changeListeners = new Set<(change: Change) => void>();
 const pending = new Set<ChangeKind>();
@@ -87,10 +90,14 @@ function apply(change: Change): void {
 /** Follows the daemon until the signal aborts. */
 export async function follow(signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
+    const broken = new AbortController();
+    const watch = setInterval(() => void look(broken), watchMs);
     try {
-      const changes = followChanges(client, { signal, reconnectMs: Infinity, onBreak: planAway });
+      const both = AbortSignal.any([signal, broken.signal]);
+      const changes = followChanges(client, { signal: both, reconnectMs: Infinity, onBreak: planAway });
       let isFirst = true;
       for await (const change of changes) {
+        lastChangeAt = Date.now();
         setAway(false);
         // What was read before the stream began may be old. Waiting for it would hide that the daemon goes meanwhile.
         if (isFirst && change.type === 'synced') void queryClient.invalidateQueries();
@@ -107,7 +114,20 @@ export async function follow(signal: AbortSignal): Promise<void> {
         planAway();
         await new Promise((resolve) => setTimeout(resolve, restartMs));
       }
+    } finally {
+      clearInterval(watch);
     }
+  }
+}
+
+/** Ends a stream that is silent while the daemon is not there. */
+async function look(stream: AbortController): Promise<void> {
+  if (isAway || Date.now() - lastChangeAt < watchMs) return;
+  try {
+    await client.server.readyz({}, { timeoutMs: watchMs });
+  } catch {
+    planAway();
+    stream.abort();
   }
 }
 
