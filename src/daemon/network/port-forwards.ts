@@ -18,7 +18,7 @@ import { type Guest, type UserForward } from '../../drivers/driver.ts';
 import { type DhcpLease } from '../../host/network/dnsmasq-config.ts';
 import { listListeners, type Listener } from '../../host/network/listeners.ts';
 import { ensureForwards, type ForwardedNetwork, type NatForward } from '../../host/network/port-forwards.ts';
-import { SerialQueues } from '../../lib/serial-queues.ts';
+import { Passes } from '../../lib/passes.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type Log } from '../store/informer.ts';
 import { isSamePort, rangeOf, requireFreeForwards, requireForwards, requireUnlistened } from './forward-refusals.ts';
@@ -49,7 +49,6 @@ export interface PortForwardsParts {
 
 /** How often leases are looked at while a guest has forwards. */
 const leaseMs = 2000;
-const queueKey = 'forwards';
 
 /** A forward with where it is to lead now. */
 interface Planned {
@@ -61,13 +60,11 @@ interface Planned {
 
 export class PortForwards {
   readonly #parts: PortForwardsParts;
-  readonly #queue = new SerialQueues();
+  readonly #passes = new Passes(() => this.#pass());
   /** Forwards into networks inside QEMU that stand for as long as somebody is connected, by the NIC's address. */
   readonly #held = new Map<string, Set<UserForward>>();
   #timer: NodeJS.Timeout | null = null;
   #stopFollowing: (() => void) | null = null;
-  #isPlanned = false;
-  #isClosed = false;
   /** What was asked for at the last whole look, and when that was. */
   #last = { text: '', atMs: -Infinity };
 
@@ -78,21 +75,21 @@ export class PortForwards {
   /** Makes all forwards so, and begins to keep them so. */
   async start(): Promise<void> {
     this.#stopFollowing = this.#parts.vms.onChange(({ object, previous }) => {
-      if (hasForwards(object) || (previous && hasForwards(previous))) this.#plan();
+      if (hasForwards(object) || (previous && hasForwards(previous))) this.#passes.plan();
     });
     await this.settle();
-    if (this.#isClosed) return;
+    if (this.#passes.isClosed) return;
     this.#timer = setInterval(() => {
       const isDue = performance.now() - this.#last.atMs > this.#parts.checkIntervalMs;
-      if (isDue || [...this.#parts.vms.all()].some((vm) => isUp(vm) && hasForwards(vm))) this.#plan();
+      if (isDue || [...this.#parts.vms.all()].some((vm) => isUp(vm) && hasForwards(vm))) this.#passes.plan();
     }, leaseMs).unref();
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true;
+    const closed = this.#passes.close();
     if (this.#timer) clearInterval(this.#timer);
     this.#stopFollowing?.();
-    await this.#queue.run(queueKey, async () => {});
+    await closed;
   }
 
   /** Refuses forwards that can't be, but for what others may take meanwhile. */
@@ -129,8 +126,8 @@ export class PortForwards {
   }
 
   /** Resolves when what the VMs ask for now is made. Doesn't reject: what failed stands in their status. */
-  async settle(): Promise<void> {
-    await this.#queue.run(queueKey, () => this.#pass());
+  settle(): Promise<void> {
+    return this.#passes.settle();
   }
 
   /**
@@ -164,17 +161,7 @@ export class PortForwards {
     }
   }
 
-  #plan(): void {
-    if (this.#isPlanned || this.#isClosed) return;
-    this.#isPlanned = true;
-    void this.#queue.run(queueKey, () => {
-      this.#isPlanned = false;
-      return this.#pass();
-    });
-  }
-
   async #pass(): Promise<void> {
-    if (this.#isClosed) return;
     const planned = await this.#planned();
     const text = JSON.stringify(planned.map(({ vm, published }) => [vm.id, vm.status.pid, published]));
     const isDue = performance.now() - this.#last.atMs > this.#parts.checkIntervalMs;

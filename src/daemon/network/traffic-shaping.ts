@@ -19,7 +19,7 @@ import {
   type Shape,
   type ShapeOutcome,
 } from '../../host/network/shaping.ts';
-import { SerialQueues } from '../../lib/serial-queues.ts';
+import { Passes } from '../../lib/passes.ts';
 import { type EventService } from '../event/event-service.ts';
 import { type Log } from '../store/informer.ts';
 import { describeHostProblem } from './host-problem.ts';
@@ -46,8 +46,6 @@ export interface TrafficShapingParts {
   checkIntervalMs: number;
 }
 
-const queueKey = 'shaping';
-
 /** A NIC of a guest that is up, with rates. */
 interface LimitedNic {
   vm: Vm;
@@ -59,11 +57,9 @@ interface LimitedNic {
 
 export class TrafficShaping {
   readonly #parts: TrafficShapingParts;
-  readonly #queue = new SerialQueues();
+  readonly #passes = new Passes(() => this.#pass());
   readonly #stopFollowing: (() => void)[] = [];
   #timer: NodeJS.Timeout | null = null;
-  #isPlanned = false;
-  #isClosed = false;
   /** What was asked for at the last look, whether it was made, and when that was. */
   #last = { text: '', atMs: -Infinity };
 
@@ -75,19 +71,19 @@ export class TrafficShaping {
     const { vms, networks, checkIntervalMs } = this.#parts;
     this.#stopFollowing.push(
       vms.onChange(({ object, previous }) => {
-        if (object.spec.nics.length > 0 || previous) this.#plan();
+        if (object.spec.nics.length > 0 || previous) this.#passes.plan();
       }),
-      networks.onChange(() => this.#plan()),
+      networks.onChange(() => this.#passes.plan()),
     );
     await this.settle();
-    if (!this.#isClosed) this.#timer = setInterval(() => this.#plan(), checkIntervalMs).unref();
+    if (!this.#passes.isClosed) this.#timer = setInterval(() => this.#passes.plan(), checkIntervalMs).unref();
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true;
+    const closed = this.#passes.close();
     if (this.#timer) clearInterval(this.#timer);
     for (const stop of this.#stopFollowing) stop();
-    await this.#queue.run(queueKey, async () => {});
+    await closed;
   }
 
   /** Refuses rates that can't be. */
@@ -102,7 +98,7 @@ export class TrafficShaping {
     if (!nic.limits || attachment.kind !== 'tap') return;
     const shape = shapeOf(network, attachment.hostInterface, nic.limits);
     if (!shape.egress && !shape.ingress) return;
-    await this.#queue.run(queueKey, async () => {
+    await this.#passes.run(async () => {
       await shapeNewLink(this.#parts.instance, shape).catch((error: unknown) =>
         this.#parts.log.warn({ err: error, link: shape.link }, 'a NIC could not be limited'),
       );
@@ -110,21 +106,11 @@ export class TrafficShaping {
   }
 
   /** Resolves when what is asked for now is made. Doesn't reject: what failed stands in status. */
-  async settle(): Promise<void> {
-    await this.#queue.run(queueKey, () => this.#pass());
-  }
-
-  #plan(): void {
-    if (this.#isPlanned || this.#isClosed) return;
-    this.#isPlanned = true;
-    void this.#queue.run(queueKey, () => {
-      this.#isPlanned = false;
-      return this.#pass();
-    });
+  settle(): Promise<void> {
+    return this.#passes.settle();
   }
 
   async #pass(): Promise<void> {
-    if (this.#isClosed) return;
     const nics = this.#limitedNics();
     const ceilings = this.#ceilings();
     const shapes = [
