@@ -6,7 +6,7 @@
 //
 // Sources: Intel SDM volume 3, "Instructions That Cause VM Exits", "Local APIC", "Page Attribute Table"; AMD64 APM volume 2,
 // "Secure Virtual Machine"; IA-PC HPET specification; the kernel's Documentation/virt/kvm/x86/hypercalls.rst.
-import { addressOf, type Assembler as Code, Assembler, formatListing } from './assembler.ts';
+import { addressOf, type Assembler as Code, Assembler } from './assembler.ts';
 import {
   EXIT_BATCH,
   EXIT_OPERATIONS,
@@ -15,6 +15,7 @@ import {
   FRESH_MEMORY,
   type ExitOperation,
 } from './exit-format.ts';
+import { romImage, type ProbeRom } from './rom-image.ts';
 import { emitEnd, emitEntry, emitHandlers, emitInterruptTable, emitTimerCheck } from './rom-checks.ts';
 import {
   APIC,
@@ -29,14 +30,10 @@ import {
   PD_LOW,
   PRESENT_WRITABLE,
   report,
-  ROM_ADDRESS,
-  ROM_BYTES,
-  START_OFFSET,
   TIMER_VECTOR,
   UNCACHED,
 } from './rom-layout.ts';
 import { emitDescriptorTables, emitSubroutines } from './rom-measure.ts';
-import { emitStart } from './rom-start.ts';
 
 /** Offset in DATA: the next page that was never touched. */
 const NEXT_PAGE = 0x80;
@@ -49,7 +46,7 @@ const [ICR, TO_SELF] = [0x300, 0x40000];
 const largePage = 0x200000;
 
 /** Builds the ROM, without operations that a guest is known not to come back from. Always the same bytes. */
-export function buildExitRom(without: ReadonlySet<ExitOperation> = new Set()): { bytes: Uint8Array; listing: string } {
+export function buildExitRom(without: ReadonlySet<ExitOperation> = new Set()): ProbeRom {
   const code = new Assembler(CODE);
   emitEntry(code);
   emitInterruptTable(code);
@@ -68,16 +65,7 @@ export function buildExitRom(without: ReadonlySet<ExitOperation> = new Set()): {
   emitSubroutines(code);
   for (const operation of EXIT_OPERATIONS) emitOperation(code, operation);
   emitDescriptorTables(code);
-  const program = code.assemble();
-
-  const start = new Assembler(ROM_ADDRESS + START_OFFSET);
-  emitStart(start, CODE + (program.labels.get('entry64') ?? 0), program.bytes.length);
-  const head = start.assemble();
-  const bytes = new Uint8Array(ROM_BYTES);
-  bytes.set(program.bytes, 0);
-  bytes.set(head.bytes, START_OFFSET);
-  const listing = `${formatListing(program.listing, CODE)}\n${formatListing(head.listing, ROM_ADDRESS + START_OFFSET)}`;
-  return { bytes, listing };
+  return romImage(code);
 }
 
 function emitMaps(code: Code): void {

@@ -12,8 +12,9 @@
 //
 // Sources: Intel SDM volume 3, "First Instruction Executed", "Initializing IA-32e Mode", "4-Level Paging", "Exception and
 // Interrupt Handling in 64-Bit Mode", "APIC Timer"; AMD APM volume 2, "SYSCALL and SYSRET", "Long-Mode Initialization".
-import { Assembler, formatListing } from './assembler.ts';
-import { ROM_BYTES, ROM_ADDRESS, START_OFFSET, CODE } from './rom-layout.ts';
+import { Assembler } from './assembler.ts';
+import { romImage, type ProbeRom } from './rom-image.ts';
+import { CODE } from './rom-layout.ts';
 import {
   emitEferCheck,
   emitEnd,
@@ -26,14 +27,6 @@ import {
   emitTimerCheck,
 } from './rom-checks.ts';
 import { callMeasure, emitMeasure, emitMeasured, emitSubroutines, emitTables } from './rom-measure.ts';
-import { emitStart } from './rom-start.ts';
-
-/** A built ROM. */
-export interface ProbeRom {
-  readonly bytes: Uint8Array;
-  /** Address, bytes and instruction of every line; comments say what happens. */
-  readonly listing: string;
-}
 
 /** Builds the ROM. Always the same bytes. */
 export function buildProbeRom(): ProbeRom {
@@ -53,18 +46,5 @@ export function buildProbeRom(): ProbeRom {
   emitMeasure(code);
   emitMeasured(code);
   emitTables(code);
-  const program = code.assemble();
-
-  const start = new Assembler(ROM_ADDRESS + START_OFFSET);
-  emitStart(start, CODE + (program.labels.get('entry64') ?? 0), program.bytes.length);
-  const head = start.assemble();
-
-  const bytes = new Uint8Array(ROM_BYTES);
-  bytes.set(program.bytes, 0);
-  bytes.set(head.bytes, START_OFFSET);
-  const listing = `; 64-bit part, copied from ROM offset 0 to RAM at 0x${CODE.toString(16)}
-${formatListing(program.listing, CODE)}
-; start, in the ROM
-${formatListing(head.listing, ROM_ADDRESS + START_OFFSET)}`;
-  return { bytes, listing };
+  return romImage(code);
 }
