@@ -83,7 +83,7 @@ export function readLinkStatistics(): Map<string, { received: LinkStatistics; se
   return parseLinkStatistics(readFileSync('/proc/net/dev', 'utf8'));
 }
 
-/** Reads /proc/net/dev with the columns that tell of packets. */
+/** Reads /proc/net/dev: eight columns of what was received, then eight of what was sent, bytes first. */
 export function parseLinkStatistics(text: string): Map<string, { received: LinkStatistics; sent: LinkStatistics }> {
   const found = new Map<string, { received: LinkStatistics; sent: LinkStatistics }>();
   for (const line of text.split('\n').slice(2)) {
@@ -103,20 +103,10 @@ export function parseLinkStatistics(text: string): Map<string, { received: LinkS
   return found;
 }
 
-/** Reads /proc/net/dev: eight columns of what was received, then eight of what was sent, bytes first. */
+/** What of it counts for rates. */
 export function parseNetDev(text: string): Map<string, LinkCounters> {
-  const counters = new Map<string, LinkCounters>();
-  for (const line of text.split('\n').slice(2)) {
-    const separator = line.indexOf(':');
-    if (separator < 0) continue;
-    const columns = line
-      .slice(separator + 1)
-      .trim()
-      .split(/\s+/);
-    counters.set(line.slice(0, separator).trim(), {
-      receivedBytes: Number(columns[0]),
-      sentBytes: Number(columns[8]),
-    });
-  }
-  return counters;
+  const all = parseLinkStatistics(text);
+  return new Map(
+    Array.from(all, ([name, { received, sent }]) => [name, { receivedBytes: received.bytes, sentBytes: sent.bytes }]),
+  );
 }
