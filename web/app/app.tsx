@@ -1,16 +1,16 @@
 // The application: theme, queries, who has signed in, and the pages by their addresses.
-import { Loader, MantineProvider } from '@mantine/core';
+import { MantineProvider } from '@mantine/core';
 import { QueryClientProvider } from '@tanstack/react-query';
 import { RouterProvider } from '@tanstack/react-router';
 import { lazy, Suspense, useEffect, useState } from 'react';
 import { checkSession, useSignIn } from '../data/client.ts';
 import { follow } from '../data/live.ts';
 import { queryClient } from '../data/queries.ts';
-import { useText } from '../i18n/language.ts';
 import { signInByLink } from '../session/sign-in-link.ts';
 import { router } from './router.ts';
 import { theme, variables } from './theme.ts';
 import { startToasts } from './toasts.ts';
+import { Loading } from '../ui/loading.tsx';
 
 // Needed by few, or a moment later: not part of what is loaded first.
 const SignInPage = lazy(async () => ({ default: (await import('../session/sign-in-page.tsx')).SignInPage }));
@@ -31,7 +31,6 @@ export function App() {
 
 /** Pages for who has signed in, and for others the way to. */
 function Gate() {
-  const t = useText();
   const signIn = useSignIn();
   const [linkFailure, setLinkFailure] = useState<unknown>(null);
   const [away, setAway] = useState<unknown>(null);
@@ -71,7 +70,7 @@ function Gate() {
 
   if (signIn.state === 'signed-out' || signIn.state === 'checking') {
     if (isOpening || (signIn.state === 'checking' && away === null)) {
-      return <Loader role="status" m="xl" aria-label={t('common.loading')} />;
+      return <Loading m="xl" />;
     }
     return (
       <Suspense>

@@ -39,7 +39,6 @@ const actions: readonly (readonly ['start' | 'stop' | 'restart', TextKey])[] = [
 
 export function GroupPage() {
   const t = useText();
-  const mayDelete = useMay('group.delete');
   const mayAct = useMay('vm.power');
   const act = useAction(({ item, action }: { item: Group; action: 'start' | 'stop' | 'restart' }) =>
     client.group[action]({ params: { group: item.id } }),
@@ -77,7 +76,7 @@ export function GroupPage() {
       }
       remove={{
         run: (item) => client.group.delete({ params: { group: item.id } }),
-        reason: () => (mayDelete ? null : t('snapshot.no-permission')),
+        permission: 'group.delete',
         listPath: '/groups',
       }}
     />

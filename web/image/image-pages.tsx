@@ -71,7 +71,6 @@ function BuildMenu() {
 
 export function ImagePage() {
   const t = useText();
-  const mayDelete = useMay('image.delete');
   return (
     <ObjectPage<Image>
       kind="image"
@@ -95,12 +94,8 @@ export function ImagePage() {
       ]}
       remove={{
         run: (item) => client.image.delete({ params: { image: item.id } }),
-        reason: ({ status }) =>
-          !mayDelete
-            ? t('snapshot.no-permission')
-            : status.usedBy.length > 0
-              ? t('object.in-use', { by: status.usedBy.join(', ') })
-              : null,
+        permission: 'image.delete',
+        usedBy: ({ status }) => status.usedBy.join(', '),
         listPath: '/images',
       }}
     />

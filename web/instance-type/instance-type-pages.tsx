@@ -1,7 +1,7 @@
 // Instance types: all of them, and one.
 import { Ruler } from 'lucide-react';
 import { type InstanceType } from '../../src/api/instance-type.ts';
-import { client, useMay } from '../data/client.ts';
+import { client } from '../data/client.ts';
 import { formatMib } from '../i18n/format.ts';
 import { useText } from '../i18n/language.ts';
 import { useColumns } from '../ui/columns.tsx';
@@ -31,7 +31,6 @@ export function InstanceTypeListPage() {
 
 export function InstanceTypePage() {
   const t = useText();
-  const mayDelete = useMay('instance-type.delete');
   return (
     <ObjectPage<InstanceType>
       kind="instance-type"
@@ -44,12 +43,8 @@ export function InstanceTypePage() {
       ]}
       remove={{
         run: (item) => client.instanceType.delete({ params: { instanceType: item.id } }),
-        reason: ({ status }) =>
-          !mayDelete
-            ? t('snapshot.no-permission')
-            : status.usedBy.length > 0
-              ? t('object.in-use', { by: status.usedBy.join(', ') })
-              : null,
+        permission: 'instance-type.delete',
+        usedBy: ({ status }) => status.usedBy.join(', '),
         listPath: '/instance-types',
       }}
     />

@@ -3,7 +3,7 @@ import { Code, List, Stack, Table, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { Network as NetworkIcon } from 'lucide-react';
 import { type Network } from '../../src/api/network.ts';
-import { client, useMay } from '../data/client.ts';
+import { client } from '../data/client.ts';
 import { useAction } from '../data/outcome.ts';
 import { useText } from '../i18n/language.ts';
 import { ActionButton } from '../ui/action-button.tsx';
@@ -41,7 +41,6 @@ export function NetworkListPage() {
 
 export function NetworkPage() {
   const t = useText();
-  const mayDelete = useMay('network.delete');
   return (
     <ObjectPage<Network>
       kind="network"
@@ -69,12 +68,8 @@ export function NetworkPage() {
       ]}
       remove={{
         run: (item) => client.network.delete({ params: { network: item.id } }),
-        reason: (item) =>
-          !mayDelete
-            ? t('snapshot.no-permission')
-            : item.status.usedBy.length > 0
-              ? t('object.in-use', { by: item.status.usedBy.join(', ') })
-              : null,
+        permission: 'network.delete',
+        usedBy: ({ status }) => status.usedBy.join(', '),
         listPath: '/networks',
       }}
       more={(item) => (

@@ -1,5 +1,5 @@
 // The node: what it has, whether it is fit with fixes where not, its accelerators, what its hardware can do, what it has used.
-import { Alert, Code, Group, Loader, Stack, Table, Text } from '@mantine/core';
+import { Alert, Code, Group, Stack, Table, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { TriangleAlert } from 'lucide-react';
 import { lazy, Suspense } from 'react';
@@ -7,12 +7,12 @@ import { type Node } from '../../src/api/node.ts';
 import { client } from '../data/client.ts';
 import { formatMib, formatNumber } from '../i18n/format.ts';
 import { useText } from '../i18n/language.ts';
-import { Failure } from '../ui/failure.tsx';
 import { useParam } from '../ui/link.tsx';
 import { Facts, Page, Section } from '../ui/page.tsx';
 import { State } from '../ui/state.tsx';
 import { TabStrip } from '../ui/tab-strip.tsx';
 import { Ago } from '../ui/time.tsx';
+import { Loading } from '../ui/loading.tsx';
 
 const NodeMetrics = lazy(async () => ({ default: (await import('./node-metrics.tsx')).NodeMetrics }));
 
@@ -28,7 +28,7 @@ export function NodePage() {
   if (node === undefined) {
     return (
       <Page title={t('nav.node')}>
-        {error === null ? <Loader role="status" aria-label={t('common.loading')} /> : <Failure failure={error} />}
+        <Loading error={error} />
       </Page>
     );
   }
@@ -52,7 +52,7 @@ export function NodePage() {
       }
     >
       {tab === 'metrics' ? (
-        <Suspense fallback={<Loader role="status" aria-label={t('common.loading')} />}>
+        <Suspense fallback={<Loading />}>
           <NodeMetrics node={node} />
         </Suspense>
       ) : tab === 'checks' ? (
@@ -130,8 +130,7 @@ function Checks({ name }: { name: string }) {
     queryKey: ['node', 'checks', name],
     queryFn: () => client.node.check({ params: { node: name } }),
   });
-  if (data === undefined)
-    return error === null ? <Loader role="status" aria-label={t('common.loading')} /> : <Failure failure={error} />;
+  if (data === undefined) return <Loading error={error} />;
   return (
     <Section title={t('node.checks')}>
       <Stack gap="md">
@@ -160,8 +159,7 @@ function Hardware({ name }: { name: string }) {
     queryKey: ['node', 'hardware', name],
     queryFn: () => client.node.hardware({ params: { node: name } }),
   });
-  if (data === undefined)
-    return error === null ? <Loader role="status" aria-label={t('common.loading')} /> : <Failure failure={error} />;
+  if (data === undefined) return <Loading error={error} />;
   return (
     <>
       <Alert color={data.assistance.isUsable ? 'green' : 'yellow'} title={data.assistance.reason}>

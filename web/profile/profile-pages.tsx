@@ -32,7 +32,6 @@ export function ProfileListPage() {
 
 export function ProfilePage() {
   const t = useText();
-  const mayDelete = useMay('profile.delete');
   const mayApply = useMay('vm.update');
   const apply = useAction((item: Profile) => client.profile.apply({ params: { profile: item.id }, body: {} }));
   return (
@@ -56,12 +55,8 @@ export function ProfilePage() {
       )}
       remove={{
         run: (item) => client.profile.delete({ params: { profile: item.id } }),
-        reason: ({ status }) =>
-          !mayDelete
-            ? t('snapshot.no-permission')
-            : status.usedBy.length > 0
-              ? t('object.in-use', { by: status.usedBy.join(', ') })
-              : null,
+        permission: 'profile.delete',
+        usedBy: ({ status }) => status.usedBy.join(', '),
         listPath: '/profiles',
       }}
     />

@@ -1,5 +1,5 @@
 // One task: how far it is, its steps, and where it works on several objects, how each gets on.
-import { Group, Loader, Stack, Table, Text } from '@mantine/core';
+import { Group, Stack, Table, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { LodgeError } from '../../src/api/errors.ts';
 import { finalTaskStates } from '../../src/api/task.ts';
@@ -14,6 +14,7 @@ import { State } from '../ui/state.tsx';
 import { Ago } from '../ui/time.tsx';
 import { TaskProgress } from './task-drawer.tsx';
 import { subjectHref, taskTitle } from './task-words.ts';
+import { Loading } from '../ui/loading.tsx';
 
 export function TaskPage() {
   const t = useText();
@@ -25,7 +26,7 @@ export function TaskPage() {
   if (task === undefined) {
     return (
       <Page title={t('nav.tasks')}>
-        {error === null ? <Loader role="status" aria-label={t('common.loading')} /> : <Failure failure={error} />}
+        <Loading error={error} />
       </Page>
     );
   }

@@ -1,7 +1,7 @@
 // Templates: all of them, and one with its versions.
 import { LayoutTemplate } from 'lucide-react';
 import { type Template } from '../../src/api/template.ts';
-import { client, useMay } from '../data/client.ts';
+import { client } from '../data/client.ts';
 import { useText } from '../i18n/language.ts';
 import { useColumns } from '../ui/columns.tsx';
 import { Empty } from '../ui/empty.tsx';
@@ -31,7 +31,6 @@ export function TemplateListPage() {
 
 export function TemplatePage() {
   const t = useText();
-  const mayDelete = useMay('template.delete');
   return (
     <ObjectPage<Template>
       kind="template"
@@ -51,7 +50,7 @@ export function TemplatePage() {
       }
       remove={{
         run: (item) => client.template.delete({ params: { template: item.id } }),
-        reason: () => (mayDelete ? null : t('snapshot.no-permission')),
+        permission: 'template.delete',
         listPath: '/templates',
       }}
     />

@@ -1,12 +1,13 @@
 // Plots of metrics with a choice of how far back they reach, from live seconds to two years. Zooming asks the daemon for
 // finer steps.
-import { Button, Group, Loader, SegmentedControl, SimpleGrid, Stack } from '@mantine/core';
+import { Button, Group, SegmentedControl, SimpleGrid, Stack } from '@mantine/core';
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
 import { type Metrics } from '../../src/api/metrics.ts';
 import { useText, type TextKey } from '../i18n/language.ts';
 import { Failure } from './failure.tsx';
 import { Plot } from './plot.tsx';
+import { Loading } from './loading.tsx';
 
 export interface MetricsPlot<Name extends string> {
   title: string;
@@ -70,7 +71,7 @@ export function MetricsView<Name extends string>({ queryKey, read, plots }: Metr
       </Group>
       {error !== null && <Failure failure={error} onRetry={() => void refetch()} />}
       {data === undefined ? (
-        error === null && <Loader role="status" aria-label={t('common.loading')} />
+        error === null && <Loading />
       ) : (
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {plots.map((plot) => (

@@ -3,6 +3,8 @@ import { Button, Group, Modal, Skeleton, Stack, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { Trash2 } from 'lucide-react';
 import { useState, type ReactNode } from 'react';
+import { type Permission } from '../../src/api/permission.ts';
+import { useMay } from '../data/client.ts';
 import { useAction } from '../data/outcome.ts';
 import { useText } from '../i18n/language.ts';
 import { ActionButton } from './action-button.tsx';
@@ -22,7 +24,13 @@ interface ObjectPageProps<Item> {
   /** Below the facts. */
   more?: (item: Item) => ReactNode;
   actions?: (item: Item) => ReactNode;
-  remove?: { run: (item: Item) => Promise<unknown>; reason: (item: Item) => string | null; listPath: string };
+  remove: {
+    run: (item: Item) => Promise<unknown>;
+    permission: Permission;
+    /** Names of what uses it, which keeps it from being deleted; empty: nothing does. */
+    usedBy?: (item: Item) => string;
+    listPath: string;
+  };
 }
 
 export function ObjectPage<Item extends { name: string; spec: unknown }>(props: ObjectPageProps<Item>) {
@@ -40,9 +48,8 @@ export function ObjectPage<Item extends { name: string; spec: unknown }>(props: 
   });
   const { data: yaml } = useQuery({ queryKey: ['yaml'], queryFn: () => import('yaml'), staleTime: Infinity });
   const { remove } = props;
-  const removing = useAction((one: Item) => remove?.run(one) ?? Promise.resolve(), {
-    onDone: () => go(remove?.listPath ?? '/'),
-  });
+  const mayRemove = useMay(remove.permission);
+  const removing = useAction(remove.run, { onDone: () => go(remove.listPath) });
   if (item === undefined || error !== null) {
     return (
       <Page title={ref}>
@@ -50,6 +57,8 @@ export function ObjectPage<Item extends { name: string; spec: unknown }>(props: 
       </Page>
     );
   }
+  const usedBy = remove.usedBy?.(item) ?? '';
+  const whyKept = usedBy === '' ? null : t('object.in-use', { by: usedBy });
   return (
     <Page
       title={item.name}
@@ -58,15 +67,13 @@ export function ObjectPage<Item extends { name: string; spec: unknown }>(props: 
       actions={
         <>
           {props.actions?.(item)}
-          {remove !== undefined && (
-            <ActionButton
-              leftSection={<Trash2 size={15} />}
-              reason={remove.reason(item)}
-              onClick={() => setAsking(true)}
-            >
-              {t('common.delete')}
-            </ActionButton>
-          )}
+          <ActionButton
+            leftSection={<Trash2 size={15} />}
+            reason={mayRemove ? whyKept : t('snapshot.no-permission')}
+            onClick={() => setAsking(true)}
+          >
+            {t('common.delete')}
+          </ActionButton>
         </>
       }
     >

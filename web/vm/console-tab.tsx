@@ -1,6 +1,6 @@
 // The consoles of a VM: its display and its serial line. Each is loaded when it is opened, and can be opened in a window of
 // its own by its address.
-import { Button, Group, Loader, SegmentedControl, Stack } from '@mantine/core';
+import { Button, Group, SegmentedControl, Stack } from '@mantine/core';
 import { ExternalLink, TerminalSquare } from 'lucide-react';
 import { lazy, Suspense, useState } from 'react';
 import { type Vm } from '../../src/api/vm.ts';
@@ -9,6 +9,7 @@ import { useText } from '../i18n/language.ts';
 import { Empty } from '../ui/empty.tsx';
 import { refOf } from '../ui/list-page.tsx';
 import { reasonAgainst } from './vm-power.ts';
+import { Loading } from '../ui/loading.tsx';
 
 const SerialConsole = lazy(async () => ({ default: (await import('./serial-console.tsx')).SerialConsole }));
 const VncConsole = lazy(async () => ({ default: (await import('./vnc-console.tsx')).VncConsole }));
@@ -44,7 +45,7 @@ export function ConsoleTab({ vm }: { vm: Vm }) {
           {t('console.pop-out')}
         </Button>
       </Group>
-      <Suspense fallback={<Loader role="status" m="md" aria-label={t('common.loading')} />}>
+      <Suspense fallback={<Loading m="md" />}>
         {type === 'serial' ? <SerialConsole vmId={vm.id} /> : <VncConsole vmId={vm.id} />}
       </Suspense>
     </Stack>

@@ -1,5 +1,5 @@
 // The disks of a VM: what they are made of, how large they are; new ones, larger ones, others, also while it runs.
-import { Button, Group, Modal, NumberInput, Select, Stack, Table, Text, TextInput } from '@mantine/core';
+import { NumberInput, Select, Table, Text, TextInput } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { HardDrive, Plus } from 'lucide-react';
 import { useState } from 'react';
@@ -11,11 +11,11 @@ import { formatMib } from '../i18n/format.ts';
 import { useText } from '../i18n/language.ts';
 import { ActionButton } from '../ui/action-button.tsx';
 import { Empty } from '../ui/empty.tsx';
-import { Failure } from '../ui/failure.tsx';
 import { TextLink } from '../ui/link.tsx';
 import { Section } from '../ui/page.tsx';
 import { reasonAgainst } from './vm-power.ts';
 import { changeSpec } from './vm-queries.ts';
+import { FormDialog } from '../ui/form-dialog.tsx';
 
 export function DisksTab({ vm }: { vm: Vm }) {
   const t = useText();
@@ -113,54 +113,36 @@ function AddDisk({ vm, onClose }: { vm: Vm; onClose: () => void }) {
     { onDone: onClose, isShownElsewhere: true },
   );
   return (
-    <Modal opened onClose={onClose} title={t('disks.add')} closeButtonProps={{ 'aria-label': t('common.close') }}>
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          add.mutate(undefined);
-        }}
-      >
-        <Stack>
-          {add.error !== null && <Failure failure={add.error} />}
-          <TextInput
-            label={t('column.name')}
-            value={name}
-            onChange={(event) => setName(event.currentTarget.value)}
-            required
-            data-autofocus
-          />
-          <Select
-            label={t('disks.volume')}
-            placeholder={t('disks.new-volume')}
-            data={free.map((one) => one.name)}
-            value={volume}
-            onChange={setVolume}
-            clearable
-            clearButtonProps={{ 'aria-label': t('common.clear') }}
-          />
-          {volume === null && (
-            <NumberInput
-              label={`${t('column.size')} (MiB)`}
-              min={1}
-              step={1024}
-              value={size}
-              onChange={(value) => setSize(Number(value) || 1)}
-              description={formatMib(size)}
-            />
-          )}
-          <Text fz="xs" c="dimmed">
-            {t('disks.live')}
-          </Text>
-          <Group justify="flex-end">
-            <Button variant="default" onClick={onClose}>
-              {t('common.cancel')}
-            </Button>
-            <Button type="submit" loading={add.isPending}>
-              {t('disks.add')}
-            </Button>
-          </Group>
-        </Stack>
-      </form>
-    </Modal>
+    <FormDialog title={t('disks.add')} submit={t('disks.add')} action={add} onClose={onClose}>
+      <TextInput
+        label={t('column.name')}
+        value={name}
+        onChange={(event) => setName(event.currentTarget.value)}
+        required
+        data-autofocus
+      />
+      <Select
+        label={t('disks.volume')}
+        placeholder={t('disks.new-volume')}
+        data={free.map((one) => one.name)}
+        value={volume}
+        onChange={setVolume}
+        clearable
+        clearButtonProps={{ 'aria-label': t('common.clear') }}
+      />
+      {volume === null && (
+        <NumberInput
+          label={`${t('column.size')} (MiB)`}
+          min={1}
+          step={1024}
+          value={size}
+          onChange={(value) => setSize(Number(value) || 1)}
+          description={formatMib(size)}
+        />
+      )}
+      <Text fz="xs" c="dimmed">
+        {t('disks.live')}
+      </Text>
+    </FormDialog>
   );
 }

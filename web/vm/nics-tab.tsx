@@ -1,5 +1,5 @@
 // The NICs of a VM: network, model, addresses; link up and down; new ones, also while it runs.
-import { Button, Group, Modal, Select, Stack, Switch, Table } from '@mantine/core';
+import { Select, Switch, Table } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { Network, Plus } from 'lucide-react';
 import { useState } from 'react';
@@ -11,11 +11,11 @@ import { useAction } from '../data/outcome.ts';
 import { useText } from '../i18n/language.ts';
 import { ActionButton } from '../ui/action-button.tsx';
 import { Empty } from '../ui/empty.tsx';
-import { Failure } from '../ui/failure.tsx';
 import { TextLink } from '../ui/link.tsx';
 import { Section } from '../ui/page.tsx';
 import { reasonAgainst } from './vm-power.ts';
 import { changeSpec } from './vm-queries.ts';
+import { FormDialog } from '../ui/form-dialog.tsx';
 
 export function NicsTab({ vm }: { vm: Vm }) {
   const t = useText();
@@ -119,42 +119,24 @@ function AddNic({ vm, onClose }: { vm: Vm; onClose: () => void }) {
     { onDone: onClose, isShownElsewhere: true },
   );
   return (
-    <Modal opened onClose={onClose} title={t('nics.add')} closeButtonProps={{ 'aria-label': t('common.close') }}>
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          add.mutate(undefined);
-        }}
-      >
-        <Stack>
-          {add.error !== null && <Failure failure={add.error} />}
-          <Select
-            label={t('nics.network')}
-            data={(networks.data ?? []).filter((one) => one.project === vm.project).map((one) => one.name)}
-            value={network}
-            onChange={setNetwork}
-            required
-            data-autofocus
-          />
-          <Select
-            label={t('hardware.model')}
-            placeholder={t('nics.model-default')}
-            data={[...nicModel.options]}
-            value={model}
-            onChange={setModel}
-            clearable
-            clearButtonProps={{ 'aria-label': t('common.clear') }}
-          />
-          <Group justify="flex-end">
-            <Button variant="default" onClick={onClose}>
-              {t('common.cancel')}
-            </Button>
-            <Button type="submit" disabled={network === null} loading={add.isPending}>
-              {t('nics.add')}
-            </Button>
-          </Group>
-        </Stack>
-      </form>
-    </Modal>
+    <FormDialog title={t('nics.add')} submit={t('nics.add')} action={add} onClose={onClose} isReady={network !== null}>
+      <Select
+        label={t('nics.network')}
+        data={(networks.data ?? []).filter((one) => one.project === vm.project).map((one) => one.name)}
+        value={network}
+        onChange={setNetwork}
+        required
+        data-autofocus
+      />
+      <Select
+        label={t('hardware.model')}
+        placeholder={t('nics.model-default')}
+        data={[...nicModel.options]}
+        value={model}
+        onChange={setModel}
+        clearable
+        clearButtonProps={{ 'aria-label': t('common.clear') }}
+      />
+    </FormDialog>
   );
 }

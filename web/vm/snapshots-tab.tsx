@@ -16,6 +16,7 @@ import { Failure } from '../ui/failure.tsx';
 import { Section } from '../ui/page.tsx';
 import { Ago } from '../ui/time.tsx';
 import { snapshotTree } from './snapshot-tree.ts';
+import { FormDialog } from '../ui/form-dialog.tsx';
 
 const pixelsDeep = 22;
 /** Deeper ones are not moved further to the right. */
@@ -164,47 +165,29 @@ function TakeDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
     { onDone: onClose, isShownElsewhere: true },
   );
   return (
-    <Modal opened onClose={onClose} title={t('snapshot.take')} closeButtonProps={{ 'aria-label': t('common.close') }}>
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          take.mutate(undefined);
-        }}
-      >
-        <Stack>
-          {take.error !== null && <Failure failure={take.error} />}
-          <TextInput
-            label={t('column.name')}
-            value={name}
-            onChange={(event) => setName(event.currentTarget.value)}
-            required
-            data-autofocus
-          />
-          <Textarea
-            label={t('column.description')}
-            value={description}
-            onChange={(event) => setDescription(event.currentTarget.value)}
-            maxLength={1000}
-            autosize
-          />
-          <Checkbox
-            label={t('snapshot.with-memory')}
-            description={t('snapshot.with-memory-hint')}
-            disabled={!isLive}
-            checked={withMemory}
-            onChange={(event) => setWithMemory(event.currentTarget.checked)}
-          />
-          <Group justify="flex-end">
-            <Button variant="default" onClick={onClose}>
-              {t('common.cancel')}
-            </Button>
-            <Button type="submit" loading={take.isPending}>
-              {t('snapshot.take')}
-            </Button>
-          </Group>
-        </Stack>
-      </form>
-    </Modal>
+    <FormDialog title={t('snapshot.take')} submit={t('snapshot.take')} action={take} onClose={onClose}>
+      <TextInput
+        label={t('column.name')}
+        value={name}
+        onChange={(event) => setName(event.currentTarget.value)}
+        required
+        data-autofocus
+      />
+      <Textarea
+        label={t('column.description')}
+        value={description}
+        onChange={(event) => setDescription(event.currentTarget.value)}
+        maxLength={1000}
+        autosize
+      />
+      <Checkbox
+        label={t('snapshot.with-memory')}
+        description={t('snapshot.with-memory-hint')}
+        disabled={!isLive}
+        checked={withMemory}
+        onChange={(event) => setWithMemory(event.currentTarget.checked)}
+      />
+    </FormDialog>
   );
 }
 

@@ -1,6 +1,6 @@
 // The spec of a VM as YAML: checked while it is typed, shown as a diff, applied. Where somebody else has changed it
 // meanwhile, what they changed is shown; changes of different fields are put together.
-import { Alert, Button, Checkbox, Code, Group, List, Loader, Stack, Text, Textarea } from '@mantine/core';
+import { Alert, Button, Checkbox, Code, Group, List, Stack, Text, Textarea } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
 import { useEffect, useState } from 'react';
 import { LodgeError } from '../../src/api/errors.ts';
@@ -17,6 +17,7 @@ import { CopyIcon } from '../ui/copy.tsx';
 import { Failure } from '../ui/failure.tsx';
 import { Section } from '../ui/page.tsx';
 import { reasonAgainst } from './vm-power.ts';
+import { Loading } from '../ui/loading.tsx';
 
 /** The part of the library that is used; it is loaded when the page is opened. */
 interface Yaml {
@@ -50,14 +51,13 @@ function check(yaml: Yaml, text: string): Checked {
 }
 
 export function SpecTab({ vm }: { vm: Vm }) {
-  const t = useText();
   const [yaml, setYaml] = useState<Yaml | null>(null);
   const [failure, setFailure] = useState<unknown>(null);
   useEffect(() => {
     import('yaml').then(({ parse, stringify }) => setYaml({ parse, stringify }), setFailure);
   }, []);
   if (failure !== null) return <Failure failure={failure} />;
-  if (yaml === null) return <Loader role="status" aria-label={t('common.loading')} />;
+  if (yaml === null) return <Loading />;
   return <Editor vm={vm} yaml={yaml} />;
 }
 

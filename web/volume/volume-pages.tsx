@@ -1,7 +1,7 @@
 // Volumes: all of them, and one.
 import { HardDrive } from 'lucide-react';
 import { type Volume } from '../../src/api/volume.ts';
-import { client, useMay } from '../data/client.ts';
+import { client } from '../data/client.ts';
 import { formatBytes, formatMib } from '../i18n/format.ts';
 import { useText } from '../i18n/language.ts';
 import { useColumns } from '../ui/columns.tsx';
@@ -37,7 +37,6 @@ export function VolumeListPage() {
 
 export function VolumePage() {
   const t = useText();
-  const mayDelete = useMay('volume.delete');
   return (
     <ObjectPage<Volume>
       kind="volume"
@@ -58,12 +57,8 @@ export function VolumePage() {
       ]}
       remove={{
         run: (item) => client.volume.delete({ params: { volume: item.id } }),
-        reason: ({ status }) =>
-          !mayDelete
-            ? t('snapshot.no-permission')
-            : status.usedBy !== null
-              ? t('object.in-use', { by: status.usedBy.name })
-              : null,
+        permission: 'volume.delete',
+        usedBy: ({ status }) => status.usedBy?.name ?? '',
         listPath: '/volumes',
       }}
     />
