@@ -221,7 +221,12 @@ test('the web console', async (t) => {
     await page.locator('[data-state=running]').first().waitFor();
     await daemon.stop();
     await page.getByText('The daemon can’t be reached').waitFor();
+    // A part of the console that is needed now comes when the daemon is back, without losing what the page has.
+    await page.evaluate('document.body.dataset.kept = "yes"');
+    await page.getByRole('link', { name: 'Snapshots' }).click();
     await daemon.start();
+    await page.getByRole('button', { name: 'Take a snapshot' }).waitFor();
+    assert.equal(await page.locator('body').getAttribute('data-kept'), 'yes', 'the page was loaded again');
     const stop = await daemon.client.vm.forceOff({ params: { vm: 'db1' } });
     await waitForTaskEnd(daemon.client, stop.id, { timeoutMs: 60_000 });
     await page.getByText('The daemon can’t be reached').waitFor({ state: 'hidden' });

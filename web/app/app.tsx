@@ -2,7 +2,8 @@
 import { MantineProvider } from '@mantine/core';
 import { QueryClientProvider } from '@tanstack/react-query';
 import { RouterProvider } from '@tanstack/react-router';
-import { lazy, Suspense, useEffect, useState } from 'react';
+import { Suspense, useEffect, useState } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { checkSession, useSignIn } from '../data/client.ts';
 import { follow } from '../data/live.ts';
 import { queryClient } from '../data/queries.ts';
@@ -13,8 +14,8 @@ import { startToasts } from './toasts.ts';
 import { Loading } from '../ui/loading.tsx';
 
 // Needed by few, or a moment later: not part of what is loaded first.
-const SignInPage = lazy(async () => ({ default: (await import('../session/sign-in-page.tsx')).SignInPage }));
-const SignInAgain = lazy(async () => ({ default: (await import('../session/sign-in-again.tsx')).SignInAgain }));
+const SignInPage = lazyPart(async () => (await import('../session/sign-in-page.tsx')).SignInPage);
+const SignInAgain = lazyPart(async () => (await import('../session/sign-in-again.tsx')).SignInAgain);
 
 /** How long until a daemon that does not answer is asked again, milliseconds. */
 const retryMs = 2000;

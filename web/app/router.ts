@@ -1,5 +1,6 @@
 // Addresses and their pages. Each page is loaded when it is first opened.
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, redirect } from '@tanstack/react-router';
+import { loadPart } from '../data/part.ts';
 import { listSearch } from '../ui/list-page.tsx';
 import { NotFound, PageFailure } from './page-failure.tsx';
 import { Shell } from './shell.tsx';
@@ -16,6 +17,8 @@ const home = createRoute({
   },
 });
 
+const lazyPage: typeof lazyRouteComponent = (load, name) => lazyRouteComponent(() => loadPart(load), name);
+
 type PageComponent = ReturnType<typeof lazyRouteComponent>;
 const page = (path: string, component: PageComponent) =>
   createRoute({ getParentRoute: () => root, path, component, errorComponent: PageFailure });
@@ -23,99 +26,99 @@ const page = (path: string, component: PageComponent) =>
 const list = (path: string, component: PageComponent) =>
   createRoute({ getParentRoute: () => root, path, component, validateSearch: listSearch, errorComponent: PageFailure });
 
-const vmPage = lazyRouteComponent(() => import('../vm/vm-page.tsx'), 'VmPage');
+const vmPage = lazyPage(() => import('../vm/vm-page.tsx'), 'VmPage');
 
-const nodePage = lazyRouteComponent(() => import('../node/node-page.tsx'), 'NodePage');
+const nodePage = lazyPage(() => import('../node/node-page.tsx'), 'NodePage');
 
 const routes = [
   home,
   list(
     '/vms',
-    lazyRouteComponent(() => import('../vm/vm-list-page.tsx'), 'VmListPage'),
+    lazyPage(() => import('../vm/vm-list-page.tsx'), 'VmListPage'),
   ),
   page(
     '/vms/new',
-    lazyRouteComponent(() => import('../vm/create-page.tsx'), 'CreatePage'),
+    lazyPage(() => import('../vm/create-page.tsx'), 'CreatePage'),
   ),
   page('/vms/$vm', vmPage),
   page('/vms/$vm/$tab', vmPage),
   list(
     '/networks',
-    lazyRouteComponent(() => import('../network/network-pages.tsx'), 'NetworkListPage'),
+    lazyPage(() => import('../network/network-pages.tsx'), 'NetworkListPage'),
   ),
   page(
     '/networks/$name',
-    lazyRouteComponent(() => import('../network/network-pages.tsx'), 'NetworkPage'),
+    lazyPage(() => import('../network/network-pages.tsx'), 'NetworkPage'),
   ),
   list(
     '/volumes',
-    lazyRouteComponent(() => import('../volume/volume-pages.tsx'), 'VolumeListPage'),
+    lazyPage(() => import('../volume/volume-pages.tsx'), 'VolumeListPage'),
   ),
   page(
     '/volumes/$name',
-    lazyRouteComponent(() => import('../volume/volume-pages.tsx'), 'VolumePage'),
+    lazyPage(() => import('../volume/volume-pages.tsx'), 'VolumePage'),
   ),
   list(
     '/images',
-    lazyRouteComponent(() => import('../image/image-pages.tsx'), 'ImageListPage'),
+    lazyPage(() => import('../image/image-pages.tsx'), 'ImageListPage'),
   ),
   page(
     '/images/$name',
-    lazyRouteComponent(() => import('../image/image-pages.tsx'), 'ImagePage'),
+    lazyPage(() => import('../image/image-pages.tsx'), 'ImagePage'),
   ),
   list(
     '/templates',
-    lazyRouteComponent(() => import('../template/template-pages.tsx'), 'TemplateListPage'),
+    lazyPage(() => import('../template/template-pages.tsx'), 'TemplateListPage'),
   ),
   page(
     '/templates/$name',
-    lazyRouteComponent(() => import('../template/template-pages.tsx'), 'TemplatePage'),
+    lazyPage(() => import('../template/template-pages.tsx'), 'TemplatePage'),
   ),
   list(
     '/profiles',
-    lazyRouteComponent(() => import('../profile/profile-pages.tsx'), 'ProfileListPage'),
+    lazyPage(() => import('../profile/profile-pages.tsx'), 'ProfileListPage'),
   ),
   page(
     '/profiles/$name',
-    lazyRouteComponent(() => import('../profile/profile-pages.tsx'), 'ProfilePage'),
+    lazyPage(() => import('../profile/profile-pages.tsx'), 'ProfilePage'),
   ),
   list(
     '/instance-types',
-    lazyRouteComponent(() => import('../instance-type/instance-type-pages.tsx'), 'InstanceTypeListPage'),
+    lazyPage(() => import('../instance-type/instance-type-pages.tsx'), 'InstanceTypeListPage'),
   ),
   page(
     '/instance-types/$name',
-    lazyRouteComponent(() => import('../instance-type/instance-type-pages.tsx'), 'InstanceTypePage'),
+    lazyPage(() => import('../instance-type/instance-type-pages.tsx'), 'InstanceTypePage'),
   ),
   list(
     '/groups',
-    lazyRouteComponent(() => import('../group/group-pages.tsx'), 'GroupListPage'),
+    lazyPage(() => import('../group/group-pages.tsx'), 'GroupListPage'),
   ),
   page(
     '/groups/$name',
-    lazyRouteComponent(() => import('../group/group-pages.tsx'), 'GroupPage'),
+    lazyPage(() => import('../group/group-pages.tsx'), 'GroupPage'),
   ),
   page('/nodes/$node', nodePage),
   page('/nodes/$node/$tab', nodePage),
   page(
     '/tokens',
-    lazyRouteComponent(() => import('../token/token-list-page.tsx'), 'TokenListPage'),
+    lazyPage(() => import('../token/token-list-page.tsx'), 'TokenListPage'),
   ),
   list(
     '/tasks',
-    lazyRouteComponent(() => import('../task/task-list-page.tsx'), 'TaskListPage'),
+    lazyPage(() => import('../task/task-list-page.tsx'), 'TaskListPage'),
   ),
   page(
     '/tasks/$task',
-    lazyRouteComponent(() => import('../task/task-page.tsx'), 'TaskPage'),
+    lazyPage(() => import('../task/task-page.tsx'), 'TaskPage'),
   ),
   list(
     '/events',
-    lazyRouteComponent(() => import('../event/event-list-page.tsx'), 'EventListPage'),
+    lazyPage(() => import('../event/event-list-page.tsx'), 'EventListPage'),
   ),
   page(
     '/settings',
-    lazyRouteComponent(() => import('../settings/settings-page.tsx'), 'SettingsPage'),
+    lazyPage(() => import('../settings/settings-page.tsx'), 'SettingsPage'),
   ),
 ];
 

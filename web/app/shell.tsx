@@ -17,7 +17,8 @@ import {
 import { useDisclosure, useHotkeys } from '@mantine/hooks';
 import { Outlet, useLocation } from '@tanstack/react-router';
 import { BookOpen, Keyboard, ListChecks, Search, WifiOff } from 'lucide-react';
-import { lazy, Suspense, useEffect, useState } from 'react';
+import { Suspense, useEffect, useState } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { roleAllows } from '../../src/api/permission.ts';
 import { useSignIn } from '../data/client.ts';
 import { useIsAway } from '../data/live.ts';
@@ -31,9 +32,9 @@ import { nounGroups } from './nouns.ts';
 import { useShortcuts } from './shortcuts.ts';
 
 // What is opened now and then is loaded then.
-const Palette = lazy(async () => ({ default: (await import('./palette.tsx')).Palette }));
-const ShortcutSheet = lazy(async () => ({ default: (await import('./shortcut-sheet.tsx')).ShortcutSheet }));
-const TaskDrawer = lazy(async () => ({ default: (await import('../task/task-drawer.tsx')).TaskDrawer }));
+const Palette = lazyPart(async () => (await import('./palette.tsx')).Palette);
+const ShortcutSheet = lazyPart(async () => (await import('./shortcut-sheet.tsx')).ShortcutSheet);
+const TaskDrawer = lazyPart(async () => (await import('../task/task-drawer.tsx')).TaskDrawer);
 
 export function Shell() {
   const t = useText();

@@ -1,4 +1,5 @@
 // Toasts: what happened that the user did not start on this page. What was started here is shown where it was.
+import { loadPart } from '../data/part.ts';
 import { type Event } from '../../src/api/event.ts';
 import { type Task } from '../../src/api/task.ts';
 import { onChange } from '../data/live.ts';
@@ -27,7 +28,7 @@ export function startToasts(): () => void {
 
 /** What shows them is loaded with the first. */
 function show(color: string, title: string, message: string): void {
-  void import('./toast-view.tsx').then(({ showToast }) =>
+  void loadPart(() => import('./toast-view.tsx')).then(({ showToast }) =>
     showToast({ color, title: title.slice(0, 200), message: message.slice(0, 500) }),
   );
 }

@@ -2,6 +2,7 @@
 // used; the keys are those of English, and another language that lacks one does not compile.
 import { createInstance } from 'i18next';
 import { useSyncExternalStore } from 'react';
+import { loadPart } from '../data/part.ts';
 import type { en } from './en/all.ts';
 
 /** Name of a text. */
@@ -26,7 +27,9 @@ function preferred(): Language {
 }
 
 async function texts(language: Language): Promise<Texts> {
-  return language === 'zh' ? (await import('./zh/all.ts')).zh : (await import('./en/all.ts')).en;
+  return language === 'zh'
+    ? (await loadPart(() => import('./zh/all.ts'))).zh
+    : (await loadPart(() => import('./en/all.ts'))).en;
 }
 
 function announce(language: Language): void {

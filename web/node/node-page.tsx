@@ -2,7 +2,8 @@
 import { Alert, Code, Group, Stack, Table, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { TriangleAlert } from 'lucide-react';
-import { lazy, Suspense } from 'react';
+import { Suspense } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { type Node } from '../../src/api/node.ts';
 import { client } from '../data/client.ts';
 import { formatMib, formatNumber } from '../i18n/format.ts';
@@ -14,7 +15,7 @@ import { TabStrip } from '../ui/tab-strip.tsx';
 import { Ago } from '../ui/time.tsx';
 import { Loading } from '../ui/loading.tsx';
 
-const NodeMetrics = lazy(async () => ({ default: (await import('./node-metrics.tsx')).NodeMetrics }));
+const NodeMetrics = lazyPart(async () => (await import('./node-metrics.tsx')).NodeMetrics);
 
 export function NodePage() {
   const t = useText();

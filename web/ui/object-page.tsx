@@ -3,6 +3,7 @@ import { Button, Group, Modal, Skeleton, Stack, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { Trash2 } from 'lucide-react';
 import { useState, type ReactNode } from 'react';
+import { loadPart } from '../data/part.ts';
 import { type Permission } from '../../src/api/permission.ts';
 import { useMay } from '../data/client.ts';
 import { useAction } from '../data/outcome.ts';
@@ -46,7 +47,11 @@ export function ObjectPage<Item extends { name: string; spec: unknown }>(props: 
     queryKey: [props.kind, 'one', ref],
     queryFn: () => props.read(ref),
   });
-  const { data: yaml } = useQuery({ queryKey: ['yaml'], queryFn: () => import('yaml'), staleTime: Infinity });
+  const { data: yaml } = useQuery({
+    queryKey: ['yaml'],
+    queryFn: () => loadPart(() => import('yaml')),
+    staleTime: Infinity,
+  });
   const { remove } = props;
   const mayRemove = useMay(remove.permission);
   const removing = useAction(remove.run, { onDone: () => go(remove.listPath) });

@@ -2,7 +2,8 @@
 // its own by its address.
 import { Button, Group, SegmentedControl, Stack } from '@mantine/core';
 import { ExternalLink, TerminalSquare } from 'lucide-react';
-import { lazy, Suspense, useState } from 'react';
+import { Suspense, useState } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { useSignIn } from '../data/client.ts';
 import { useText } from '../i18n/language.ts';
@@ -11,8 +12,8 @@ import { refOf } from '../ui/list-page.tsx';
 import { reasonAgainst } from './vm-power.ts';
 import { Loading } from '../ui/loading.tsx';
 
-const SerialConsole = lazy(async () => ({ default: (await import('./serial-console.tsx')).SerialConsole }));
-const VncConsole = lazy(async () => ({ default: (await import('./vnc-console.tsx')).VncConsole }));
+const SerialConsole = lazyPart(async () => (await import('./serial-console.tsx')).SerialConsole);
+const VncConsole = lazyPart(async () => (await import('./vnc-console.tsx')).VncConsole);
 
 export function ConsoleTab({ vm }: { vm: Vm }) {
   const t = useText();

@@ -4,6 +4,7 @@ import { Alert, Button, Grid, Group, SegmentedControl, Stack, Text } from '@mant
 import { useQuery } from '@tanstack/react-query';
 import { TriangleAlert } from 'lucide-react';
 import { useEffect, useState } from 'react';
+import { loadPart } from '../data/part.ts';
 import { objectName } from '../../src/api/object.ts';
 import { vmSpec } from '../../src/api/vm-spec.ts';
 import { client, useMay } from '../data/client.ts';
@@ -163,7 +164,11 @@ function Summary({ draft }: { draft: CreateDraft }) {
 function Equivalent({ draft }: { draft: CreateDraft }) {
   const t = useText();
   const [form, setForm] = useState<'command' | 'yaml'>('command');
-  const { data: yaml } = useQuery({ queryKey: ['yaml'], queryFn: () => import('yaml'), staleTime: Infinity });
+  const { data: yaml } = useQuery({
+    queryKey: ['yaml'],
+    queryFn: () => loadPart(() => import('yaml')),
+    staleTime: Infinity,
+  });
   const text =
     form === 'command'
       ? draftCommands(draft).join('\n')

@@ -3,6 +3,7 @@
 import { Alert, Button, Checkbox, Code, Group, List, Stack, Text, Textarea } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
 import { useEffect, useState } from 'react';
+import { loadPart } from '../data/part.ts';
 import { LodgeError } from '../../src/api/errors.ts';
 import { vmSpec } from '../../src/api/vm-spec.ts';
 import { type Vm } from '../../src/api/vm.ts';
@@ -54,7 +55,7 @@ export function SpecTab({ vm }: { vm: Vm }) {
   const [yaml, setYaml] = useState<Yaml | null>(null);
   const [failure, setFailure] = useState<unknown>(null);
   useEffect(() => {
-    import('yaml').then(({ parse, stringify }) => setYaml({ parse, stringify }), setFailure);
+    loadPart(() => import('yaml')).then(({ parse, stringify }) => setYaml({ parse, stringify }), setFailure);
   }, []);
   if (failure !== null) return <Failure failure={failure} />;
   if (yaml === null) return <Loading />;

@@ -3,7 +3,8 @@ import { Button, NativeSelect, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { MonitorPlay, Plus } from 'lucide-react';
-import { lazy, Suspense, useState } from 'react';
+import { Suspense, useState } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { vmState } from '../../src/api/vm-state.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { client, useMay } from '../data/client.ts';
@@ -17,7 +18,7 @@ import { State } from '../ui/state.tsx';
 import { Ago } from '../ui/time.tsx';
 import { VmMenu } from './vm-menu.tsx';
 
-const BulkBar = lazy(async () => ({ default: (await import('./bulk-bar.tsx')).BulkBar }));
+const BulkBar = lazyPart(async () => (await import('./bulk-bar.tsx')).BulkBar);
 
 /** How often the use of processor and memory is read, milliseconds. */
 const usageMs = 3000;

@@ -14,7 +14,8 @@ import {
   Trash2,
   type LucideIcon,
 } from 'lucide-react';
-import { lazy, Suspense, useState, type ReactNode } from 'react';
+import { Suspense, useState, type ReactNode } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { type VmAction } from '../../src/api/vm-state.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { useSignIn } from '../data/client.ts';
@@ -24,8 +25,8 @@ import { ActionItem } from '../ui/action-button.tsx';
 import { powerVm, reasonAgainst, type PowerAction } from './vm-power.ts';
 
 // Loaded when they are opened: few pages need them, and the first is to be there quickly.
-const CopyVmDialog = lazy(async () => ({ default: (await import('./copy-vm-dialog.tsx')).CopyVmDialog }));
-const DeleteVmDialog = lazy(async () => ({ default: (await import('./delete-vm-dialog.tsx')).DeleteVmDialog }));
+const CopyVmDialog = lazyPart(async () => (await import('./copy-vm-dialog.tsx')).CopyVmDialog);
+const DeleteVmDialog = lazyPart(async () => (await import('./delete-vm-dialog.tsx')).DeleteVmDialog);
 
 const power: readonly (readonly [PowerAction, TextKey, LucideIcon])[] = [
   ['start', 'vm.action.start', Play],

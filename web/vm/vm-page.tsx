@@ -1,7 +1,8 @@
 // The page of a VM: what it is doing, what can be done with it, and everything about it in tabs with addresses.
 import { Button, Group, Loader, Skeleton } from '@mantine/core';
 import { ChevronDown, Play, Power, Terminal } from 'lucide-react';
-import { lazy, Suspense, type ComponentType } from 'react';
+import { Suspense, type ComponentType } from 'react';
+import { lazyPart } from '../data/part.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { useSignIn } from '../data/client.ts';
 import { useAction } from '../data/outcome.ts';
@@ -21,16 +22,16 @@ type Tab = ComponentType<{ vm: Vm }>;
 
 /** Each tab is loaded when it is opened: console and plots are large. */
 const tabs: Readonly<Record<string, Tab>> = {
-  '': lazy(async () => ({ default: (await import('./overview-tab.tsx')).OverviewTab })),
-  console: lazy(async () => ({ default: (await import('./console-tab.tsx')).ConsoleTab })),
-  metrics: lazy(async () => ({ default: (await import('./metrics-tab.tsx')).MetricsTab })),
-  hardware: lazy(async () => ({ default: (await import('./hardware-tab.tsx')).HardwareTab })),
-  disks: lazy(async () => ({ default: (await import('./disks-tab.tsx')).DisksTab })),
-  nics: lazy(async () => ({ default: (await import('./nics-tab.tsx')).NicsTab })),
-  snapshots: lazy(async () => ({ default: (await import('./snapshots-tab.tsx')).SnapshotsTab })),
-  lineage: lazy(async () => ({ default: (await import('./lineage-tab.tsx')).LineageTab })),
-  activity: lazy(async () => ({ default: (await import('./activity-tab.tsx')).ActivityTab })),
-  spec: lazy(async () => ({ default: (await import('./spec-tab.tsx')).SpecTab })),
+  '': lazyPart(async () => (await import('./overview-tab.tsx')).OverviewTab),
+  console: lazyPart(async () => (await import('./console-tab.tsx')).ConsoleTab),
+  metrics: lazyPart(async () => (await import('./metrics-tab.tsx')).MetricsTab),
+  hardware: lazyPart(async () => (await import('./hardware-tab.tsx')).HardwareTab),
+  disks: lazyPart(async () => (await import('./disks-tab.tsx')).DisksTab),
+  nics: lazyPart(async () => (await import('./nics-tab.tsx')).NicsTab),
+  snapshots: lazyPart(async () => (await import('./snapshots-tab.tsx')).SnapshotsTab),
+  lineage: lazyPart(async () => (await import('./lineage-tab.tsx')).LineageTab),
+  activity: lazyPart(async () => (await import('./activity-tab.tsx')).ActivityTab),
+  spec: lazyPart(async () => (await import('./spec-tab.tsx')).SpecTab),
 };
 
 export function VmPage() {
