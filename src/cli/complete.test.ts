@@ -9,6 +9,7 @@ const names: NameSource = (kind) =>
       image: ['debian-12', 'tiny'],
       profile: ['web', 'wide'],
       'instance-type': ['small'],
+      'security-group': ['base', 'web'],
     }[kind as string]?.map((word) => ({ word })) ?? [],
   );
 
@@ -25,6 +26,11 @@ test('several profiles are completed with commas, and instance types and fields 
   assert.deepEqual(await words('lodge profile apply w'), ['web', 'wide']);
   assert.deepEqual(await words('lodge profile set web cpu.mo'), ['cpu.model=']);
   assert.deepEqual(await words('lodge instance-type set small mem'), ['memoryMib=']);
+});
+
+test('security groups of a new VM are completed with commas', async () => {
+  assert.deepEqual(await words('lodge vm create x --security-group '), ['base', 'web']);
+  assert.deepEqual(await words('lodge vm create x --security-group=web,'), ['--security-group=web,base']);
 });
 
 test('nouns, verbs and options are completed', async () => {

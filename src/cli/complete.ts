@@ -50,6 +50,7 @@ const namesOfOption: Readonly<Record<string, NamedKind>> = {
   '--type': 'instance-type',
   '--cdrom': 'image',
   '--network': 'network',
+  '--security-group': 'security-group',
   '--context': 'context',
 };
 const fileOptions = new Set([
@@ -227,7 +228,7 @@ async function completeValue(
     );
   if (option.argChoices) return withPrefix(option.argChoices.map((word) => ({ word })));
   const kind = namesOfOption[option.long ?? ''];
-  if (kind === 'profile') return listOf(await names(kind, words), current, prefix);
+  if (kind === 'profile' || kind === 'security-group') return listOf(await names(kind, words), current, prefix);
   if (kind) return withPrefix(await names(kind, words));
   return { candidates: [], wantsFiles: fileOptions.has(option.long ?? '') };
 }

@@ -228,6 +228,11 @@ function addChangeVerbs(vm: Command): void {
       'folder of the node that the guest can mount: /srv/data, or src=/srv/data,tag=data,ro,driver=9p,mount=/data; may be given several times',
       collected,
     )
+    .option(
+      '--security-group <names>',
+      'security groups of the first NIC, with commas; may be given several times (lodge security-group list)',
+      collected,
+    )
     .option('--mac <address>', 'MAC address of the first NIC')
     .option('--ip <address>', 'IPv4 address that the network’s DHCP gives to the first NIC')
     .option('--ip6 <address>', 'IPv6 address that the network’s DHCPv6 gives to the first NIC')

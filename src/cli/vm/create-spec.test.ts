@@ -80,6 +80,19 @@ test('NICs are names of networks, or keys; --mac and --ip are for the first', as
   await assert.rejects(specFromOptions({ network: ['none'], ip: '10.0.0.1', agent: true }), /--network none/);
 });
 
+test('security groups are for the first NIC', async () => {
+  assert.deepEqual((await specFromOptions({ securityGroup: ['web, base', 'ssh'], agent: true })).nics, [
+    { network: 'default', securityGroups: ['web', 'base', 'ssh'] },
+  ]);
+  const two = await specFromOptions({ network: ['network=a,ip=10.1.0.2', 'b'], securityGroup: ['web'], agent: true });
+  assert.deepEqual(two.nics, [{ network: 'a', ipv4Address: '10.1.0.2', securityGroups: ['web'] }, { network: 'b' }]);
+  assert.equal(vmSpec.safeParse(two).success, true);
+  await assert.rejects(
+    specFromOptions({ network: ['none'], securityGroup: ['web'], agent: true }),
+    /--security-group are for a NIC.*--network none/,
+  );
+});
+
 test('a bus and a model are for all disks and NICs that name none', async () => {
   const spec = await specFromOptions({
     image: 'win',

@@ -30,6 +30,7 @@ export interface CreateSpecOptions {
   ip?: string;
   ip6?: string;
   publish?: string[];
+  securityGroup?: string[];
   os?: string;
   hardware?: string;
   diskBus?: string;
@@ -221,23 +222,27 @@ function tagOf(path: string): string {
 
 function nicsFrom(options: CreateSpecOptions): Nic[] | undefined {
   const given = options.network ?? [];
-  const hasAddress = [options.mac, options.ip, options.ip6, options.publish].some((given) => given !== undefined);
+  const { mac, ip, ip6, publish, securityGroup } = options;
+  const isOfFirst = [mac, ip, ip6, publish, securityGroup].some((given) => given !== undefined);
   const { nicModel } = options;
   if (given.length === 1 && given[0] === 'none') {
-    if (!hasAddress) return [];
-    throw usageError('--mac, --ip, --ip6 and --publish are for a NIC, and there is none with --network none');
+    if (!isOfFirst) return [];
+    throw usageError(
+      '--mac, --ip, --ip6, --publish and --security-group are for a NIC, and there is none with --network none',
+    );
   }
-  if (given.length === 0 && !hasAddress && nicModel === undefined) return undefined;
+  if (given.length === 0 && !isOfFirst && nicModel === undefined) return undefined;
   const parsed: Nic[] = given.length === 0 ? [{ network: 'default' }] : given.map(parseNic);
   const nics = parsed.map((nic) => withoutUndefined({ ...nic, model: nic.model ?? (nicModel as Nic['model']) }));
   const [first, ...others] = nics;
   return [
     withoutUndefined({
       ...first,
-      mac: options.mac?.toLowerCase() ?? first?.mac,
-      ipv4Address: options.ip ?? first?.ipv4Address,
-      ipv6Address: options.ip6 ?? first?.ipv6Address,
-      forwards: options.publish?.map(parseForward),
+      mac: mac?.toLowerCase() ?? first?.mac,
+      ipv4Address: ip ?? first?.ipv4Address,
+      ipv6Address: ip6 ?? first?.ipv6Address,
+      forwards: publish?.map(parseForward),
+      securityGroups: words(securityGroup),
     }),
     ...others,
   ];
