@@ -20,6 +20,10 @@ export const consolePages: readonly { name: string; path: string }[] = [
   { name: 'vm-spec', path: '/vms/db1/spec' },
   { name: 'networks', path: '/networks' },
   { name: 'network', path: '/networks/user' },
+  { name: 'security-groups', path: '/firewall/security-groups' },
+  { name: 'security-group', path: '/firewall/security-groups/web' },
+  { name: 'address-sets', path: '/firewall/address-sets' },
+  { name: 'address-set', path: '/firewall/address-sets/office' },
   { name: 'volumes', path: '/volumes' },
   { name: 'volume', path: '/volumes/data' },
   { name: 'images', path: '/images' },
@@ -50,6 +54,33 @@ export async function fillConsole(client: LodgeClient): Promise<void> {
   await client.network.create({
     body: { name: 'lab', spec: { mode: 'isolated', ipv4Cidr: '10.90.0.0/24', description: 'Nothing leads outside' } },
   });
+  await client.addressSet.create({
+    body: {
+      name: 'office',
+      spec: { description: 'Where administrators sit', addresses: ['192.0.2.0/24', '2001:db8:7::/48'] },
+    },
+  });
+  await client.securityGroup.create({
+    body: {
+      name: 'web',
+      spec: {
+        description: 'What may reach web servers',
+        rules: [
+          { name: 'https', protocol: 'tcp', ports: ['80', '443'] },
+          { name: 'ping', protocol: 'icmp', icmpTypes: ['echo-request'], connectionLimit: 10 },
+          {
+            name: 'ssh',
+            description: 'Administrators, from their desks',
+            protocol: 'tcp',
+            ports: ['22'],
+            peers: [{ addressSet: 'office' }, { securityGroup: 'web' }, { selector: 'app=web,tier!=db' }],
+          },
+          { name: 'no-lab', action: 'deny', priority: 100, peers: [{ cidr: '10.66.0.0/16' }], isLogged: true },
+          { name: 'updates', direction: 'egress', peers: [{ dnsName: 'deb.debian.org' }] },
+        ],
+      },
+    },
+  });
   await done(client.volume.create({ body: { name: 'data', spec: { sizeMib: 64 } } }));
   await client.profile.create({
     body: { name: 'web', spec: { autostart: true, restartPolicy: { mode: 'on-failure' }, description: 'Web servers' } },
@@ -76,7 +107,12 @@ export async function fillConsole(client: LodgeClient): Promise<void> {
     { app: 'db' },
     true,
   );
-  await make('cache1', { nics: [{ network: 'lab' }], memoryMib: 1024 }, { app: 'cache' }, true);
+  await make(
+    'cache1',
+    { nics: [{ network: 'lab', securityGroups: ['web'] }], memoryMib: 1024 },
+    { app: 'cache' },
+    true,
+  );
   await make('old-mail', { nics }, { legacy: 'yes' }, false);
   await make('builder', { nics: [], cpu: { count: 2 } }, {}, false);
   await client.vm.pause({ params: { vm: 'cache1' } });

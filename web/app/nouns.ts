@@ -12,6 +12,7 @@ import {
   Ruler,
   Server,
   Settings,
+  Shield,
   SlidersHorizontal,
   type LucideIcon,
 } from 'lucide-react';
@@ -38,6 +39,7 @@ export const nounGroups: readonly NounGroup[] = [
       { path: '/vms', label: 'nav.vms', icon: MonitorPlay, key: 'v', permission: 'vm.read' },
       { path: '/groups', label: 'nav.groups', icon: Boxes, key: 'g', permission: 'group.read' },
       { path: '/networks', label: 'nav.networks', icon: Network, key: 'n', permission: 'network.read' },
+      { path: '/firewall', label: 'nav.firewall', icon: Shield, key: 'f', permission: 'firewall.read' },
       { path: '/volumes', label: 'nav.volumes', icon: HardDrive, key: 'd', permission: 'volume.read' },
       { path: '/nodes/self', label: 'nav.node', icon: Server, key: 'h', permission: 'node.read' },
     ],

@@ -19,13 +19,15 @@ import { allNouns } from './nouns.ts';
 const mostOfKind = 6;
 
 const kinds = [
-  ['vm', '/vms'],
-  ['network', '/networks'],
-  ['image', '/images'],
-  ['volume', '/volumes'],
-  ['template', '/templates'],
-  ['group', '/groups'],
-  ['profile', '/profiles'],
+  ['vm', '/vms', 'nav.vms'],
+  ['network', '/networks', 'nav.networks'],
+  ['securityGroup', '/firewall/security-groups', 'firewall.groups'],
+  ['addressSet', '/firewall/address-sets', 'firewall.sets'],
+  ['image', '/images', 'nav.images'],
+  ['volume', '/volumes', 'nav.volumes'],
+  ['template', '/templates', 'nav.templates'],
+  ['group', '/groups', 'nav.groups'],
+  ['profile', '/profiles', 'nav.profiles'],
 ] as const;
 
 const quick: readonly PowerAction[] = ['start', 'stop', 'restart', 'pause', 'resume'];
@@ -33,7 +35,12 @@ const quick: readonly PowerAction[] = ['start', 'stop', 'restart', 'pause', 'res
 async function find(text: string) {
   const query = { filter: `name~${JSON.stringify(text)}`, limit: mostOfKind };
   const found = await Promise.all(
-    kinds.map(async ([kind, path]) => ({ kind, path, items: (await client[kind].list({ query })).items })),
+    kinds.map(async ([kind, path, label]) => ({
+      kind,
+      path,
+      label,
+      items: (await client[kind].list({ query })).items,
+    })),
   );
   return found;
 }
@@ -78,12 +85,12 @@ export function Palette({ asked, onTasks, onHelp }: PaletteProps) {
     { id: 'help', label: t('shortcuts.title'), leftSection: <Keyboard size={17} />, onClick: onHelp },
   ];
   const groups: SpotlightActionGroupData[] = [{ group: t('palette.pages'), actions: pages }];
-  for (const { kind, path, items } of isName ? (found.data ?? []) : []) {
+  for (const { kind, path, label, items } of isName ? (found.data ?? []) : []) {
     if (items.length === 0) continue;
-    const noun = allNouns.find((one) => one.path === path);
+    const noun = allNouns.find((one) => `${path}/`.startsWith(`${one.path}/`));
     const Icon = noun?.icon ?? Search;
     groups.push({
-      group: t(noun?.label ?? 'nav.vms'),
+      group: t(label),
       actions: items.map((item) => ({
         id: item.id,
         label: item.name,

@@ -7,15 +7,16 @@ import { Shell } from './shell.tsx';
 
 const root = createRootRoute({ component: Shell, notFoundComponent: NotFound, errorComponent: PageFailure });
 
-const home = createRoute({
-  getParentRoute: () => root,
-  path: '/',
-  beforeLoad: () => {
-    // The router tells a redirection by what is thrown.
-    // oxlint-disable-next-line typescript/only-throw-error
-    throw redirect({ href: '/vms' });
-  },
-});
+const redirection = (path: string, href: string) =>
+  createRoute({
+    getParentRoute: () => root,
+    path,
+    beforeLoad: () => {
+      // The router tells a redirection by what is thrown.
+      // oxlint-disable-next-line typescript/only-throw-error
+      throw redirect({ href });
+    },
+  });
 
 const lazyPage: typeof lazyRouteComponent = (load, name) => lazyRouteComponent(() => loadPart(load), name);
 
@@ -31,7 +32,7 @@ const vmPage = lazyPage(() => import('../vm/vm-page.tsx'), 'VmPage');
 const nodePage = lazyPage(() => import('../node/node-page.tsx'), 'NodePage');
 
 const routes = [
-  home,
+  redirection('/', '/vms'),
   list(
     '/vms',
     lazyPage(() => import('../vm/vm-list-page.tsx'), 'VmListPage'),
@@ -49,6 +50,23 @@ const routes = [
   page(
     '/networks/$name',
     lazyPage(() => import('../network/network-pages.tsx'), 'NetworkPage'),
+  ),
+  redirection('/firewall', '/firewall/security-groups'),
+  list(
+    '/firewall/security-groups',
+    lazyRouteComponent(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupListPage'),
+  ),
+  page(
+    '/firewall/security-groups/$name',
+    lazyRouteComponent(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupPage'),
+  ),
+  list(
+    '/firewall/address-sets',
+    lazyRouteComponent(() => import('../firewall/address-set-pages.tsx'), 'AddressSetListPage'),
+  ),
+  page(
+    '/firewall/address-sets/$name',
+    lazyRouteComponent(() => import('../firewall/address-set-pages.tsx'), 'AddressSetPage'),
   ),
   list(
     '/volumes',

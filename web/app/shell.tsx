@@ -123,7 +123,7 @@ export function Shell() {
 function SearchButton({ onClick }: { onClick: () => void }) {
   const t = useText();
   return (
-    <UnstyledButton onClick={onClick} className="card" px="sm" h={36} flex="0 1 420px">
+    <UnstyledButton onClick={onClick} className="card" px="sm" h={36} miw={0} flex="0 1 420px">
       <Group justify="space-between" wrap="nowrap" gap="xs" c="dimmed" h="100%">
         <Group gap={8} wrap="nowrap" miw={0}>
           <Search size={16} />

@@ -50,6 +50,7 @@ interface ListPageProps<Row extends Listed> {
   /** Shown in place of the table where there is nothing at all. */
   empty: ReactNode;
   actions?: ReactNode;
+  tabs?: ReactNode;
   /** Beside the search. */
   filters?: ReactNode;
   defaultSort?: string;
@@ -108,7 +109,7 @@ export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
   const isEmpty = list.isSuccess && total === 0 && isUnfiltered && !list.isPlaceholderData;
 
   return (
-    <Page title={props.title} subtitle={props.subtitle} actions={props.actions}>
+    <Page title={props.title} subtitle={props.subtitle} actions={props.actions} tabs={props.tabs}>
       {list.error !== null && <Failure failure={list.error} onRetry={() => void list.refetch()} />}
       {isEmpty ? (
         props.empty

@@ -1,0 +1,43 @@
+// English: security groups, address sets, the firewall.
+export const firewall = {
+  'nav.firewall': 'Firewall',
+  'firewall.groups': 'Security groups',
+  'firewall.groups-text': 'Named sets of rules for the network interfaces that are in them.',
+  'firewall.groups-empty': 'No security groups',
+  'firewall.groups-empty-text':
+    'Make one with: lodge security-group create web; then lodge security-group allow web tcp/443, and lodge security-group attach web VM.',
+  'firewall.sets': 'Address sets',
+  'firewall.sets-text': 'Named lists of addresses and prefixes for the rules of security groups.',
+  'firewall.sets-empty': 'No address sets',
+  'firewall.sets-empty-text':
+    'Make one with: lodge address-set create office 192.0.2.0/24. Rules name it: --from set:office.',
+  'firewall.rules': 'Rules',
+  'firewall.rules-text':
+    'In the order in which they are looked at: the first that matches decides. Rules of other groups of the same network interface are sorted in by their priority.',
+  'firewall.no-rules':
+    'It has no rules: connections to network interfaces in it are denied where no other group allows them.',
+  'firewall.nics': 'NICs',
+  'firewall.no-nics': 'No network interface is in it yet.',
+  'firewall.vm': 'Virtual machine',
+  'firewall.nic': 'NIC',
+  'firewall.includes': 'Includes',
+  'firewall.addresses': 'Addresses',
+  'firewall.no-addresses': 'It has no addresses: rules that name it match nobody.',
+  'firewall.direction': 'Direction',
+  'firewall.direction.ingress': 'Incoming',
+  'firewall.direction.egress': 'Outgoing',
+  'firewall.action': 'Action',
+  'firewall.protocol': 'Protocol',
+  'firewall.ports': 'Ports or types',
+  'firewall.peers': 'Other side',
+  'firewall.priority': 'Priority',
+  'firewall.any': 'any',
+  'firewall.everybody': 'Everybody',
+  'firewall.peer-set': 'Address set',
+  'firewall.peer-group': 'Group',
+  'firewall.switched-off': 'Switched off: it does not count',
+  'firewall.limit': 'At most {{count}} connections at a time',
+  'firewall.logged': 'Written to the log',
+  'state.allow': 'Allow',
+  'state.deny': 'Deny',
+} as const;

@@ -1,0 +1,43 @@
+// Chinese: security groups, address sets, the firewall.
+import { type firewall as english } from '../en/firewall.ts';
+
+export const firewall: Record<keyof typeof english, string> = {
+  'nav.firewall': '防火墙',
+  'firewall.groups': '安全组',
+  'firewall.groups-text': '一组命名的规则，作用于加入其中的网卡。',
+  'firewall.groups-empty': '没有安全组',
+  'firewall.groups-empty-text':
+    '使用命令创建：lodge security-group create web；然后 lodge security-group allow web tcp/443，再 lodge security-group attach web VM。',
+  'firewall.sets': '地址集',
+  'firewall.sets-text': '命名的地址和前缀列表，供安全组的规则使用。',
+  'firewall.sets-empty': '没有地址集',
+  'firewall.sets-empty-text':
+    '使用命令创建：lodge address-set create office 192.0.2.0/24。在规则中引用：--from set:office。',
+  'firewall.rules': '规则',
+  'firewall.rules-text': '按检查顺序排列，由第一条匹配的规则决定。同一网卡其他安全组的规则按优先级一并排序。',
+  'firewall.no-rules': '没有规则：除非其他安全组允许，否则拒绝连接到其中的网卡。',
+  'firewall.nics': '网卡',
+  'firewall.no-nics': '还没有网卡加入。',
+  'firewall.vm': '虚拟机',
+  'firewall.nic': '网卡序号',
+  'firewall.includes': '包含的组',
+  'firewall.addresses': '地址',
+  'firewall.no-addresses': '没有地址：引用它的规则不匹配任何一方。',
+  'firewall.direction': '方向',
+  'firewall.direction.ingress': '入站',
+  'firewall.direction.egress': '出站',
+  'firewall.action': '动作',
+  'firewall.protocol': '协议',
+  'firewall.ports': '端口或类型',
+  'firewall.peers': '对方',
+  'firewall.priority': '优先级',
+  'firewall.any': '任意',
+  'firewall.everybody': '任何一方',
+  'firewall.peer-set': '地址集',
+  'firewall.peer-group': '安全组',
+  'firewall.switched-off': '已停用，不生效',
+  'firewall.limit': '最多同时 {{count}} 个连接',
+  'firewall.logged': '写入日志',
+  'state.allow': '允许',
+  'state.deny': '拒绝',
+};
