@@ -111,4 +111,47 @@ test('many VMs and groups on the command line', async (t) => {
     assert.match(await cli.ok('__complete', 'group', 'create', 'x', '--member', 'we'), /^web1\t/);
     assert.match(await cli.ok('__complete', 'vm', 'stop', '--'), /--selector[^]*--parallel[^]*--dry-run/);
   });
+
+  await t.test(
+    'security groups that name one another and address sets are described by a file, with their VM',
+    async () => {
+      const file = join(cli.home, 'firewall.yaml');
+      const group = (name: string, peer: string): string[] => [
+        ...[
+          '---',
+          'kind: SecurityGroup',
+          `name: ${name}`,
+          'spec:',
+          '  rules:',
+          '    - {name: ssh, protocol: tcp, ports: ["22"]}',
+        ],
+        `    - {name: in, protocol: tcp, ports: ["443"], peers: [{securityGroup: ${peer}}, {addressSet: office}]}`,
+      ];
+      const text = [
+        ...['kind: Vm', 'name: edge1', 'spec: {memoryMib: 64MiB, nics: [{network: edge, securityGroups: [front]}]}'],
+        ...['---', 'kind: Network', 'name: edge', 'spec: {mode: isolated, ipv4Cidr: 10.233.0.0/24}'],
+        ...group('front', 'back'),
+        ...group('back', 'front'),
+        ...['---', 'kind: address-set', 'name: office', 'spec: {addresses: [198.51.100.0/24]}', ''],
+      ].join('\n');
+      await writeFile(file, text);
+      const names = ['AddressSet office', 'SecurityGroup back', 'SecurityGroup front', 'Network edge', 'Vm edge1'];
+      const said = (word: string): string => names.map((name) => `${name} ${word}\n`).join('');
+      assert.equal(await cli.ok('apply', '-f', file), said('created'));
+      assert.match(await cli.ok('security-group', 'show', 'front'), /group:back, set:office/);
+      const again = await cli.ok('apply', '-f', file);
+      assert.deepEqual(again.split('\n').toSorted(), said('unchanged').split('\n').toSorted());
+      const printed = await cli.ok('security-group', 'show', 'back', '-o', 'yaml');
+      assert.equal((await cli.run(['apply', '-f', '-'], { input: printed })).out, 'SecurityGroup back unchanged\n');
+      await writeFile(
+        file,
+        text.replace('ports: ["443"], peers: [{securityGroup: back}', 'ports: ["443"], peers: [{securityGroup: front}'),
+      );
+      assert.match(await cli.ok('apply', '-f', file), /SecurityGroup front changed\n +~ .*peers.*: back → front/);
+      assert.equal(
+        await cli.ok('delete', '-f', file, '--yes'),
+        'Vm edge1 deleted\nNetwork edge deleted\nSecurityGroup back deleted\nSecurityGroup front deleted\nAddressSet office deleted\n',
+      );
+    },
+  );
 });

@@ -66,7 +66,10 @@ test('every mistake is named with document, line and field', () => {
       'site.yaml, document 2, line 8: name: is missing (string)',
     ],
   );
-  assert.match(complaints('kind: Vmm\nname: x').join(), /line 1: kind: is one of Network, .*, Vm.*did you mean Vm\?/);
+  assert.match(
+    complaints('kind: Vmm\nname: x').join(),
+    /line 1: kind: is one of AddressSet, .*, Vm.*did you mean Vm\?/,
+  );
   assert.match(complaints('name: x').join(), /has no kind/);
   assert.match(
     complaints('- 1\n- kind: Vm\n  name: UPPER').join('\n'),

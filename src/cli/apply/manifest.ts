@@ -15,6 +15,8 @@ import { usageError } from '../usage-error.ts';
 
 /** Kinds in the order in which they need each other; deletion goes the other way. */
 export const manifestKinds = [
+  'AddressSet',
+  'SecurityGroup',
   'Network',
   'Image',
   'Volume',
@@ -26,8 +28,20 @@ export const manifestKinds = [
 ] as const;
 export type ManifestKind = (typeof manifestKinds)[number];
 
-export type ManifestNoun = 'network' | 'image' | 'volume' | 'profile' | 'instanceType' | 'vm' | 'group' | 'template';
+export type ManifestNoun =
+  | 'addressSet'
+  | 'securityGroup'
+  | 'network'
+  | 'image'
+  | 'volume'
+  | 'profile'
+  | 'instanceType'
+  | 'vm'
+  | 'group'
+  | 'template';
 export const nounOfKind: Readonly<Record<ManifestKind, ManifestNoun>> = {
+  AddressSet: 'addressSet',
+  SecurityGroup: 'securityGroup',
   Network: 'network',
   Image: 'image',
   Volume: 'volume',
@@ -270,7 +284,9 @@ class ObjectReader {
       this.#complain([], `has no kind: it ${allowed}`);
       return null;
     }
-    const kind = manifestKinds.find((one) => typeof value === 'string' && one.toLowerCase() === value.toLowerCase());
+    // As the command line writes them too: security-group.
+    const given = typeof value === 'string' ? value.toLowerCase().replaceAll('-', '') : '';
+    const kind = manifestKinds.find((one) => one.toLowerCase() === given);
     if (kind) return kind;
     const near = typeof value === 'string' ? closestWord(value, manifestKinds) : null;
     this.#complain(['kind'], `${allowed} (given: ${shorten(value)})${near === null ? '' : `; did you mean ${near}?`}`);

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { plainStyle } from '../output/style.ts';
 import { planLines } from './diff-text.ts';
 import type { Vm } from '../../api/vm.ts';
+import { deletionOrder, writeSteps } from './group-order.ts';
 import { parseManifests, type Manifest } from './manifest.ts';
 import { complaintsAbout, inOrder, planObject, referencesOf, type Existing } from './plan.ts';
 
@@ -108,7 +109,16 @@ test('references lead to objects of the files or of the daemon', () => {
     ['Image tiny spec.image', 'Volume dta spec.disks.0.volume', 'Network lab spec.nics.0.network'],
   );
   const planned = [planObject(manifest, null), planObject(one('kind: Network\nname: lab\n'), null)];
-  const none = { Network: [], Vm: [], Profile: [], InstanceType: [], Template: [], Group: [] };
+  const none = {
+    AddressSet: [],
+    SecurityGroup: [],
+    Network: [],
+    Vm: [],
+    Profile: [],
+    InstanceType: [],
+    Template: [],
+    Group: [],
+  };
   const known = { Image: [{ name: 'x', id: 'tiny' }], Volume: [{ name: 'data', id: 'i' }], ...none };
   assert.deepEqual(
     complaintsAbout(planned, (kind) => known[kind]),
@@ -117,6 +127,50 @@ test('references lead to objects of the files or of the daemon', () => {
         field: 'f, line 1: spec.disks.0.volume',
         message: 'there is no volume dta, neither here nor in these files (did you mean data?)',
       },
+    ],
+  );
+});
+
+const securityGroup = (name: string, ...peers: string[]): string =>
+  `---\nkind: security-group\nname: ${name}\nspec: {rules: [{name: in, peers: [${peers.map((peer) => `{securityGroup: ${peer}}`).join(', ')}]}]}\n`;
+
+test('groups that others name are written first, and such as name one another at first without rules', () => {
+  const files = manifests(
+    [securityGroup('db', 'web'), securityGroup('web', 'web', 'lb'), securityGroup('lb')].join('') +
+      [securityGroup('left', 'right'), securityGroup('right', 'left')].join(''),
+  );
+  const steps = (planned: Parameters<typeof writeSteps>[0]): string[] =>
+    writeSteps(planned).map(({ one: { manifest }, step }) => `${step} ${manifest.name}`);
+  const whole = ['whole lb', 'whole web', 'whole db'];
+  const created = files.map((manifest) => planObject(manifest, null));
+  assert.deepEqual(steps(created), [...whole, 'bare left', 'whole right', 'fill left']);
+  // What is there already can be named.
+  const there = existing(securityGroup('right'));
+  const half = files.map((manifest) => planObject(manifest, manifest.name === 'right' ? there : null));
+  assert.deepEqual(steps(half), [...whole, 'whole left', 'whole right']);
+  assert.deepEqual(
+    deletionOrder(files).map(({ name }) => name),
+    ['db', 'web', 'lb', 'left', 'right'],
+  );
+});
+
+test('groups and address sets are looked for, of rules, networks and NICs', () => {
+  const files = manifests(
+    'kind: SecurityGroup\nname: web\nspec: {includes: [base], rules: [{name: in, peers: [{cidr: 10.0.0.0/8}, {addressSet: office}]}]}\n' +
+      '---\nkind: Network\nname: lan\nspec: {firewall: {securityGroups: [base]}}\n' +
+      '---\nkind: Vm\nname: w\nspec: {nics: [{network: lan, securityGroups: [web, bse]}]}\n' +
+      '---\nkind: AddressSet\nname: offices\n---\nkind: SecurityGroup\nname: base\n',
+  );
+  const planned = files.map((manifest) => planObject(manifest, null));
+  assert.deepEqual(
+    inOrder(planned).map(({ manifest }) => manifest.kind),
+    ['AddressSet', 'SecurityGroup', 'SecurityGroup', 'Network', 'Vm'],
+  );
+  assert.deepEqual(
+    complaintsAbout(planned, () => []).map(({ field, message }) => `${field} ${message}`),
+    [
+      'f, document 1, line 1: spec.rules.0.peers.1.addressSet there is no address set office, neither here nor in these files (did you mean offices?)',
+      'f, document 3, line 9: spec.nics.0.securityGroups.1 there is no security group bse, neither here nor in these files (did you mean base?)',
     ],
   );
 });

@@ -1,5 +1,6 @@
 // Works out what `lodge apply` would do: for each object, whether it is made, changed or as it should be, field by
 // field. Pure, but for reading the objects as they are; everything is checked before anything is changed.
+import type { AddressSet } from '../../api/address-set.ts';
 import type { Group } from '../../api/group.ts';
 import type { Image } from '../../api/image.ts';
 import { LodgeError } from '../../api/errors.ts';
@@ -7,6 +8,7 @@ import { expandSpec, hasOtherSources, type SpecSource } from '../../api/expand-s
 import type { InstanceType } from '../../api/instance-type.ts';
 import type { Network } from '../../api/network.ts';
 import type { Profile } from '../../api/profile.ts';
+import type { SecurityGroup } from '../../api/security-group.ts';
 import type { Template } from '../../api/template.ts';
 import type { Volume } from '../../api/volume.ts';
 import type { Vm } from '../../api/vm.ts';
@@ -17,7 +19,17 @@ import { closestWord } from '../../lib/closest-word.ts';
 import { manifestKinds, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 
 /** An object that apply knows. */
-export type Existing = Vm | Image | Volume | Network | Profile | InstanceType | Template | Group;
+export type Existing =
+  | AddressSet
+  | SecurityGroup
+  | Vm
+  | Image
+  | Volume
+  | Network
+  | Profile
+  | InstanceType
+  | Template
+  | Group;
 
 export type PlannedAction = 'create' | 'update' | 'unchanged';
 
@@ -40,6 +52,8 @@ export interface PlannedObject {
  * command of their own.
  */
 const keptWhenAbsent: Readonly<Record<ManifestNoun, readonly PathPart[][]>> = {
+  addressSet: [],
+  securityGroup: [],
   volume: [['sizeMib']],
   network: [['ipv4Cidr'], ['bridge']],
   vm: [['cloudInit', 'password']],
@@ -137,16 +151,34 @@ export function referencesOf(manifest: Manifest): Reference[] {
     for (let index = 0; Array.isArray(members) && index < members.length; index += 1)
       add('Vm', ['members', index, 'vm'], `members.${index}.vm`);
   }
+  const addEach = (kind: ManifestKind, path: PathPart[]): void => {
+    const names = valueAt(manifest.spec, path);
+    for (let index = 0; Array.isArray(names) && index < names.length; index += 1)
+      add(kind, [...path, index], [...path, index].join('.'));
+  };
+  if (manifest.kind === 'Network') addEach('SecurityGroup', ['firewall', 'securityGroups']);
+  if (manifest.kind === 'SecurityGroup') {
+    addEach('SecurityGroup', ['includes']);
+    const rules = valueAt(manifest.spec, ['rules']);
+    for (let rule = 0; Array.isArray(rules) && rule < rules.length; rule += 1) {
+      const peers = valueAt(manifest.spec, ['rules', rule, 'peers']);
+      for (let index = 0; Array.isArray(peers) && index < peers.length; index += 1) {
+        const path = ['rules', rule, 'peers', index];
+        add('SecurityGroup', [...path, 'securityGroup'], `${path.join('.')}.securityGroup`);
+        add('AddressSet', [...path, 'addressSet'], `${path.join('.')}.addressSet`);
+      }
+    }
+  }
   if (manifest.kind !== 'Vm') return references;
   add('InstanceType', ['instanceType'], 'instanceType');
-  const profiles = valueAt(manifest.spec, ['profiles']);
-  for (let index = 0; Array.isArray(profiles) && index < profiles.length; index += 1)
-    add('Profile', ['profiles', index], `profiles.${index}`);
+  addEach('Profile', ['profiles']);
   for (const list of ['disks', 'nics'] as const) {
     const items = valueAt(manifest.spec, [list]);
     for (let index = 0; Array.isArray(items) && index < items.length; index += 1) {
-      if (list === 'nics') add('Network', [list, index, 'network'], `nics.${index}.network`);
-      else {
+      if (list === 'nics') {
+        add('Network', [list, index, 'network'], `nics.${index}.network`);
+        addEach('SecurityGroup', [list, index, 'securityGroups']);
+      } else {
         add('Image', [list, index, 'image'], `disks.${index}.image`);
         add('Volume', [list, index, 'volume'], `disks.${index}.volume`);
       }

@@ -1,4 +1,4 @@
-// Carries a plan out: networks first, then images, volumes and VMs, because each may need those before it. What is
+// Carries a plan out: address sets, security groups and networks first, then images, volumes and VMs, because each may need those before it. What is
 // started is followed to its end; after a failure nothing more is begun, and a second run goes on where it stopped.
 import type { SpecSource } from '../../api/expand-spec.ts';
 import type { InstanceType } from '../../api/instance-type.ts';
@@ -9,22 +9,27 @@ import type { Session } from '../connect/session.ts';
 import { followTasks } from '../output/follow.ts';
 import { AlreadyPrinted, describeError, exitCodeFor } from '../output/print-error.ts';
 import { printDocument } from '../output/print.ts';
+import { fetchAddressSets } from '../noun/address-set.ts';
 import { fetchGroups } from '../noun/group.ts';
 import { fetchImages } from '../noun/image.ts';
 import { fetchInstanceTypes } from '../noun/instance-type.ts';
 import { fetchNetworks } from '../noun/network.ts';
 import { fetchProfiles } from '../noun/profile.ts';
+import { fetchSecurityGroups } from '../noun/security-group.ts';
 import { outdatedLines } from '../noun/source-verbs.ts';
 import { fetchTemplates } from '../noun/template.ts';
 import { fetchVolumes } from '../noun/volume.ts';
 import { fetchVms, pendingText } from '../vm/view.ts';
 import { formatPath } from '../../lib/field-path.ts';
 import { differenceLine, planLines } from './diff-text.ts';
+import { deletionOrder, writeSteps, type WriteStep } from './group-order.ts';
 import { manifestKinds, nounOfKind, type Manifest, type ManifestKind, type ManifestNoun } from './manifest.ts';
 import { complaintsAbout, inOrder, planObject, type Existing, type FindSources, type PlannedObject } from './plan.ts';
 import { usageError } from '../usage-error.ts';
 
 const fetchers: Readonly<Record<ManifestNoun, FetchPage<Existing>>> = {
+  addressSet: fetchAddressSets,
+  securityGroup: fetchSecurityGroups,
   network: fetchNetworks,
   image: fetchImages,
   volume: fetchVolumes,
@@ -183,9 +188,10 @@ async function runStage(
       for (const change of one.changes) session.terminal.line(`    ${differenceLine(change, style)}`);
   };
   const tasks: { one: PlannedObject; task: Task; title: string }[] = [];
-  for (const one of stage) {
+  for (const { one, step } of writeSteps(stage)) {
     try {
-      const task = await startOne(session, one, options);
+      const task = await startOne(session, one, step, options);
+      if (step === 'bare') continue;
       if (task === null) say(one);
       else tasks.push({ one, task, title: `create ${one.manifest.kind} ${one.manifest.name}` });
     } catch (failure) {
@@ -209,7 +215,12 @@ async function runStage(
 }
 
 /** Starts what is to be done for one object; gives the task where it takes longer. */
-async function startOne(session: Session, one: PlannedObject, options: ApplyOptions): Promise<Task | null> {
+async function startOne(
+  session: Session,
+  one: PlannedObject,
+  step: WriteStep['step'],
+  options: ApplyOptions,
+): Promise<Task | null> {
   if (one.action === 'unchanged') return null;
   const { noun, name, project } = one.manifest;
   const { client } = session;
@@ -221,6 +232,15 @@ async function startOne(session: Session, one: PlannedObject, options: ApplyOpti
   const update = { body: { revision: one.existing?.revision, labels, spec } };
   const isNew = one.action === 'create';
   switch (noun) {
+    case 'addressSet':
+      if (isNew) await client.addressSet.create(create);
+      else await client.addressSet.update({ params: { addressSet: name }, query, ...update });
+      return null;
+    case 'securityGroup':
+      if (step === 'bare') await client.securityGroup.create({ body: { name, project, labels, spec: {} } });
+      else if (isNew && step === 'whole') await client.securityGroup.create(create);
+      else await client.securityGroup.update({ params: { securityGroup: name }, query, ...update });
+      return null;
     case 'network':
       if (isNew) await client.network.create(create);
       else await client.network.update({ params: { network: name }, query, ...update });
@@ -282,7 +302,7 @@ export async function deleteManifests(
     if (!present.includes(manifest)) session.terminal.line(`${manifest.kind} ${manifest.name} is not there`);
   }
   for (const kind of manifestKinds.toReversed()) {
-    const stage = present.filter((manifest) => manifest.kind === kind);
+    const stage = deletionOrder(present.filter((manifest) => manifest.kind === kind));
     const tasks: { manifest: Manifest; task: Task }[] = [];
     const failures: unknown[] = [];
     const fail = (failure: unknown, manifest: Manifest): void => {
@@ -337,6 +357,12 @@ async function deleteOne(session: Session, manifest: Manifest, isForced: boolean
       return null;
     case 'network':
       await session.client.network.delete({ params: { network: name }, query });
+      return null;
+    case 'securityGroup':
+      await session.client.securityGroup.delete({ params: { securityGroup: name }, query });
+      return null;
+    case 'addressSet':
+      await session.client.addressSet.delete({ params: { addressSet: name }, query });
       return null;
   }
 }

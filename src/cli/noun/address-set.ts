@@ -25,10 +25,11 @@ const printable: Printable<AddressSet> = {
   ],
 };
 
-const fetchSets: FetchPage<AddressSet> = (client, query) => client.addressSet.list({ query });
+/** A page of address sets. */
+export const fetchAddressSets: FetchPage<AddressSet> = (client, query) => client.addressSet.list({ query });
 
 function getSet(session: Session, name: string): Promise<AddressSet> {
-  return withSuggestion(session, name, fetchSets, () =>
+  return withSuggestion(session, name, fetchAddressSets, () =>
     session.client.addressSet.get({ params: { addressSet: name }, query: { project: session.project } }),
   );
 }
@@ -61,7 +62,7 @@ export function addressSetNoun(): Command {
     noun: 'address-set',
     plural: 'address sets',
     printable,
-    fetch: fetchSets,
+    fetch: fetchAddressSets,
     projectOf: (one) => one.project,
     empty: 'Make one: lodge address-set create office 198.51.100.0/24',
     examples: [['lodge address-set list', 'all sets']],
