@@ -18,10 +18,10 @@ export const nodeSpec = z
       .describe('Whether VMs may be started here; false takes the node out for maintenance, what runs stays'),
     ...nodePlacementFields,
     ksm: z
-      .enum(['off', 'on'])
+      .enum(['off', 'on', 'auto'])
       .optional()
       .describe(
-        'Equal pages of VMs are merged (KSM); a VM can be left out by memoryBacking.isMergeable. off: as the machine had it. Without it, off',
+        'Equal pages of VMs are merged (KSM); a VM can be left out by memoryBacking.isMergeable. on: at the kernel’s own pace. auto: the pace rises while the node is short of memory, and falls when there is enough. off: as the machine had it. Without it, off',
       ),
   })
   .meta({ id: 'NodeSpec' });

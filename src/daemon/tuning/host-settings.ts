@@ -4,7 +4,6 @@
 //   as found ──need──▶ noted in status.hostSettings ──▶ changed ──no need──▶ put back ──▶ forgotten
 //
 // A restarted machine has its own settings again: what was noted before is forgotten then.
-import { readFileSync, writeFileSync } from 'node:fs';
 import { type Node } from '../../api/node.ts';
 import { type HostSetting } from '../../api/vm-memory.ts';
 import {
@@ -16,7 +15,10 @@ import {
   shrinkHugePages,
   type HugePagePlace,
 } from '../../host/huge-pages.ts';
+import { readMemory, readMemoryPressure } from '../../host/memory.ts';
 import { type PlacementProblem } from './cpu-placement.ts';
+import { type MemoryLoad } from './ksm-rate.ts';
+import { kernelFiles, KsmTuning } from './ksm-tuning.ts';
 
 const mib = 2 ** 20;
 const pageBytesOf = { '2MiB': 2 * mib, '1GiB': 1024 * mib } as const;
@@ -30,16 +32,20 @@ export interface HostSettingsParts {
   write: (settings: HostSetting[]) => Promise<void>;
 }
 
-/** Files by which KSM is switched on; what else tunes it stays the kernel's. */
-const ksmRun = '/sys/kernel/mm/ksm/run';
-/** Chooses how many pages are scanned by itself, on kernels from 6.8 on (Documentation/admin-guide/mm/ksm.rst). */
-const ksmAdvisor = '/sys/kernel/mm/ksm/advisor_mode';
-
 export class HostSettings {
   readonly #parts: HostSettingsParts;
+  readonly #ksm: KsmTuning;
 
   constructor(parts: HostSettingsParts) {
     this.#parts = parts;
+    const { read, write } = parts;
+    this.#ksm = new KsmTuning({
+      read,
+      write,
+      load: readLoad,
+      nowMs: () => performance.now(),
+      kernel: kernelFiles,
+    });
   }
 
   /**
@@ -115,27 +121,14 @@ export class HostSettings {
     await this.#parts.write(left);
   }
 
-  /** Switches KSM on, or puts back what was there before. `spec`: as the node's spec says. */
+  /** Makes KSM as the node's spec says, or puts back what was there before. */
   async applyKsm(spec: Node['spec']['ksm']): Promise<void> {
-    if (!this.#parts.hasRealGuests()) return;
-    const noted = this.#parts.read();
-    const others = noted.filter(({ path }) => path !== ksmRun && path !== ksmAdvisor);
-    if (spec === 'on') {
-      const wishes = [[ksmAdvisor, 'scan-time'] as const, [ksmRun, '1'] as const];
-      const made = wishes.flatMap(([path, current]): HostSetting[] => {
-        const text = readOrNull(path);
-        if (text === null) return [];
-        const original = noted.find((one) => one.path === path)?.original ?? /\[(.+)\]/.exec(text)?.[1] ?? text;
-        return [{ path, original, current, reason: 'KSM is on for the node (spec.ksm).' }];
-      });
-      // What it was is known before it is changed, whatever happens in between.
-      await this.#parts.write([...others, ...made]);
-      for (const { path, current } of made) writeFileSync(path, current, { flag: 'r+' });
-      return;
-    }
-    for (const { path, original } of noted.toReversed())
-      if (path === ksmRun || path === ksmAdvisor) writeFileSync(path, original, { flag: 'r+' });
-    if (others.length < noted.length) await this.#parts.write(others);
+    if (this.#parts.hasRealGuests()) await this.#ksm.apply(spec);
+  }
+
+  /** Whether KSM is to be tuned by load again. */
+  isKsmDue(spec: Node['spec']['ksm']): boolean {
+    return spec === 'auto' && this.#parts.hasRealGuests() && this.#ksm.isStepDue();
   }
 
   /** Notes what a pool holds, once. */
@@ -165,10 +158,7 @@ function placeOf(path: string): HugePagePlace | null {
   return match ? { folder: match[1]!, pageBytes: Number(match[2]) * 1024 } : null;
 }
 
-function readOrNull(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8').trim();
-  } catch {
-    return null;
-  }
+async function readLoad(): Promise<MemoryLoad> {
+  const [{ totalBytes, availableBytes }, pressure] = await Promise.all([readMemory(), readMemoryPressure()]);
+  return { totalBytes, availableBytes, pressurePercent: pressure?.somePercent ?? null };
 }

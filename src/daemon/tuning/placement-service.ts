@@ -228,6 +228,8 @@ export class PlacementService {
     const isNodeChanged = this.#nodeSpec !== '' && this.#nodeSpec !== nodeSpec;
     this.#nodeSpec = nodeSpec;
     if (isNodeChanged || performance.now() - this.#verifiedMs > verifyMs) this.#plan(() => this.#settle('none'));
+    else if (this.#parts.settings.isKsmDue(this.#parts.node().spec.ksm))
+      this.#plan(() => this.#queue.run('node', () => this.#settleHost()));
   }
 
   /** Brings all placements in line. `changed`: VMs whose limits are set too, as their spec may have changed. */
