@@ -7,6 +7,14 @@ import { test, type TestContext } from 'node:test';
 import { type SecurityRuleInput } from '../../src/api/security-group.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
+import { buildRuleset } from '../../src/host/firewall/filter-ruleset.ts';
+import { FilterTables } from '../../src/host/firewall/filter-tables.ts';
+import {
+  type FilterDirection,
+  type FilterPlan,
+  type FilterRule,
+  type NicFilter,
+} from '../../src/host/firewall/nic-filter.ts';
 import { type TestDaemon } from '../support/daemon.ts';
 import { assertRefused, makeVm, startFakeLodge, untilEvent } from '../support/fake-lodge.ts';
 import {
@@ -341,4 +349,91 @@ test('the virtual firewall', async (t) => {
     const { items } = await client.securityGroup.list();
     assert.deepEqual(items.map(({ name }) => name).toSorted(), ['base', 'clients', 'echo', 'kinds', 'web']);
   });
+});
+
+/** All of an instance's tables in a namespace, without what only says when it was made or what it has counted. */
+async function listTables(host: NetworkNamespace, name: string): Promise<unknown> {
+  const families = await Promise.all(
+    ['bridge', 'inet'].map(async (family) => {
+      const { stdout } = await host.run(['nft', '-j', 'list', 'table', family, name]);
+      const { nftables } = JSON.parse(stdout, (key, value: unknown) =>
+        ['handle', 'packets', 'bytes', 'table'].includes(key) ? null : value,
+      ) as { nftables: { rule?: { chain: string }; set?: { elem?: unknown[] }; map?: { elem?: unknown[] } }[] };
+      const rules = new Map<string, unknown[]>();
+      const others: string[] = [];
+      for (const object of nftables.slice(1)) {
+        if (object.rule) rules.set(object.rule.chain, [...(rules.get(object.rule.chain) ?? []), object]);
+        for (const elements of [object.set?.elem, object.map?.elem])
+          elements?.sort((one, other) => (JSON.stringify(one) < JSON.stringify(other) ? -1 : 1));
+        if (!object.rule && !('table' in object)) others.push(JSON.stringify(object));
+      }
+      return { rules, others: others.toSorted() };
+    }),
+  );
+  return families;
+}
+
+test('change after change, the kernel comes to have what it is given whole', async (t) => {
+  const host = await networkNamespace(t);
+  const scope = { netns: host.name };
+  const [stepwise, whole] = [new FilterTables('steps', scope), new FilterTables('whole', scope)];
+  const rule = (port: number, more: Partial<FilterRule> = {}): FilterRule => ({
+    id: `group/r${port}`,
+    action: 'allow',
+    protocol: port % 2 === 0 ? 6 : 17,
+    ports: [{ first: port, last: port + (port % 3) }],
+    icmpTypes: [],
+    peers: port % 5 === 0 ? [{ kind: 'set', set: 'group:1' }] : [{ kind: 'block', cidr: '10.0.0.0/8' }],
+    connectionLimit: null,
+    isLogged: false,
+    ...more,
+  });
+  const direction = (from: number, count: number): FilterDirection => ({
+    rules: Array.from({ length: count }, (_, index) => rule(from + index)),
+    otherwise: 'deny',
+  });
+  const open: FilterDirection = { rules: [], otherwise: 'allow' };
+  const nic = (number: number, ingress: FilterDirection, egress = open): NicFilter => {
+    const mac = `52:54:00:00:00:0${number}`;
+    const [ipv4Prefix, ipv6Prefix] = ['10.0.0.0/24', 'fd00::/64'];
+    const guard = { mac, ipv4Only: null, ipv6Only: null, ipv4Prefix, ipv6Prefix, network: 'lan' };
+    return { link: `tap${number}`, addresses: [], ingress, egress, isHostAllowed: true, guard };
+  };
+  const owners = (...numbers: number[]) => [
+    {
+      network: 'lan',
+      owners: numbers.map((number) => ({ address: `10.0.0.${number}`, mac: `52:54:00:00:00:0${number}` })),
+    },
+  ];
+  const members = (...numbers: number[]) => [
+    {
+      key: 'group:1',
+      blocks: numbers.map((number) => `10.0.0.${number}`),
+      links: numbers.map((number) => `tap${number}`),
+    },
+  ];
+  const [few, many, other] = [direction(1000, 4), direction(2000, 20), direction(3000, 12)];
+  const plans: FilterPlan[] = [
+    { nics: [nic(1, few), nic(2, many)], sets: members(1), owners: owners(1, 2) },
+    { nics: [nic(1, few), nic(2, other)], sets: members(1), owners: owners(1, 2) },
+    { nics: [nic(1, few), nic(2, other, few), nic(3, many)], sets: members(1, 3), owners: owners(1, 2, 3) },
+    { nics: [nic(1, open), nic(2, other, few), nic(3, many)], sets: members(3), owners: owners(2, 3) },
+    { nics: [nic(2, other, other), nic(3, open)], sets: members(), owners: owners(2, 3) },
+    { nics: [nic(2, direction(1000, 4), many)], sets: members(2), owners: owners(2) },
+  ];
+  const rulesets = plans.map((plan) => buildRuleset(plan, { method: 'br-netfilter', bridges: ['br0'] }));
+  for (const [index, ruleset] of rulesets.entries()) {
+    await stepwise.load(ruleset);
+    await whole.remove();
+    await whole.load(ruleset);
+    const [has, wanted] = [await listTables(host, stepwise.name), await listTables(host, whole.name)];
+    assert.deepEqual(has, wanted, `change ${index}`);
+    assert.equal(await stepwise.load(ruleset), false, 'there is nothing more to be changed');
+  }
+  // What is loaded is not what was thought: it is replaced.
+  await host.run(['nft', 'flush', 'ruleset']);
+  await stepwise.load(rulesets[1]!);
+  await whole.load(rulesets[1]!);
+  assert.deepEqual(await listTables(host, stepwise.name), await listTables(host, whole.name), 'after a flush');
+  assert.deepEqual(await stepwise.observe(rulesets[1]!), []);
 });

@@ -3,6 +3,7 @@
 //
 //   groups of the NIC ∪ of its network ∪ of the project ─▶ with what they include ─▶ enabled rules of one direction
 //     ─▶ sorted by priority, deny before allow, nearer before farther ─▶ default of network, else project, else built in
+import { isDeepStrictEqual } from 'node:util';
 import { type AddressSet } from '../../api/address-set.ts';
 import { type FirewallPolicy } from '../../api/firewall-policy.ts';
 import { type RuleOrigin } from '../../api/firewall.ts';
@@ -104,7 +105,9 @@ export function whyUnfiltered({ spec }: Pick<Network, 'spec'>): string | null {
 /** What counts for every NIC of every VM: of those that run, for the NICs they have and those they are about to get. */
 export function effectiveNics(world: FirewallWorld): NicRules[] {
   const index = indexOf(world);
-  return world.vms.flatMap((vm) => nicsOf(vm).map((nic) => rulesOfNic(world, index, vm, nic)));
+  const nics = world.vms.flatMap((vm) => nicsOf(vm).map((nic) => rulesOfNic(world, index, vm, nic)));
+  lastDirections = index.directions;
+  return nics;
 }
 
 /** What the kernel is to filter. */
@@ -123,13 +126,9 @@ export function filterPlan(world: FirewallWorld, nics: readonly NicRules[] = eff
           },
         ],
   );
-  const used = new Set(
-    filters.flatMap(({ ingress, egress }) =>
-      [...ingress.rules, ...egress.rules].flatMap(({ peers }) =>
-        (peers ?? []).flatMap((peer) => (peer.kind === 'set' ? [peer.set] : [])),
-      ),
-    ),
-  );
+  const used = new Set<string>();
+  for (const { rules } of new Set(filters.flatMap(({ ingress, egress }) => [ingress, egress])))
+    for (const { peers } of rules) for (const peer of peers ?? []) if (peer.kind === 'set') used.add(peer.set);
   return {
     nics: filters,
     sets: filterSets(world, nics, used),
@@ -236,8 +235,23 @@ interface WorldIndex {
   /** Rules of a group in one direction, made once for all NICs in it. */
   rules: Map<string, readonly NicRule[]>;
   /** What counts in one direction, made once for all NICs in the same groups. */
-  directions: Map<string, NicDirection>;
+  directions: Map<string, KnownDirection>;
 }
+
+// Of many NICs, a change touches the rules of few. What it doesn't touch is given again as the very same objects, by which
+// whoever renders it knows that it has done so before. Objects of the store are never changed, only replaced.
+
+interface KnownDirection {
+  /** The rules of each group. */
+  parts: readonly (readonly NicRule[])[];
+  made: NicDirection;
+}
+
+/** Those of the world that was looked at last. */
+let lastDirections: ReadonlyMap<string, KnownDirection> = new Map();
+
+/** Rules by what a group says, by direction, via, name and project; with what their references meant. */
+const knownRules = new WeakMap<SecurityGroup['spec'], Map<string, { references: string; rules: readonly NicRule[] }>>();
 
 function indexOf({ groups, addressSets, networks }: FirewallWorld): WorldIndex {
   const finder = <Item extends { id: string; name: string; project: string }>(items: readonly Item[]) => {
@@ -303,17 +317,19 @@ function rulesOfNic(world: FirewallWorld, index: WorldIndex, vm: Vm, { nic, mac,
     const inGroups = groups.map(({ group, via }) => `${group.id} ${via}`);
     const key = [which, vm.project, onNetwork?.[which] && network?.name, named > 0, ...inGroups].join(' ');
     const known = index.directions.get(key);
-    if (known) return known;
-    const rules = sortRules(
-      groups.flatMap(({ group, via }) =>
-        withIncluded(group, (reference) => index.group(vm.project, reference)).flatMap((one) =>
-          rulesOfGroup(index, one, which, via),
-        ),
+    if (known) return known.made;
+    const parts = groups.flatMap(({ group, via }) =>
+      withIncluded(group, (reference) => index.group(vm.project, reference)).map((one) =>
+        rulesOfGroup(index, one, which, via),
       ),
     );
+    const last = lastDirections.get(key);
+    const isKnown = last?.parts.length === parts.length && last.parts.every((part, place) => part === parts[place]);
+    const rules = isKnown ? last.made.rules : sortRules(parts.flat());
     const made = { rules, ...defaultOf(which, { onNetwork, network, policy, rules, isInGroup: named > 0 }) };
-    index.directions.set(key, made);
-    return made;
+    const same = isKnown && isDeepStrictEqual({ ...made, rules: null }, { ...last.made, rules: null });
+    index.directions.set(key, same ? last : { parts, made });
+    return same ? last.made : made;
   };
   return {
     vm,
@@ -341,6 +357,26 @@ function rulesOfGroup(
   const key = `${direction} ${via} ${group.id}`;
   const known = index.rules.get(key);
   if (known) return known;
+  const rules = rulesOfSpec(index, group, direction, via);
+  index.rules.set(key, rules);
+  return rules;
+}
+
+function rulesOfSpec(
+  index: WorldIndex,
+  group: SecurityGroup,
+  direction: RuleDirection,
+  via: 'nic' | 'network' | 'project',
+): readonly NicRule[] {
+  let all = knownRules.get(group.spec);
+  if (!all) knownRules.set(group.spec, (all = new Map()));
+  const key = `${direction} ${via} ${group.name} ${group.project}`;
+  const references = group.spec.rules
+    .flatMap(({ peers }) => peers.filter((peer) => (peer.addressSet ?? peer.securityGroup) !== undefined))
+    .map((peer) => filterPeers(index, group.project, peer).map((one) => (one.kind === 'set' ? one.set : '')))
+    .join(' ');
+  const known = all.get(key);
+  if (known?.references === references) return known.rules;
   const rules = group.spec.rules
     .filter((rule) => rule.isEnabled && rule.direction === direction)
     .map((rule): NicRule => ({
@@ -358,7 +394,7 @@ function rulesOfGroup(
       connectionLimit: rule.action === 'allow' ? (rule.connectionLimit ?? null) : null,
       isLogged: rule.isLogged,
     }));
-  index.rules.set(key, rules);
+  all.set(key, { references, rules });
   return rules;
 }
 

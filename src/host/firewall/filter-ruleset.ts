@@ -9,19 +9,24 @@
 // Every packet is decided by the rules as they are now, those of open connections too: a packet that answers is held
 // against the same rules, with its ends swapped. So a rule that is gone is gone for what it once let in.
 //
-// Chains are called by a hash of what is in them and never changed: NICs with the same rules share one, a NIC gets other
-// rules by one element of a map, and what the kernel has is known by names.
-import { createHash } from 'node:crypto';
-import { boundsOf, compareIp, parseCidr, parseIp, type IpAddress } from '../../lib/ip-address.ts';
+// Chains are called by a hash of what is in them and never changed: NICs with the same rules share one, and what the kernel
+// has is known by names. Between the maps and them each NIC has a chain of one rule, which sends its packets to what counts
+// for it now: other rules are one rule of that chain. As an element of the map they would cost more by the number of NICs,
+// since nft reads the elements of a table's sets before it changes any. For the same reason what every NIC has is written
+// without sets of its own.
+//
+// What was made for rules and directions is kept with them, as long as those very objects are used again.
+import { commented, disjoint, portsText, shortHash } from './filter-text.ts';
+import { commonGuardRules, guardRules, ownedAddresses, tagRules, type OwnedAddresses } from './guard-rules.ts';
 import {
   hasRules,
   type AddressOwners,
+  type FilterDirection,
   type FilterPeer,
   type FilterPlan,
   type FilterRule,
   type FilterSet,
   type NicFilter,
-  type PortRange,
   type SpoofGuard,
 } from './nic-filter.ts';
 
@@ -105,9 +110,26 @@ const fromNic: Side = { peer: 'd', port: 'd', link: 'oifname', isReply: false };
 const answersFromNic: Side = { peer: 'd', port: 's', link: 'oifname', isReply: true };
 const answersToNic: Side = { peer: 's', port: 's', link: 'iifname', isReply: true };
 
-/** Lines of rules that were made before: of many NICs, a change touches the rules of few. */
-const knownLines = new Map<string, string[]>();
-const maxKnownLines = 100_000;
+/** What was made for a direction: where its packets go, and the chains and sets that this needs. */
+interface Compiled {
+  target: string;
+  chains: Map<string, RulesetChain>;
+  /** Keys of named sets. */
+  sets: Set<string>;
+}
+
+/** By a direction and what else it was made for. */
+const compiled = new WeakMap<FilterDirection, Map<string, Compiled>>();
+/** Of one direction there are several only for the links of NICs with limits. */
+const maxCompiled = 4096;
+/** Lines of rules, by what else they were made for. */
+const knownLines = new WeakMap<FilterRule, Map<string, string[]>>();
+
+/** Hashes of the text of rules that are used again. */
+const knownHashes = new WeakMap<readonly string[], string>();
+/** Chains of NICs' own, by link and where it sends them. */
+const knownLinkRules = new Map<string, { name: string; chain: RulesetChain }>();
+const maxKnownLinkRules = 20_000;
 
 class Builder {
   readonly #plan: FilterPlan;
@@ -116,8 +138,9 @@ class Builder {
   readonly #sets = new Map<string, RulesetSet>();
   readonly #named: ReadonlyMap<string, FilterSet>;
   readonly #owners: ReadonlyMap<string, AddressOwners>;
-  /** Chains that were made for a direction, by what it says: most NICs have the rules of many others. */
-  readonly #made = new Map<unknown, Map<string, string>>();
+  readonly #owned = new Map<string, OwnedAddresses>();
+  /** What is being made for a direction. */
+  #part: Compiled | null = null;
 
   constructor(plan: FilterPlan, options: RulesetOptions) {
     this.#plan = plan;
@@ -134,8 +157,8 @@ class Builder {
       const isFiltered = hasRules(nic) && this.#options.method !== 'none';
       if (nic.guard || isFiltered) guard.push(`"${nic.link}" : jump ${this.#guardChain(nic.guard)}`);
       if (!isFiltered) continue;
-      ingress.push(`"${nic.link}" : jump ${this.#nicChain(nic, 'ingress')}`);
-      egress.push(`"${nic.link}" : jump ${this.#nicChain(nic, 'egress')}`);
+      ingress.push(`"${nic.link}" : jump ${this.#linkChain(nic, 'ingress')}`);
+      egress.push(`"${nic.link}" : jump ${this.#linkChain(nic, 'egress')}`);
     }
     const map = (elements: string[]): RulesetSet => ({ declaration: 'type ifname : verdict;', elements });
     const base = (hook: string, priority: number, rules: string[]): RulesetChain => ({
@@ -163,83 +186,87 @@ class Builder {
 
   /** What a NIC may send. Also of one without a guard, which may send all but tags: behind one, rules would see nothing. */
   #guardChain(guard: SpoofGuard | null): string {
-    const drop = (match: string, why: string): string => commented(`${match} counter drop`, `anti-spoofing: ${why}`);
-    const rules = [drop('ether type { 8021q, 8021ad }', 'VLAN tag')];
-    if (guard) {
-      const { mac, ipv4Only, ipv6Only, ipv4Prefix, ipv6Prefix } = guard;
-      rules.push(drop(`ether saddr != ${mac}`, 'MAC address'), drop(`arp saddr ether != ${mac}`, 'ARP'));
-      const own4 = ipv4Only ?? (ipv4Prefix === null ? null : [ipv4Prefix]);
-      const own6 = ipv6Only ?? (ipv6Prefix === null ? null : [ipv6Prefix]);
-      // While it has no address, a guest asks for one without: RFC 2131, RFC 5227, RFC 4862.
-      if (own4) {
-        const allowed = anonymous(['0.0.0.0', ...own4]);
-        rules.push(drop(`arp saddr ip != ${allowed}`, 'ARP'), drop(`ip saddr != ${allowed}`, 'IPv4 address'));
-      }
-      if (own6) rules.push(drop(`ip6 saddr != ${anonymous(['::', 'fe80::/10', ...own6])}`, 'IPv6 address'));
-      rules.push(...this.#foreignRules(guard, drop));
-      rules.push(
-        drop('udp sport { 67, 547 }', 'DHCP server'),
-        drop('icmpv6 type { 134, 137 }', 'router advertisement'),
-      );
+    if (!guard) return this.#chain('g', tagRules);
+    let owned = this.#owned.get(guard.network);
+    if (!owned) {
+      owned = ownedAddresses(guard.network, this.#owners.get(guard.network)?.owners ?? []);
+      this.#owned.set(guard.network, owned);
+      for (const [name, set] of owned.sets) this.#sets.set(name, set);
     }
-    return this.#chain('g', rules);
+    const common = this.#chain('g', commonGuardRules);
+    return this.#chain('g', guardRules(guard, owned, common));
   }
 
-  /** Addresses that are known to be others'. */
-  #foreignRules(guard: SpoofGuard, drop: (match: string, why: string) => string): string[] {
-    const { owners = [] } = this.#owners.get(guard.network) ?? {};
-    const rules: string[] = [];
-    const name = shortHash(guard.network);
-    const add = (family: 4 | 6, set: string, declaration: string, write: (address: string) => string): string[] => {
-      const all = owners.filter(({ address }) => parseIp(address)?.family === family);
-      this.#sets.set(set, { declaration, elements: all.map(({ address }) => write(address)) });
-      return all.filter(({ mac }) => mac === guard.mac).map(({ address }) => write(address));
-    };
-    const other = (match: string, own: readonly string[], set: string): string =>
-      `${own.length === 0 ? '' : `${match} != { ${own.join(', ')} } `}${match} @${set}`;
-    const own4 = add(4, `o4_${name}`, 'type ipv4_addr;', (address) => address);
-    const own6 = add(6, `o6_${name}`, 'type ipv6_addr;', (address) => address);
-    const targets = add(6, `t6_${name}`, 'typeof @th,64,128;', (address) => hexOf(address));
-    rules.push(
-      drop(other('arp saddr ip', own4, `o4_${name}`), 'ARP of another'),
-      drop(other('ip saddr', own4, `o4_${name}`), 'IPv4 address of another'),
-      drop(other('ip6 saddr', own6, `o6_${name}`), 'IPv6 address of another'),
-      // The target of a neighbour advertisement stands 8 bytes into ICMPv6: RFC 4861, 4.4.
-      drop(`icmpv6 type 136 ${other('@th,64,128', targets, `t6_${name}`)}`, 'neighbour advertisement of another'),
-    );
-    return rules;
+  /** The chain of a NIC's own, which stays when its rules become others. */
+  #linkChain(nic: NicFilter, direction: 'ingress' | 'egress'): string {
+    const target = this.#nicChain(nic, direction);
+    const key = `${direction} ${nic.link} ${target}`;
+    let known = knownLinkRules.get(key);
+    if (!known) {
+      const name = `${direction === 'ingress' ? 'ni' : 'ne'}_${shortHash(nic.link)}`;
+      const rules = [commented(`goto ${target}`, `${direction} of ${nic.link}`)];
+      known = { name, chain: { base: '', rules } };
+      if (knownLinkRules.size >= maxKnownLinkRules) knownLinkRules.clear();
+      knownLinkRules.set(key, known);
+    }
+    this.#chains.set(known.name, known.chain);
+    return known.name;
+  }
+
+  /** What was made for a direction before, or is made now; with the chains and sets that it needs. */
+  #compile(direction: FilterDirection, key: string, make: () => string): string {
+    let all = compiled.get(direction);
+    if (!all) compiled.set(direction, (all = new Map()));
+    const known = all.get(key);
+    if (known) {
+      for (const [name, chain] of known.chains) if (!this.#chains.has(name)) this.#chains.set(name, chain);
+      for (const set of known.sets) this.#namedSets(set);
+      return known.target;
+    }
+    const part: Compiled = { target: '', chains: new Map(), sets: new Set() };
+    this.#part = part;
+    try {
+      part.target = make();
+    } finally {
+      this.#part = null;
+    }
+    if (all.size >= maxCompiled) all.clear();
+    all.set(key, part);
+    return part.target;
   }
 
   #nicChain(nic: NicFilter, direction: 'ingress' | 'egress'): string {
-    const known = this.#made.get(nic[direction]) ?? new Map<string, string>();
-    this.#made.set(nic[direction], known);
-    const isIngress = direction === 'ingress';
-    const answers = this.#answersChain(nic, isIngress ? 'egress' : 'ingress');
+    const { method } = this.#options;
+    const answers = this.#answersChain(nic, direction === 'ingress' ? 'egress' : 'ingress');
     // Of a limit, each NIC has its own count.
     const ownLimits =
-      this.#options.method === 'bridge-conntrack' && nic[direction].rules.some((rule) => rule.connectionLimit !== null);
-    const key = `${answers} ${nic.isHostAllowed} ${ownLimits ? nic.link : ''}`;
-    const made = known.get(key);
-    if (made !== undefined) return made;
+      method === 'bridge-conntrack' && nic[direction].rules.some((rule) => rule.connectionLimit !== null);
+    const key = `${direction} ${method} ${answers} ${nic.isHostAllowed} ${ownLimits ? nic.link : ''}`;
+    return this.#compile(nic[direction], key, () => this.#makeNicChain(nic, direction, answers));
+  }
+
+  #makeNicChain(nic: NicFilter, direction: 'ingress' | 'egress', answers: string): string {
+    const isIngress = direction === 'ingress';
     const always = isIngress
       ? ['udp sport 67 udp dport 68 return', 'udp sport 547 udp dport 546 return']
       : ['udp sport 68 udp dport 67 return', 'udp sport 546 udp dport 547 return'];
     const rules = [
-      commented(
-        `meta mark & ${bits.mask} vmap { ${bits.reply} : ${answers}, ${bits.invalid} : drop }`,
-        'answers; what belongs to no connection',
-      ),
+      commented(`meta mark & ${bits.mask} == ${bits.reply} ${answers}`, 'answers'),
+      commented(`meta mark & ${bits.mask} == ${bits.invalid} drop`, 'what belongs to no connection'),
       commented('meta protocol arp return', 'addressing'),
-      commented(`meta mark & ${bits.mask} == ${bits.related} meta l4proto { 1, 58 } return`, 'errors of connections'),
+      ...[icmp, icmpv6].map((protocol) =>
+        commented(
+          `meta mark & ${bits.mask} == ${bits.related} meta l4proto ${protocol} return`,
+          'errors of connections',
+        ),
+      ),
       ...always.map((rule) => commented(rule, 'addressing')),
       // Neighbour, router and multicast listener discovery: RFC 4861, RFC 3810.
-      commented('icmpv6 type { 130-136, 143 } return', 'addressing'),
+      ...['130-136', '143'].map((types) => commented(`icmpv6 type ${types} return`, 'addressing')),
       ...(isIngress && nic.isHostAllowed ? [commented(`meta mark & ${bits.host} != 0 counter return`, 'host')] : []),
       ...this.#ruleLines(nic, direction, isIngress ? toNic : fromNic),
     ];
-    const name = this.#chain(isIngress ? 'i' : 'e', rules);
-    known.set(key, name);
-    return name;
+    return this.#chain(isIngress ? 'i' : 'e', rules);
   }
 
   /** Where packets go that answer connections of this direction: a verdict. */
@@ -247,11 +274,14 @@ class Builder {
     const { rules, otherwise } = nic[direction];
     if (otherwise === 'allow' && rules.every(({ action }) => action === 'allow')) return 'return';
     const isIngress = direction === 'ingress';
-    const lines = [
-      ...(isIngress && nic.isHostAllowed ? [commented(`meta mark & ${bits.host} != 0 counter return`, 'host')] : []),
-      ...this.#ruleLines(nic, direction, isIngress ? answersFromNic : answersToNic),
-    ];
-    return `goto ${this.#chain(isIngress ? 'ia' : 'ea', lines)}`;
+    const key = `answers to ${direction} ${this.#options.method} ${nic.isHostAllowed}`;
+    return this.#compile(nic[direction], key, () => {
+      const lines = [
+        ...(isIngress && nic.isHostAllowed ? [commented(`meta mark & ${bits.host} != 0 counter return`, 'host')] : []),
+        ...this.#ruleLines(nic, direction, isIngress ? answersFromNic : answersToNic),
+      ];
+      return `goto ${this.#chain(isIngress ? 'ia' : 'ea', lines)}`;
+    });
   }
 
   #ruleLines(nic: NicFilter, direction: 'ingress' | 'egress', side: Side): string[] {
@@ -262,22 +292,27 @@ class Builder {
         .filter((rule) => protocol === null || rule.protocol === null || rule.protocol === protocol)
         .flatMap((rule) => this.#lines(rule, nic, direction, side));
     if (rules.length < splitFrom) return [...lines(null), last];
-    const parts = [tcp, udp].map((protocol) => `${protocol} : goto ${this.#chain('p', [...lines(protocol), last])}`);
+    const parts = [tcp, udp].map((protocol) => {
+      const chain = this.#chain('p', [...lines(protocol), last]);
+      return commented(`meta l4proto ${protocol} goto ${chain}`, 'by protocol');
+    });
     const others = rules
       .filter(({ protocol }) => protocol !== tcp && protocol !== udp)
       .flatMap((rule) => this.#lines(rule, nic, direction, side));
-    return [commented(`meta l4proto vmap { ${parts.join(', ')} }`, 'by protocol'), ...others, last];
+    return [...parts, ...others, last];
   }
 
   #lines(rule: FilterRule, nic: NicFilter, direction: 'ingress' | 'egress', side: Side): string[] {
     for (const peer of rule.peers ?? []) if (peer.kind === 'set') this.#namedSets(peer.set);
-    const link = rule.connectionLimit === null ? '' : nic.link;
-    const key = JSON.stringify([rule, direction, side, this.#options.method, link]);
-    const known = knownLines.get(key);
+    // A line of a limit names its NIC.
+    if (rule.connectionLimit !== null) return this.#makeLines(rule, nic, direction, side);
+    let all = knownLines.get(rule);
+    if (!all) knownLines.set(rule, (all = new Map()));
+    const key = `${direction} ${side.isReply}`;
+    const known = all.get(key);
     if (known) return known;
     const lines = this.#makeLines(rule, nic, direction, side);
-    if (knownLines.size >= maxKnownLines) knownLines.clear();
-    knownLines.set(key, lines);
+    all.set(key, lines);
     return lines;
   }
 
@@ -329,6 +364,7 @@ class Builder {
 
   /** The sets of the kernel that a named set is. Those of addresses that users list take prefixes, the others single addresses. */
   #namedSets(key: string): { links: string; ipv4: string; ipv6: string } {
+    this.#part?.sets.add(key);
     const hash = shortHash(key);
     const names = { links: `l_${hash}`, ipv4: `a4_${hash}`, ipv6: `a6_${hash}` };
     if (this.#sets.has(names.links)) return names;
@@ -341,8 +377,12 @@ class Builder {
   }
 
   #chain(kind: string, rules: readonly string[]): string {
-    const name = `${kind}_${createHash('sha256').update(rules.join('\n')).digest('hex').slice(0, 16)}`;
-    if (!this.#chains.has(name)) this.#chains.set(name, { base: '', rules });
+    let hash = knownHashes.get(rules);
+    if (hash === undefined) knownHashes.set(rules, (hash = shortHash(rules.join('\n'))));
+    const name = `${kind}_${hash}`;
+    const chain = this.#chains.get(name) ?? { base: '', rules };
+    this.#chains.set(name, chain);
+    this.#part?.chains.set(name, chain);
     return name;
   }
 }
@@ -443,56 +483,7 @@ function protocolMatch({ protocol, ports, icmpTypes }: FilterRule, { port, isRep
   return unique.length === 0 ? null : `${protocol === icmp ? 'icmp' : 'icmpv6'} type { ${unique.join(', ')} }`;
 }
 
-/** Ranges that touch or overlap become one: a set of nftables takes none that do. */
-function portsText(ports: readonly PortRange[]): string {
-  const merged: { first: number; last: number }[] = [];
-  for (const { first, last } of ports.toSorted((one, other) => one.first - other.first)) {
-    const before = merged.at(-1);
-    if (before && first <= before.last + 1) before.last = Math.max(before.last, last);
-    else merged.push({ first, last });
-  }
-  const texts = merged.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
-  return texts.length === 1 ? texts[0]! : `{ ${texts.join(', ')} }`;
-}
-
-/** The blocks of a family without those that lie in others: sets of nftables take none that overlap. */
-export function disjoint(blocks: readonly string[], family: 4 | 6): string[] {
-  const ranges = [...new Set(blocks)].flatMap((text) => {
-    const address = parseIp(text);
-    const cidr = address ? null : parseCidr(text);
-    const bounds = address ? { first: address, last: address } : cidr && boundsOf(cidr);
-    return bounds?.first.family === family ? [{ text, ...bounds }] : [];
-  });
-  // Of two that begin at one address, the larger first.
-  ranges.sort((one, other) => compareIp(one.first, other.first) || compareIp(other.last, one.last));
-  let end: IpAddress | null = null;
-  return ranges.flatMap(({ text, last }) => {
-    if (end && compareIp(last, end) <= 0) return [];
-    end = last;
-    return [text];
-  });
-}
-
-function anonymous(blocks: readonly string[]): string {
-  const family = blocks[0]?.includes(':') ? 6 : 4;
-  return `{ ${disjoint(blocks, family).join(', ')} }`;
-}
-
 /** `lodge web/https in allow: `: what a line of the kernel’s log begins with. At most 127 bytes: NF_LOG_PREFIXLEN of linux/netfilter/nf_log.h. */
 function logPrefix({ id, action }: FilterRule, direction: 'ingress' | 'egress'): string {
   return `lodge ${id} ${direction === 'ingress' ? 'in' : 'out'} ${action}: `;
-}
-
-/** A rule with what it is for, and a hash of its text, by which one that was changed by hand is told. 128 bytes at most. */
-function commented(rule: string, comment: string): string {
-  const hash = createHash('sha256').update(rule).digest('hex').slice(0, 8);
-  return `${rule} comment "${comment.slice(0, 112)} #${hash}"`;
-}
-
-function shortHash(text: string): string {
-  return createHash('sha256').update(text).digest('hex').slice(0, 16);
-}
-
-function hexOf(address: string): string {
-  return `0x${(parseIp(address)?.value ?? 0n).toString(16).padStart(32, '0')}`;
 }

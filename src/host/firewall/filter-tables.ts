@@ -108,7 +108,7 @@ function elementChange(
 }
 
 function isSame(one: readonly string[], other: readonly string[]): boolean {
-  return one.length === other.length && one.every((text, index) => text === other[index]);
+  return one === other || (one.length === other.length && one.every((text, index) => text === other[index]));
 }
 
 function isEmpty({ chains }: RulesetTable): boolean {
