@@ -164,6 +164,27 @@ test('the web console', async (t) => {
     await close();
   });
 
+  await t.test('a view of a list is kept under a name, and forgotten again', async () => {
+    const { page, open, complaints, close } = await openConsole(browser, origin, client);
+    await open('/vms');
+    await page.getByLabel('State', { exact: true }).selectOption('stopped');
+    await page.getByRole('button', { name: 'Views' }).click();
+    await page.getByLabel('Keep what is shown as').fill('Switched off');
+    await page.getByRole('button', { name: 'Keep', exact: true }).click();
+    await page.getByRole('button', { name: 'Forget Switched off' }).waitFor();
+    assert.deepEqual(await accessibilityProblems(page), []);
+    await open('/vms');
+    await page.getByRole('button', { name: 'Views' }).click();
+    await page.getByRole('button', { name: 'Switched off', exact: true }).click();
+    await page.waitForURL(/filter=status\.state/);
+    await page.locator('[data-state=running]').first().waitFor({ state: 'detached' });
+    await page.getByRole('button', { name: 'Views' }).click();
+    await page.getByRole('button', { name: 'Forget Switched off' }).click();
+    await page.getByText('No views are kept yet').waitFor();
+    assert.deepEqual(complaints(), []);
+    await close();
+  });
+
   await t.test('many are acted on at once, with a result for each', async () => {
     const { page, open, complaints, close } = await openConsole(browser, origin, client);
     await open('/vms?selector=app%3Dweb');

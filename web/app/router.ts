@@ -1,7 +1,7 @@
 // Addresses and their pages. Each page is loaded when it is first opened.
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, redirect } from '@tanstack/react-router';
 import { loadPart } from '../data/part.ts';
-import { listSearch } from '../ui/list-page.tsx';
+import { listSearch } from '../ui/list-search.ts';
 import { NotFound, PageFailure } from './page-failure.tsx';
 import { Shell } from './shell.tsx';
 

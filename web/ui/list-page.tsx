@@ -5,33 +5,22 @@ import { useDebouncedValue } from '@mantine/hooks';
 import { keepPreviousData, useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Search, Tag } from 'lucide-react';
-import { useEffect, useState, type ReactNode } from 'react';
+import { Suspense, useEffect, useState, type ReactNode } from 'react';
 import { type ListQuery } from '../../src/api/object.ts';
+import { lazyPart } from '../data/part.ts';
 import { useText } from '../i18n/language.ts';
 import { DataTable, type Column } from './data-table.tsx';
 import { Failure } from './failure.tsx';
+import { listSearch, type ListSearch } from './list-search.ts';
 import { Page } from './page.tsx';
+
+const ViewsMenu = lazyPart(async () => (await import('./views-menu.tsx')).ViewsMenu);
 
 /** What every object of a list has. */
 export interface Listed {
   id: string;
   name: string;
   project: string;
-}
-
-/** What a list is asked for, as it stands in the address. */
-export interface ListSearch {
-  q?: string;
-  selector?: string;
-  filter?: string;
-  sort?: string;
-}
-
-/** What of an address's query belongs to a list. */
-export function listSearch(search: Record<string, unknown>): ListSearch {
-  const text = (name: string): Record<string, string> =>
-    typeof search[name] === 'string' && search[name] !== '' ? { [name]: search[name] } : {};
-  return { ...text('q'), ...text('selector'), ...text('filter'), ...text('sort') };
 }
 
 interface PageOf<Row> {
@@ -138,6 +127,17 @@ export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
               />
             )}
             {props.filters}
+            <Suspense>
+              <ViewsMenu
+                kind={kind}
+                search={search}
+                onChoose={(view) => {
+                  setTyped(view.q ?? '');
+                  setLabels(view.selector ?? '');
+                  void navigate({ to: '.', search: view });
+                }}
+              />
+            </Suspense>
           </Group>
           {props.bar?.(rows)}
           <DataTable

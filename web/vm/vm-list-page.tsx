@@ -1,5 +1,5 @@
 // All VMs: live state, addresses, use of processor; filtered by state, and what can be done with many at once.
-import { Button, NativeSelect, Text } from '@mantine/core';
+import { Button, Group, NativeSelect, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { MonitorPlay, Plus } from 'lucide-react';
@@ -12,8 +12,10 @@ import { formatMib, formatPercent } from '../i18n/format.ts';
 import { sayOr, useText } from '../i18n/language.ts';
 import { type Column } from '../ui/data-table.tsx';
 import { Empty } from '../ui/empty.tsx';
-import { listSearch, ListPage, refOf, type ListSearch } from '../ui/list-page.tsx';
+import { ListPage, refOf } from '../ui/list-page.tsx';
 import { TextLink, useLinkTo } from '../ui/link.tsx';
+import { listSearch, type ListSearch } from '../ui/list-search.ts';
+import { Sparkline } from '../ui/sparkline.tsx';
 import { State } from '../ui/state.tsx';
 import { Ago } from '../ui/time.tsx';
 import { VmMenu } from './vm-menu.tsx';
@@ -22,6 +24,10 @@ const BulkBar = lazyPart(async () => (await import('./bulk-bar.tsx')).BulkBar);
 
 /** How often the use of processor and memory is read, milliseconds. */
 const usageMs = 3000;
+/** How many of these reads a sparkline shows. */
+const sparkLength = 20;
+/** Of each VM's processor, percent of one host CPU, oldest first: kept while the console is open, whatever page is shown. */
+const cpuLately = new Map<string, (number | null)[]>();
 
 export function VmListPage() {
   const t = useText();
@@ -36,7 +42,14 @@ export function VmListPage() {
   };
   const usage = useQuery({
     queryKey: ['vm-usage'],
-    queryFn: async () => new Map((await client.vm.usage()).items.map((item) => [item.id, item])),
+    queryFn: async () => {
+      const { items } = await client.vm.usage();
+      for (const id of cpuLately.keys()) if (!items.some((item) => item.id === id)) cpuLately.delete(id);
+      for (const { id, cpuPercent } of items) {
+        cpuLately.set(id, [...(cpuLately.get(id) ?? []), cpuPercent].slice(-sparkLength));
+      }
+      return new Map(items.map((item) => [item.id, item]));
+    },
     refetchInterval: usageMs,
   });
   const columns: Column<Vm>[] = [
@@ -61,11 +74,16 @@ export function VmListPage() {
     {
       id: 'cpu',
       header: t('vm.cpu'),
-      width: '84px',
+      width: '124px',
       from: 760,
       render: (vm) => {
         const percent = usage.data?.get(vm.id)?.cpuPercent;
-        return percent === null || percent === undefined ? '–' : formatPercent(percent);
+        return (
+          <Group gap={6} wrap="nowrap">
+            <Sparkline values={cpuLately.get(vm.id) ?? []} full={100 * vm.spec.cpu.count} length={sparkLength} />
+            {percent === null || percent === undefined ? '–' : formatPercent(percent)}
+          </Group>
+        );
       },
     },
     {
