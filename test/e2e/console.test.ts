@@ -121,6 +121,13 @@ test('the web console', async (t) => {
     await visit('/vms');
     assert.deepEqual(await accessibilityProblems(page), []);
     await close();
+
+    const english = await openConsole(browser, origin, client, { ...look, locale: 'en-US' });
+    await english.page.getByRole('link', { name: 'db1' }).waitFor();
+    await assertFits(english.page, 'the list of VMs in English');
+    const beyond = await english.page.evaluate('document.querySelector(".data-table").scrollWidth - innerWidth');
+    assert.ok(Number(beyond) <= 0, `the list of VMs: ${String(beyond)} px beyond the edge`);
+    await english.close();
   });
 
   await t.test('a VM is made by its name, and what happens elsewhere is shown at once', async () => {
@@ -169,7 +176,7 @@ test('the web console', async (t) => {
     await open('/vms');
     await page.getByLabel('State', { exact: true }).selectOption('stopped');
     await page.getByRole('button', { name: 'Views' }).click();
-    await page.getByLabel('Keep what is shown as').fill('Switched off');
+    await page.getByLabel('Keep this view as').fill('Switched off');
     await page.getByRole('button', { name: 'Keep', exact: true }).click();
     await page.getByRole('button', { name: 'Forget Switched off' }).waitFor();
     assert.deepEqual(await accessibilityProblems(page), []);

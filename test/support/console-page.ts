@@ -104,4 +104,9 @@ export async function accessibilityProblems(page: Page): Promise<string[]> {
 export async function assertFits(page: Page, what: string): Promise<void> {
   const tooWide = await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth');
   assert.ok(Number(tooWide) <= 0, `${what}: ${String(tooWide)} px too wide`);
+  // The header stays in its place, so what does not fit into it makes no page wider.
+  const beyond = await page.evaluate(
+    `[...document.querySelectorAll('header button')].filter((one) => one.getBoundingClientRect().right > innerWidth).length`,
+  );
+  assert.equal(beyond, 0, `${what}: buttons of the header are beyond the edge`);
 }

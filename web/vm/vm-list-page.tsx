@@ -57,7 +57,7 @@ export function VmListPage() {
       id: 'name',
       header: t('column.name'),
       sort: 'name',
-      width: 'minmax(130px, 2fr)',
+      width: 'minmax(120px, 2fr)',
       render: (vm) => (
         <TextLink href={`/vms/${refOf(vm)}`} fw={550}>
           {vm.name}

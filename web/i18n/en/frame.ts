@@ -71,7 +71,7 @@ export const frame = {
   'views.title': 'Views',
   'views.none': 'No views are kept yet. Search, filter and sort the list, then keep that here under a name.',
   'views.forget': 'Forget {{name}}',
-  'views.keep': 'Keep what is shown as',
+  'views.keep': 'Keep this view as',
   'views.name': 'Name of the view',
   'views.save': 'Keep',
   'column.name': 'Name',
