@@ -192,6 +192,22 @@ test('the web console', async (t) => {
     await close();
   });
 
+  await t.test('the firewall explains what becomes of a connection, and the address keeps the question', async () => {
+    const { page, open, complaints, close } = await openConsole(browser, origin, client);
+    await open('/firewall/explain');
+    await page.getByRole('combobox', { name: 'From', exact: true }).fill('host');
+    await page.getByRole('combobox', { name: 'To', exact: true }).fill('cache1');
+    await page.getByRole('textbox', { name: 'Port', exact: true }).fill('22');
+    await page.getByRole('button', { name: 'Explain', exact: true }).click();
+    await page.locator('[data-state=allowed]').waitFor();
+    await page.getByText('Programs of this host are always let into cache1.').waitFor();
+    await page.getByText('lodge firewall explain host cache1 tcp/22').waitFor();
+    await open('/firewall/explain?from=internet&to=cache1&protocol=tcp&detail=22');
+    await page.locator('[data-state=denied]').waitFor();
+    assert.deepEqual(complaints(), []);
+    await close();
+  });
+
   await t.test('many are acted on at once, with a result for each', async () => {
     const { page, open, complaints, close } = await openConsole(browser, origin, client);
     await open('/vms?selector=app%3Dweb');

@@ -20,6 +20,8 @@ export const consolePages: readonly { name: string; path: string }[] = [
   { name: 'vm-spec', path: '/vms/db1/spec' },
   { name: 'networks', path: '/networks' },
   { name: 'network', path: '/networks/user' },
+  { name: 'firewall', path: '/firewall' },
+  { name: 'firewall-explain', path: '/firewall/explain?from=internet&to=cache1&protocol=tcp&detail=443' },
   { name: 'security-groups', path: '/firewall/security-groups' },
   { name: 'security-group', path: '/firewall/security-groups/web' },
   { name: 'address-sets', path: '/firewall/address-sets' },

@@ -7,16 +7,15 @@ import { Shell } from './shell.tsx';
 
 const root = createRootRoute({ component: Shell, notFoundComponent: NotFound, errorComponent: PageFailure });
 
-const redirection = (path: string, href: string) =>
-  createRoute({
-    getParentRoute: () => root,
-    path,
-    beforeLoad: () => {
-      // The router tells a redirection by what is thrown.
-      // oxlint-disable-next-line typescript/only-throw-error
-      throw redirect({ href });
-    },
-  });
+const home = createRoute({
+  getParentRoute: () => root,
+  path: '/',
+  beforeLoad: () => {
+    // The router tells a redirection by what is thrown.
+    // oxlint-disable-next-line typescript/only-throw-error
+    throw redirect({ href: '/vms' });
+  },
+});
 
 const lazyPage: typeof lazyRouteComponent = (load, name) => lazyRouteComponent(() => loadPart(load), name);
 
@@ -32,7 +31,7 @@ const vmPage = lazyPage(() => import('../vm/vm-page.tsx'), 'VmPage');
 const nodePage = lazyPage(() => import('../node/node-page.tsx'), 'NodePage');
 
 const routes = [
-  redirection('/', '/vms'),
+  home,
   list(
     '/vms',
     lazyPage(() => import('../vm/vm-list-page.tsx'), 'VmListPage'),
@@ -51,7 +50,14 @@ const routes = [
     '/networks/$name',
     lazyPage(() => import('../network/network-pages.tsx'), 'NetworkPage'),
   ),
-  redirection('/firewall', '/firewall/security-groups'),
+  page(
+    '/firewall',
+    lazyRouteComponent(() => import('../firewall/firewall-page.tsx'), 'FirewallPage'),
+  ),
+  page(
+    '/firewall/explain',
+    lazyRouteComponent(() => import('../firewall/explain-page.tsx'), 'ExplainPage'),
+  ),
   list(
     '/firewall/security-groups',
     lazyRouteComponent(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupListPage'),

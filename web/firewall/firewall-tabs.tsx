@@ -10,8 +10,10 @@ export function FirewallTabs({ current }: { current: string }) {
       current={current}
       label={t('nav.firewall')}
       tabs={[
+        ['', t('firewall.overview')],
         ['security-groups', t('firewall.groups')],
         ['address-sets', t('firewall.sets')],
+        ['explain', t('firewall.explain')],
       ]}
     />
   );

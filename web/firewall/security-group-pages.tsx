@@ -164,12 +164,13 @@ function Peer({ peer, project }: { peer: RulePeer; project: string }) {
       {peer.dnsName !== undefined && <span className="mono">{peer.dnsName}</span>}
       {peer.addressSet !== undefined && (
         <>
-          {t('firewall.peer-set')} <Reference path="/firewall/address-sets" project={project} to={peer.addressSet} />
+          {t('firewall.peer-set')}{' '}
+          <Reference path="/firewall/address-sets" project={project} to={peer.addressSet} isInText />
         </>
       )}
       {peer.securityGroup !== undefined && (
         <>
-          {t('firewall.peer-group')} <Reference path={listPath} project={project} to={peer.securityGroup} />
+          {t('firewall.peer-group')} <Reference path={listPath} project={project} to={peer.securityGroup} isInText />
         </>
       )}
       {peer.selector !== undefined && (
