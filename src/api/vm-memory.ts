@@ -38,6 +38,14 @@ export const vmResources = z
       .describe(
         'Most of its memory that may be swapped out, MiB; 0: none. With control groups of version 1, only 0 can be kept. Without it, no limit',
       ),
+    memoryGuaranteedMib: z
+      .int()
+      .min(16)
+      .max(16_777_216)
+      .optional()
+      .describe(
+        'While the node is short of memory, the balloon may leave the guest less than it has, but never less than this, and it gets it back after that, MiB. Without it, nothing is taken. Nor is it of huge or locked pages and of forks, which the node would not get back',
+      ),
     oomPriority: z
       .enum(['low', 'normal', 'high'])
       .optional()

@@ -66,6 +66,7 @@ import { TaskEngine } from './task/task-engine.ts';
 import { templateHandlers } from './template/template-handlers.ts';
 import { Templates } from './template/open-templates.ts';
 import { listTaskTypes } from './task-types.ts';
+import { Balloons } from './tuning/balloons.ts';
 import { openPlacements } from './tuning/open-placements.ts';
 import { ConsoleTickets } from './vm/console-tickets.ts';
 import { type DefinitionParts } from './vm/definition.ts';
@@ -399,6 +400,8 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
   const adoption = await supervisor.adoptAll(hasRebooted);
   log.info({ ...adoption, hasRebooted }, 'guests of the last daemon were looked for');
   placements.start();
+  const balloons = new Balloons({ records, guests, log });
+  balloons.start();
   const orphans = await endOrphanPrograms(config.dataDir);
   if (orphans.length > 0) log.info({ orphans }, 'programs that the last daemon had left running were ended');
   await images.recover(await readdir(folders.images));
@@ -527,6 +530,7 @@ async function startDaemon(config: Config, log: Logger): Promise<Daemon> {
       phase = 'stopping';
       await server.close({ graceMs: config.limits.shutdownGraceS * 1000 });
       supervisor.close();
+      await balloons.close();
       await placements.close();
       await statuses.close();
       groups.close();

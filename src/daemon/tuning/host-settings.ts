@@ -15,10 +15,9 @@ import {
   shrinkHugePages,
   type HugePagePlace,
 } from '../../host/huge-pages.ts';
-import { readMemory, readMemoryPressure } from '../../host/memory.ts';
 import { type PlacementProblem } from './cpu-placement.ts';
-import { type MemoryLoad } from './ksm-rate.ts';
 import { kernelFiles, KsmTuning } from './ksm-tuning.ts';
+import { readMemoryLoad } from './memory-load.ts';
 
 const mib = 2 ** 20;
 const pageBytesOf = { '2MiB': 2 * mib, '1GiB': 1024 * mib } as const;
@@ -42,7 +41,7 @@ export class HostSettings {
     this.#ksm = new KsmTuning({
       read,
       write,
-      load: readLoad,
+      load: readMemoryLoad,
       nowMs: () => performance.now(),
       kernel: kernelFiles,
     });
@@ -156,9 +155,4 @@ export class HostSettings {
 function placeOf(path: string): HugePagePlace | null {
   const match = /^(.*\/hugepages-(\d+)kB)\/nr_hugepages$/.exec(path);
   return match ? { folder: match[1]!, pageBytes: Number(match[2]) * 1024 } : null;
-}
-
-async function readLoad(): Promise<MemoryLoad> {
-  const [{ totalBytes, availableBytes }, pressure] = await Promise.all([readMemory(), readMemoryPressure()]);
-  return { totalBytes, availableBytes, pressurePercent: pressure?.somePercent ?? null };
 }

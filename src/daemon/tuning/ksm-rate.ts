@@ -4,16 +4,9 @@
 //   tight: little is available, or work waits for memory  ──▶ + 300
 //   ample: well above the threshold, and nothing waits     ──▶ - 50
 //   between the two                                        ──▶ as it is, so that it doesn't swing
+import { type MemoryLoad } from './memory-load.ts';
 
 const mib = 2 ** 20;
-
-export interface MemoryLoad {
-  totalBytes: number;
-  /** What programs can get without swapping. */
-  availableBytes: number;
-  /** Share of the last 10 s in which something waited for memory; null where the kernel doesn't measure it. */
-  pressurePercent: number | null;
-}
 
 /** Bounds of the pages of one round: some always, so that new guests are found; never so many that it fills a core. */
 export const ksmPages = { least: 64, most: 1250 } as const;

@@ -10,7 +10,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { type Node } from '../../api/node.ts';
 import { type HostSetting } from '../../api/vm-memory.ts';
-import { nextKsmPages, type MemoryLoad } from './ksm-rate.ts';
+import { nextKsmPages } from './ksm-rate.ts';
+import { type MemoryLoad } from './memory-load.ts';
 
 export interface KsmTuningParts {
   /** What was noted of the machine; other settings than those of KSM are left as they are. */
