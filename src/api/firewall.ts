@@ -53,8 +53,13 @@ export const effectiveRule = z
     action: ruleAction,
     priority: z.int().nullable().describe('null: built in before, or a default after all others'),
     text: z.string().describe('What it matches, in words'),
-    packets: z.int().nullable().describe('That it has decided on since it was loaded; null where that is not counted'),
-    bytes: z.int().nullable(),
+    packets: z
+      .int()
+      .nullable()
+      .describe(
+        'From who connects, that it has decided on since it was loaded; answers are not counted. NICs of the node with exactly the same rules are counted together. null: not asked for, or the NIC has no rules in the kernel now',
+      ),
+    bytes: z.int().nullable().describe('Of these packets, from the IP header on'),
   })
   .meta({ id: 'EffectiveRule' });
 export type EffectiveRule = z.output<typeof effectiveRule>;
@@ -132,9 +137,16 @@ export const firewallRoutes = {
     tag: 'security groups',
     summary: 'List the rules that count for a VM, in the order in which they are looked at',
     permission: 'firewall.read',
-    query: inProject,
+    query: z.strictObject({
+      ...inProject.shape,
+      counters: z
+        .stringbool()
+        .or(z.boolean())
+        .default(false)
+        .describe('Tell packets and bytes of each rule, as the kernel has them now'),
+    }),
     response: z.object({ items: z.array(effectiveNic) }).meta({ id: 'EffectiveNicList' }),
-    errors: ['not_found'],
+    errors: ['not_found', 'host_failed'],
   }),
   explain: route({
     method: 'GET',

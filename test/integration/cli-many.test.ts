@@ -138,6 +138,7 @@ test('many VMs and groups on the command line', async (t) => {
       const names = ['AddressSet office', 'SecurityGroup back', 'SecurityGroup front', 'Network edge', 'Vm edge1'];
       const said = (word: string): string => names.map((name) => `${name} ${word}\n`).join('');
       assert.equal(await cli.ok('apply', '-f', file), said('created'));
+      assert.match(await cli.fails(2, 'firewall', 'show', '--counters'), /goes with a VM/);
       assert.match(await cli.ok('security-group', 'show', 'front'), /group:back, set:office/);
       const again = await cli.ok('apply', '-f', file);
       assert.deepEqual(again.split('\n').toSorted(), said('unchanged').split('\n').toSorted());
@@ -148,6 +149,11 @@ test('many VMs and groups on the command line', async (t) => {
         text.replace('ports: ["443"], peers: [{securityGroup: back}', 'ports: ["443"], peers: [{securityGroup: front}'),
       );
       assert.match(await cli.ok('apply', '-f', file), /SecurityGroup front changed\n +~ .*peers.*: back → front/);
+      // A change of rules is answered when they are in the kernel, and nobody has sent anything since.
+      assert.match(
+        await cli.ok('firewall', 'show', 'edge1', '--counters'),
+        /WHAT +PACKETS +BYTES\n[^]*tcp 22.* 0 +0 B\n/,
+      );
       assert.equal(
         await cli.ok('delete', '-f', file, '--yes'),
         'Vm edge1 deleted\nNetwork edge deleted\nSecurityGroup back deleted\nSecurityGroup front deleted\nAddressSet office deleted\n',

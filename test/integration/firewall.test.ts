@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test, type TestContext } from 'node:test';
+import { type EffectiveRule } from '../../src/api/firewall.ts';
 import { type SecurityRuleInput } from '../../src/api/security-group.ts';
 import { type Vm } from '../../src/api/vm.ts';
 import { type VmSpecInput } from '../../src/api/vm-spec.ts';
@@ -105,6 +106,12 @@ async function makeGroup({ daemon }: World, name: string, rules: SecurityRuleInp
   await daemon.client.securityGroup.create({ body: { name, spec: { rules } } });
 }
 
+/** The rules of a guest's NIC by their ids, with what they have decided on. */
+async function ruleCounts({ daemon }: World, { vm }: Guest): Promise<Map<string, EffectiveRule>> {
+  const { items } = await daemon.client.firewall.rules({ params: { vm: vm.name }, query: { counters: true } });
+  return new Map(items[0]!.rules.map((rule) => [rule.id, rule]));
+}
+
 /** Frames of TCP over IPv4 that a guest has heard. */
 function tcpFrames({ frames }: Guest): number {
   return frames.count((frame) => frame.readUInt16BE(12) === 0x0800 && frame[23] === 6);
@@ -159,7 +166,22 @@ test('the virtual firewall', async (t) => {
     const ends = endsOf(client, web);
     const ports = [7000, 7005, 7009, 7010];
     const sent = new Map(ports.map((port) => [`to-${port}`, udpFrame(ends, [40_000, port], `to-${port}`)]));
+    const before = await ruleCounts(world, web);
     assert.deepEqual([...(await arriving(client, web, sent, 7001))], ['to-7000', 'to-7009']);
+
+    const after = await ruleCounts(world, web);
+    const counted = (id: string): number => after.get(id)!.packets! - before.get(id)!.packets!;
+    assert.deepEqual(['web/probe', 'web/never', 'web/dns-out'].map(counted), [3, 1, 0], 'each rule counts its own');
+    assert.ok(counted('default-ingress') >= 1);
+    assert.ok(before.get('web/https')!.packets! > 0 && before.get('host')!.packets! > 0);
+    // One datagram over IPv4: header, UDP header and what it says.
+    assert.equal(after.get('web/never')!.bytes, 20 + 8 + 'to-7005'.length);
+    const { items: plain } = await daemon.client.firewall.rules({ params: { vm: 'guest2' } });
+    assert.ok(
+      plain[0]!.rules.every(({ packets, bytes }) => packets === null && bytes === null),
+      'where it is asked for',
+    );
+    assert.equal((await ruleCounts(world, other)).get('default-ingress')!.packets, null, 'a NIC without rules');
 
     const explain = async (from: string, to: string, protocol: string, port: number): Promise<string[]> => {
       const { verdict, sides } = await daemon.client.firewall.explain({ query: { from, to, protocol, port } });

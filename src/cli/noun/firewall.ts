@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { FirewallPolicy } from '../../api/firewall-policy.ts';
 import type { EffectiveNic, EffectiveRule, Explanation, ProjectFirewall, RuleOrigin } from '../../api/firewall.ts';
+import { formatBytes } from '../../lib/quantity.ts';
 import { documentFormats, noun, verb, wholeNumber, withDaemon } from '../command.ts';
 import type { Session } from '../connect/session.ts';
 import { printDocument } from '../output/print.ts';
@@ -27,14 +28,25 @@ const ruleColumns: readonly Column<EffectiveRule>[] = [
   { header: 'WHAT', value: ({ text }) => text, minWidth: 16 },
 ];
 
-function nicLines(vm: string, nic: EffectiveNic, { terminal }: Session): string[] {
+const countText = (count: number | null, format: (count: number) => string): string =>
+  count === null ? '-' : format(count);
+
+const countColumns: readonly Column<EffectiveRule>[] = [
+  { header: 'PACKETS', value: ({ packets }) => countText(packets, String), side: 'right' },
+  { header: 'BYTES', value: ({ bytes }) => countText(bytes, formatBytes), side: 'right' },
+];
+
+function nicLines(vm: string, nic: EffectiveNic, hasCounters: boolean, { terminal }: Session): string[] {
   const head = `${vm}, NIC ${nic.nic} on ${nic.network} (${nic.mac})`;
   if (nic.unfiltered !== null) return [`${head}: not filtered: ${nic.unfiltered}.`];
   const groups = nic.groups.length === 0 ? 'in no group' : `in ${nic.groups.join(', ')}`;
   const guard = nic.hasAntiSpoofing ? 'anti-spoofing on' : 'anti-spoofing OFF';
   return [
     `${head}: ${groups}; ${guard}; ${nic.addresses.join(', ') || 'no address known'}`,
-    ...renderTable(ruleColumns, nic.rules, { width: terminal.width, style: terminal.style }),
+    ...renderTable([...ruleColumns, ...(hasCounters ? countColumns : [])], nic.rules, {
+      width: terminal.width,
+      style: terminal.style,
+    }),
   ];
 }
 
@@ -96,22 +108,26 @@ export function firewallNoun(): Command {
       'Show the rules that count for a VM, in the order in which they are looked at: the first that matches decides. Without a VM, the policy of the project, and how this node enforces it.',
     examples: [
       ['lodge firewall show web1', 'its rules, with the group that each is of'],
+      ['lodge firewall show web1 --counters', 'and what each of them has decided on'],
       ['lodge firewall show', 'the policy of the project'],
     ],
-  }).action(
-    withDaemon<[vm: string | undefined], object>(async (session, _options, vm) => {
-      const query = { project: session.project };
-      if (vm === undefined) {
-        const found = await session.client.firewall.get({ query });
-        await printDocument(session, found, () => projectLines(found, session));
-        return;
-      }
-      const { items } = await session.client.firewall.rules({ params: { vm }, query });
-      await printDocument(session, items, () =>
-        items.length === 0 ? [`VM ${vm} has no NIC.`] : items.flatMap((nic) => nicLines(vm, nic, session)),
-      );
-    }),
-  );
+  })
+    .option('--counters', 'packets and bytes that each rule has decided on since it was loaded, without answers')
+    .action(
+      withDaemon<[vm: string | undefined], { counters?: boolean }>(async (session, { counters = false }, vm) => {
+        const query = { project: session.project };
+        if (vm === undefined) {
+          if (counters) throw usageError('--counters goes with a VM', { hint: 'lodge firewall show VM --counters' });
+          const found = await session.client.firewall.get({ query });
+          await printDocument(session, found, () => projectLines(found, session));
+          return;
+        }
+        const { items } = await session.client.firewall.rules({ params: { vm }, query: { ...query, counters } });
+        await printDocument(session, items, () =>
+          items.length === 0 ? [`VM ${vm} has no NIC.`] : items.flatMap((nic) => nicLines(vm, nic, counters, session)),
+        );
+      }),
+    );
   verb(firewall, 'explain <from> <to> [connection]', 'Say whether a connection is allowed, by which rule, and why', {
     formats: documentFormats,
     description:

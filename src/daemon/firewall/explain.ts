@@ -104,8 +104,11 @@ export function toEffectiveRule(rule: NicRule): EffectiveRule {
   return { id, name, origin, direction, action, priority, text, packets: null, bytes: null };
 }
 
+/** What a NIC’s rule has decided on, by its id. */
+export type RuleCounts = (id: string) => { packets: number; bytes: number };
+
 /** A NIC with all that counts for it, as clients are shown it. */
-export function toEffectiveNic(nic: NicRules): EffectiveNic {
+export function toEffectiveNic(nic: NicRules, counts: RuleCounts | null): EffectiveNic {
   const { ingress, egress, isHostAllowed } = nic;
   return {
     nic: nic.index,
@@ -121,7 +124,7 @@ export function toEffectiveNic(nic: NicRules): EffectiveNic {
       defaultRule(ingress, 'ingress'),
       ...egress.rules.map(toEffectiveRule),
       defaultRule(egress, 'egress'),
-    ],
+    ].map((rule) => ({ ...rule, ...counts?.(rule.id) })),
   };
 }
 

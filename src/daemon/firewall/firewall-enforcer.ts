@@ -13,13 +13,20 @@ import { LodgeError } from '../../api/errors.ts';
 import { type FirewallStatus } from '../../api/firewall.ts';
 import { type Subject } from '../../api/object.ts';
 import { buildRuleset, type FilterMethod, type Ruleset } from '../../host/firewall/filter-ruleset.ts';
-import { chooseMethod, emptyRuleset, FilterTables, followBridges } from '../../host/firewall/filter-tables.ts';
+import {
+  chooseMethod,
+  countsOfLink,
+  emptyRuleset,
+  FilterTables,
+  followBridges,
+} from '../../host/firewall/filter-tables.ts';
 import { hasRules } from '../../host/firewall/nic-filter.ts';
 import { type NetworkScope } from '../../host/network/netns.ts';
 import { type EventService } from '../event/event-service.ts';
 import { describeHostProblem } from '../network/host-problem.ts';
 import { type Log } from '../store/informer.ts';
 import { effectiveNics, filterPlan, type FirewallWorld, type NicRules } from './effective-rules.ts';
+import { type RuleCounts } from './explain.ts';
 import { type FirewallEnforcement } from './firewall-service.ts';
 
 export interface FirewallEnforcerParts {
@@ -124,9 +131,21 @@ export class FirewallEnforcer implements FirewallEnforcement {
     }
   }
 
-  /** Packets and bytes by chain and rule, for what is loaded. */
-  counters(): Promise<Map<string, { packets: number; bytes: number }>> {
-    return this.#tables.counters();
+  async counters(links: readonly string[]): Promise<Map<string, RuleCounts>> {
+    const found = new Map<string, RuleCounts>();
+    // Between applications: what is read belongs to the ruleset that is known.
+    await this.#queue(async () => {
+      try {
+        const counters = await this.#tables.counters();
+        for (const link of links) {
+          const counts = countsOfLink(this.#ruleset, link, counters);
+          if (counts) found.set(link, counts);
+        }
+      } catch (error) {
+        throw describeFirewallProblem(error);
+      }
+    });
+    return found;
   }
 
   async #afterBegin(): Promise<void> {

@@ -55,7 +55,9 @@ export function firewallHandlers(
   return {
     get: async ({ query }) => service.project(query.project),
     update: ({ query, body }) => service.updateProject(query.project, body),
-    rules: async ({ params, query }) => ({ items: service.rulesOf(vms.require(query.project, params.vm)) }),
+    rules: async ({ params, query }) => ({
+      items: await service.rulesOf(vms.require(query.project, params.vm), query.counters),
+    }),
     explain: async ({ query }) => service.explain(query),
   };
 }

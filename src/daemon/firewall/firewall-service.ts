@@ -22,7 +22,7 @@ import {
   type FirewallWorld,
   type NicRules,
 } from './effective-rules.ts';
-import { explainConnection, findEndpoint, toEffectiveNic } from './explain.ts';
+import { explainConnection, findEndpoint, toEffectiveNic, type RuleCounts } from './explain.ts';
 import { checkAddressSet, checkGroup, checkNetworkPolicy, checkNic, checkPolicy } from './firewall-check.ts';
 
 /** The policy of a project, as an object of its own; there is one a project at most, called `default`. */
@@ -43,6 +43,8 @@ export interface FirewallEnforcement {
   apply(): Promise<void>;
   /** How it is enforced now. */
   status(): Pick<FirewallStatus, 'state' | 'reason' | 'method' | 'nicCount' | 'problems'>;
+  /** What the rules of NICs have decided on since they were loaded, by the NIC’s link; without those that have none. */
+  counters(links: readonly string[]): Promise<ReadonlyMap<string, RuleCounts>>;
 }
 
 export interface FirewallServiceParts {
@@ -225,11 +227,13 @@ export class FirewallService {
     if (spec.firewall) checkPolicy(spec.firewall, 'spec.firewall', { project, groups: this.#groupsOf(project) });
   }
 
-  /** What counts for each NIC of a VM. */
-  rulesOf(vm: Vm): EffectiveNic[] {
-    return effectiveNics(this.world())
-      .filter((nic) => nic.vm.id === vm.id)
-      .map(toEffectiveNic);
+  /** What counts for each NIC of a VM, and, where that is asked for, what each rule has decided on. */
+  async rulesOf(vm: Vm, hasCounters: boolean): Promise<EffectiveNic[]> {
+    const nics = effectiveNics(this.world()).filter((nic) => nic.vm.id === vm.id);
+    if (!hasCounters) return nics.map((nic) => toEffectiveNic(nic, null));
+    const links = nics.flatMap(({ link }) => (link === null ? [] : [link]));
+    const counters = await this.#parts.enforcement().counters(links);
+    return nics.map((nic) => toEffectiveNic(nic, counters.get(nic.link ?? '') ?? null));
   }
 
   /** What becomes of a connection, and why. */

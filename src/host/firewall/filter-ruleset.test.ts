@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { buildRuleset, type Ruleset } from './filter-ruleset.ts';
-import { compareTable, emptyRuleset, renderChange, renderWhole } from './filter-tables.ts';
+import { compareTable, countsOfLink, emptyRuleset, renderChange, renderWhole } from './filter-tables.ts';
 import { disjoint } from './filter-text.ts';
 import { type FilterRule, type FilterSet, type NicFilter } from './nic-filter.ts';
 
@@ -33,6 +33,8 @@ function nic(link: string, rules: FilterRule[], more: Partial<NicFilter> = {}): 
   };
 }
 
+const unfiltered = { rules: [], otherwise: 'allow' } as const;
+
 function build(nics: NicFilter[], sets: FilterSet[] = [], more: object = {}): Ruleset {
   return buildRuleset({ nics, sets, owners: [] }, { ...options, ...more });
 }
@@ -55,6 +57,32 @@ test('NICs with the same rules share their chains, and each has its element', ()
     own.map(([only, ...more]) => [/^goto (\S+)/.exec(only!)?.[1], more.length]),
     [...bridge.chains.keys()].filter((name) => name.startsWith('i_')).flatMap((name) => [0, 1].map(() => [name, 0])),
   );
+});
+
+test('what a NIC’s rules have decided on is summed over its chains, without those of answers and of other NICs', () => {
+  const ports = Array.from({ length: 7 }, (_, index) =>
+    rule(`web/r${index}`, { ports: [{ first: index, last: index }] }),
+  );
+  const peers = [{ kind: 'block', cidr: '10.0.0.0/8' } as const];
+  const rules = [...ports, rule('web/any', { protocol: null, ports: [], peers })];
+  const ruleset = build([nic('tap1', rules), nic('tap10', [rule('web/r0')]), nic('free', [], { ingress: unfiltered })]);
+  const counters = new Map(
+    [...ruleset.bridge.chains].flatMap(([chain, { rules: all }]) =>
+      all.flatMap((text) => {
+        const id = /counter .*comment "(.*) #[0-9a-f]{8}"$/.exec(text)?.[1];
+        return id === undefined ? [] : [[`${chain} ${id}`, { packets: 1, bytes: 100 }] as const];
+      }),
+    ),
+  );
+  const counts = countsOfLink(ruleset, 'tap1', counters)!;
+  // Of tcp in the part for tcp; of any protocol in those for tcp and udp, and after them.
+  assert.deepEqual(counts('web/r0'), { packets: 1, bytes: 100 });
+  assert.deepEqual(counts('web/any'), { packets: 3, bytes: 300 });
+  assert.deepEqual(counts('default-egress'), { packets: 1, bytes: 100 });
+  assert.deepEqual(counts('web/other'), { packets: 0, bytes: 0 });
+  assert.deepEqual(countsOfLink(ruleset, 'tap10', counters)!('web/any'), { packets: 0, bytes: 0 });
+  assert.equal(countsOfLink(ruleset, 'free', counters), null);
+  assert.equal(countsOfLink(ruleset, 'tap1', new Map()), null);
 });
 
 test('an answer is held against the rule of its connection, with the ends swapped', () => {

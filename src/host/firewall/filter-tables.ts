@@ -9,6 +9,7 @@ import { CommandError, run } from '../command.ts';
 import { ipCommand, inScope, readKernelFile, type NetworkScope } from '../network/netns.ts';
 import { NftablesError } from '../network/nftables.ts';
 import { type FilterMethod, type Ruleset, type RulesetTable } from './filter-ruleset.ts';
+import { shortComment } from './filter-text.ts';
 
 type Family = 'bridge' | 'inet';
 const families = ['bridge', 'inet'] as const;
@@ -164,10 +165,16 @@ function commentOf(rule: string): string {
   return /comment "([^"]*)"$/.exec(rule)?.[1] ?? '';
 }
 
+/** What a rule has decided on since it was loaded. */
+export interface RuleCount {
+  packets: number;
+  bytes: number;
+}
+
 /** Packets and bytes by chain and comment without its hash, of rules that count. */
-export function readCounters(json: string): Map<string, { packets: number; bytes: number }> {
+export function readCounters(json: string): Map<string, RuleCount> {
   const { nftables: objects } = JSON.parse(json) as { nftables: ListedObject[] };
-  const counters = new Map<string, { packets: number; bytes: number }>();
+  const counters = new Map<string, RuleCount>();
   for (const { rule } of objects) {
     const counter = rule?.expr?.find((one) => one.counter)?.counter;
     if (!rule || !counter) continue;
@@ -176,6 +183,40 @@ export function readCounters(json: string): Map<string, { packets: number; bytes
     counters.set(key, { packets: before.packets + counter.packets, bytes: before.bytes + counter.bytes });
   }
   return counters;
+}
+
+/**
+ * What the rules of a link have decided on, by their id: of packets from who connects, not of answers. NICs with the same
+ * rules share their chains, and so the count. Null: the link has no rules, or what was read is older than the ruleset.
+ */
+export function countsOfLink(
+  { bridge }: Ruleset,
+  link: string,
+  counters: ReadonlyMap<string, RuleCount>,
+): ((id: string) => RuleCount) | null {
+  const chains = new Set<string>();
+  const add = (chain: string): void => {
+    if (chains.has(chain)) return;
+    chains.add(chain);
+    // To the rules that it shares, and their parts by protocol; those for answers begin in chains of their own.
+    for (const rule of bridge.chains.get(chain)?.rules ?? [])
+      for (const [, next = ''] of rule.matchAll(/\bgoto ([iep]_[0-9a-f]+)/g)) add(next);
+  };
+  const start = `"${link}" : jump `;
+  for (const map of ['ingress', 'egress'])
+    for (const element of bridge.maps.get(map)?.elements ?? [])
+      if (element.startsWith(start)) add(element.slice(start.length));
+  const counts = new Map<string, RuleCount>();
+  for (const [key, { packets, bytes }] of counters) {
+    const at = key.indexOf(' ');
+    if (!chains.has(key.slice(0, at))) continue;
+    const id = key.slice(at + 1);
+    const before = counts.get(id) ?? { packets: 0, bytes: 0 };
+    counts.set(id, { packets: before.packets + packets, bytes: before.bytes + bytes });
+  }
+  // Each has a last rule that counts.
+  if (counts.size === 0) return null;
+  return (id) => counts.get(shortComment(id)) ?? { packets: 0, bytes: 0 };
 }
 
 export class FilterTables {
@@ -219,7 +260,7 @@ export class FilterTables {
   }
 
   /** Packets and bytes of the rules of the bridge's table, by chain and what the rule is for. */
-  async counters(): Promise<Map<string, { packets: number; bytes: number }>> {
+  async counters(): Promise<Map<string, RuleCount>> {
     const json = await this.#list('bridge');
     return json === null ? new Map() : readCounters(json);
   }

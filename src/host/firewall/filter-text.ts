@@ -43,9 +43,14 @@ export function noneOf(match: string, values: readonly string[]): string {
     : values.map((value) => `${match} != ${value}`).join(' ');
 }
 
+/** What a rule is for, as long as it is kept: comments of the kernel take 128 bytes (NFTNL_UDATA_COMMENT_MAXLEN). */
+export function shortComment(comment: string): string {
+  return comment.slice(0, 112);
+}
+
 /** A rule with what it is for, and a hash of its text, by which one that was changed by hand is told. 128 bytes at most. */
 export function commented(rule: string, comment: string): string {
-  return `${rule} comment "${comment.slice(0, 112)} #${hash('sha256', rule).slice(0, 8)}"`;
+  return `${rule} comment "${shortComment(comment)} #${hash('sha256', rule).slice(0, 8)}"`;
 }
 
 /** Part of the name of a chain or set. */
