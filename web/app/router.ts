@@ -52,27 +52,27 @@ const routes = [
   ),
   page(
     '/firewall',
-    lazyRouteComponent(() => import('../firewall/firewall-page.tsx'), 'FirewallPage'),
+    lazyPage(() => import('../firewall/firewall-page.tsx'), 'FirewallPage'),
   ),
   page(
     '/firewall/explain',
-    lazyRouteComponent(() => import('../firewall/explain-page.tsx'), 'ExplainPage'),
+    lazyPage(() => import('../firewall/explain-page.tsx'), 'ExplainPage'),
   ),
   list(
     '/firewall/security-groups',
-    lazyRouteComponent(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupListPage'),
+    lazyPage(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupListPage'),
   ),
   page(
     '/firewall/security-groups/$name',
-    lazyRouteComponent(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupPage'),
+    lazyPage(() => import('../firewall/security-group-pages.tsx'), 'SecurityGroupPage'),
   ),
   list(
     '/firewall/address-sets',
-    lazyRouteComponent(() => import('../firewall/address-set-pages.tsx'), 'AddressSetListPage'),
+    lazyPage(() => import('../firewall/address-set-pages.tsx'), 'AddressSetListPage'),
   ),
   page(
     '/firewall/address-sets/$name',
-    lazyRouteComponent(() => import('../firewall/address-set-pages.tsx'), 'AddressSetPage'),
+    lazyPage(() => import('../firewall/address-set-pages.tsx'), 'AddressSetPage'),
   ),
   list(
     '/volumes',

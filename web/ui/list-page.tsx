@@ -1,10 +1,10 @@
 // The page of a noun's list: searched, filtered by label and state, sorted and paged by the daemon. What is asked for stands
 // in the address, so that a view can be kept as a bookmark and sent to others.
-import { Group, TextInput } from '@mantine/core';
-import { useDebouncedValue } from '@mantine/hooks';
+import { ActionIcon, Group, TextInput } from '@mantine/core';
+import { useDebouncedValue, useLocalStorage } from '@mantine/hooks';
 import { keepPreviousData, useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
-import { Search, Tag } from 'lucide-react';
+import { LayoutGrid, Rows3, Search, Tag } from 'lucide-react';
 import { Suspense, useEffect, useState, type ReactNode } from 'react';
 import { type ListQuery } from '../../src/api/object.ts';
 import { lazyPart } from '../data/part.ts';
@@ -29,6 +29,15 @@ interface PageOf<Row> {
   continue: string | null;
 }
 
+/** What of a list was read so far. */
+export interface Shown<Row> {
+  rows: readonly Row[];
+  total: number;
+  isLoadingMore: boolean;
+  /** Reads more. */
+  onEnd: () => void;
+}
+
 interface ListPageProps<Row extends Listed> {
   /** As in the change stream; names the query. */
   kind: string;
@@ -50,12 +59,19 @@ interface ListPageProps<Row extends Listed> {
   onChoose?: (chosen: Set<string>) => void;
   /** Above the table, told what is in it. */
   bar?: (rows: readonly Row[]) => ReactNode;
+  /** Another way to show the same rows, beside the table. */
+  cards?: (shown: Shown<Row>) => ReactNode;
   refetchMs?: number;
   rowName?: (row: Row) => string;
   rowMenu?: (row: Row) => ReactNode;
 }
 
 const pageLength = 200;
+
+const looks = [
+  { name: 'table', icon: Rows3, text: 'list.as-table' },
+  { name: 'cards', icon: LayoutGrid, text: 'list.as-cards' },
+] as const;
 
 export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
   const { kind, columns, read, defaultSort = 'name', searchField = 'name', hasLabels = true } = props;
@@ -66,6 +82,8 @@ export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
   const [labels, setLabels] = useState(search.selector ?? '');
   const [q] = useDebouncedValue(typed, 250);
   const [selector] = useDebouncedValue(labels, 400);
+  const [look, setLook] = useLocalStorage<'table' | 'cards'>({ key: `lodge-look-${kind}`, defaultValue: 'table' });
+  const isCards = look === 'cards';
   const sort = search.sort ?? defaultSort;
 
   const change = (next: ListSearch): void =>
@@ -138,25 +156,52 @@ export function ListPage<Row extends Listed>(props: ListPageProps<Row>) {
                 }}
               />
             </Suspense>
+            {props.cards !== undefined && (
+              <Group gap={4} ml="auto" wrap="nowrap" role="group" aria-label={t('list.look')}>
+                {looks.map(({ name, icon: Icon, text }) => (
+                  <ActionIcon
+                    key={name}
+                    size="lg"
+                    variant={isCards === (name === 'cards') ? 'filled' : 'default'}
+                    aria-label={t(text)}
+                    aria-pressed={isCards === (name === 'cards')}
+                    onClick={() => setLook(name)}
+                  >
+                    <Icon size={17} />
+                  </ActionIcon>
+                ))}
+              </Group>
+            )}
           </Group>
           {props.bar?.(rows)}
-          <DataTable
-            label={props.title}
-            name={kind}
-            columns={columns}
-            rows={rows}
-            total={total}
-            isLoading={list.isPending}
-            isLoadingMore={list.isFetchingNextPage}
-            onEnd={() => void list.fetchNextPage()}
-            sort={sort}
-            onSort={(next) => change({ sort: next })}
-            rowId={(row) => row.id}
-            rowMenu={props.rowMenu}
-            rowLabel={props.rowName ?? ((row) => row.name)}
-            {...(props.chosen === undefined ? {} : { chosen: props.chosen })}
-            {...(props.onChoose === undefined ? {} : { onChoose: props.onChoose })}
-          />
+          {props.cards !== undefined && isCards ? (
+            <Suspense>
+              {props.cards({
+                rows,
+                total,
+                isLoadingMore: list.isFetchingNextPage,
+                onEnd: () => void list.fetchNextPage(),
+              })}
+            </Suspense>
+          ) : (
+            <DataTable
+              label={props.title}
+              name={kind}
+              columns={columns}
+              rows={rows}
+              total={total}
+              isLoading={list.isPending}
+              isLoadingMore={list.isFetchingNextPage}
+              onEnd={() => void list.fetchNextPage()}
+              sort={sort}
+              onSort={(next) => change({ sort: next })}
+              rowId={(row) => row.id}
+              rowMenu={props.rowMenu}
+              rowLabel={props.rowName ?? ((row) => row.name)}
+              {...(props.chosen === undefined ? {} : { chosen: props.chosen })}
+              {...(props.onChoose === undefined ? {} : { onChoose: props.onChoose })}
+            />
+          )}
         </>
       )}
     </Page>

@@ -3,7 +3,7 @@ import { Alert, Code, Grid, List, Skeleton, Stack, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { Clock, Info, TriangleAlert } from 'lucide-react';
 import { type PendingChange, type Vm } from '../../src/api/vm.ts';
-import { canVm, liveVmStates } from '../../src/api/vm-state.ts';
+import { liveVmStates } from '../../src/api/vm-state.ts';
 import { client, useMay } from '../data/client.ts';
 import { formatBytes, formatMib, formatPercent } from '../i18n/format.ts';
 import { useText } from '../i18n/language.ts';
@@ -12,6 +12,7 @@ import { TextLink } from '../ui/link.tsx';
 import { Facts, Section } from '../ui/page.tsx';
 import { Ago } from '../ui/time.tsx';
 import { Screenshot } from './screenshot.tsx';
+import { hasDisplay } from './vm-power.ts';
 
 const usageMs = 2000;
 
@@ -19,7 +20,6 @@ export function OverviewTab({ vm }: { vm: Vm }) {
   const t = useText();
   const mayLook = useMay('vm.console');
   const { status, spec } = vm;
-  const hasDisplay = status.devices.some((device) => device.name === 'video' && device.model !== 'none');
   return (
     <Stack gap="md">
       <Notes vm={vm} />
@@ -47,7 +47,7 @@ export function OverviewTab({ vm }: { vm: Vm }) {
           </Section>
         </Grid.Col>
         <Grid.Col span={{ base: 12, lg: 5 }}>
-          {hasDisplay && mayLook && canVm('console', status.state) ? (
+          {mayLook && hasDisplay(vm) ? (
             <Section title={t('vm.display')}>
               <Screenshot vm={vm} />
             </Section>
@@ -58,7 +58,7 @@ export function OverviewTab({ vm }: { vm: Vm }) {
           )}
         </Grid.Col>
       </Grid>
-      {hasDisplay && mayLook && canVm('console', status.state) && (
+      {mayLook && hasDisplay(vm) && (
         <Section title={t('vm.made-of')}>
           <MadeOf vm={vm} />
         </Section>

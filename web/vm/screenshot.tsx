@@ -9,15 +9,19 @@ import { asLodgeError } from '../ui/failure.tsx';
 import { refOf } from '../ui/list-page.tsx';
 import { useLinkTo } from '../ui/link.tsx';
 
-const everyMs = 3000;
-const widthPixels = 640;
+interface ScreenshotProps {
+  vm: Vm;
+  /** How often it is renewed. */
+  everyMs?: number;
+  widthPixels?: number;
+}
 
-export function Screenshot({ vm }: { vm: Vm }) {
+export function Screenshot({ vm, everyMs = 3000, widthPixels = 640 }: ScreenshotProps) {
   const t = useText();
   const linkTo = useLinkTo();
   const [url, setUrl] = useState<string | null>(null);
   const { data, error } = useQuery({
-    queryKey: ['screenshot', vm.id],
+    queryKey: ['screenshot', vm.id, widthPixels],
     queryFn: async () => {
       const answer = await client.vm.screenshot({ params: { vm: vm.id }, query: { width: widthPixels } });
       return new Blob([(await answer.bytes()) as Uint8Array<ArrayBuffer>], { type: 'image/png' });
@@ -40,7 +44,7 @@ export function Screenshot({ vm }: { vm: Vm }) {
   }
   return (
     <a {...linkTo(`/vms/${refOf(vm)}/console`)} aria-label={t('vm.tab.console')}>
-      <Box mih={180} bg="#000" style={{ borderRadius: 8, overflow: 'hidden' }}>
+      <Box mih={widthPixels / 4} bg="#000" style={{ borderRadius: 8, overflow: 'hidden' }}>
         {url !== null && (
           <img src={url} alt={t('vm.display-of', { name: vm.name })} style={{ width: '100%', display: 'block' }} />
         )}

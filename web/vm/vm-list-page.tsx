@@ -20,6 +20,7 @@ import { State } from '../ui/state.tsx';
 import { Ago } from '../ui/time.tsx';
 import { VmMenu } from './vm-menu.tsx';
 
+const VmCards = lazyPart(async () => (await import('./vm-cards.tsx')).VmCards);
 const BulkBar = lazyPart(async () => (await import('./bulk-bar.tsx')).BulkBar);
 
 /** How often the use of processor and memory is read, milliseconds. */
@@ -160,6 +161,7 @@ export function VmListPage() {
       filters={<StateFilter />}
       chosen={chosen}
       onChoose={choose}
+      cards={({ rows, ...more }) => <VmCards vms={rows} {...more} />}
       rowMenu={(vm) => <VmMenu vm={vm} />}
       bar={(rows) =>
         hasChosen && (

@@ -34,6 +34,13 @@ export function reasonAgainst(vm: Vm, action: VmAction, role: Role | null): stri
   return null;
 }
 
+/** Whether there is a display to look at. */
+export function hasDisplay({ status }: Vm): boolean {
+  return (
+    canVm('console', status.state) && status.devices.some(({ name, model }) => name === 'video' && model !== 'none')
+  );
+}
+
 /** Does it. Answers with the task, or with the VM where it is done at once. */
 export function powerVm(vm: Vm, action: PowerAction): Promise<unknown> {
   return client.vm[action]({ params: { vm: vm.id } });
