@@ -21,7 +21,7 @@ export const addressSetSpec = z
 export type AddressSetSpec = z.output<typeof addressSetSpec>;
 
 export const addressSetStatus = z
-  .object({ usedBy: z.array(z.string()).describe('Names of the security groups that name it') })
+  .object({ usedBy: z.array(z.string()).describe('What names it, each as its kind and name: security group web') })
   .meta({ id: 'AddressSetStatus' });
 
 export const addressSet = z
