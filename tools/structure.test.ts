@@ -85,8 +85,8 @@ test('a noun of the daemon calls another noun’s service, never its store', () 
     for (const [, target = ''] of (texts.get(path) ?? '').matchAll(/from '(\.[^']+)'/g)) {
       const [, , noun = '', ...rest] = posix.join(dirname(path), target).split('/');
       const isStoreFile = /(^|-)store\.ts$/.test(rest.at(-1) ?? '');
-      // src/daemon/store is the store itself; main.ts wires everything.
-      if (isStoreFile && noun !== own && noun !== 'store' && path !== 'src/daemon/main.ts')
+      // src/daemon/store is the store itself; start-daemon.ts wires everything.
+      if (isStoreFile && noun !== own && noun !== 'store' && path !== 'src/daemon/start-daemon.ts')
         wrong.push(`${path}: ${target}`);
     }
   }
